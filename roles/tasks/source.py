@@ -1,0 +1,164 @@
+"""Rows of a task: from a file of JSON lines, or made on the spot by a module in this folder.
+
+Knows what a `data` reference means. Knows nothing of prompts, order or rewards. Called by
+`dataset.py`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+from realnet.errors import ConfigError, ReferenceError_, listed, nearest
+from realnet.roles.tasks.template import describe, near_file
+
+# name in "new:NAME" = the module that makes its rows
+MADE: dict[str, str] = {"addz": "realnet.roles.tasks.addz"}
+
+
+class Maker(Protocol):
+    """What a module of made problems offers."""
+
+    def row(self, seed: int, k: int, *, held_out: bool) -> dict[str, str]:
+        """Return the k-th row; held-out rows are never among the others."""
+        ...
+
+    def demo(self, seed: int, k: int, progress: float) -> tuple[str, str]:
+        """Return the k-th demonstration (prompt, response), at this share of the warm start."""
+        ...
+
+
+class Source(Protocol):
+    """Rows by number. `count` is None when there is no end to them."""
+
+    count: int | None
+
+    def row(self, index: int, *, held_out: bool) -> dict[str, str]:
+        """Return one row, every value as text."""
+        ...
+
+    def name(self, index: int) -> str:
+        """Return how a person finds this row."""
+        ...
+
+
+class JsonLines:
+    """A file with one JSON object a line. Blank lines are skipped."""
+
+    def __init__(self, path: Path, where: str) -> None:
+        """Read and check the whole file. Raises ConfigError naming file and line."""
+        self.path = path
+        self._rows: list[dict[str, str]] = []
+        self._lines: list[int] = []
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ReferenceError_(
+                f"{where}.data: cannot read {path}: {describe(error)}.{near_file(path)}"
+                " It is taken relative to the topology's folder."
+            ) from None
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                self._rows.append(_parse(line, path, number))
+                self._lines.append(number)
+        if not self._rows:
+            raise ConfigError(f"{where}.data: {path} has no rows: one JSON object a line is needed")
+        self.count: int | None = len(self._rows)
+
+    def row(self, index: int, *, held_out: bool) -> dict[str, str]:
+        """Return the row at `index`. A file has no held-out part: another file is."""
+        del held_out
+        return self._rows[index]
+
+    def name(self, index: int) -> str:
+        """Return file and line."""
+        return f"{self.path.name} line {self._lines[index]}"
+
+    def require(self, columns: Iterable[str], where: str, what: str) -> None:
+        """Raise ConfigError, naming line and nearest column, when a row lacks one of these."""
+        for column in columns:
+            for row, line in zip(self._rows, self._lines, strict=True):
+                if column not in row:
+                    raise ConfigError(
+                        f"{where}: {what} needs the column {column!r}, which {self.path} line "
+                        f"{line} does not have.{nearest(column, row)} It has: {listed(row)}"
+                    )
+
+
+class MadeRows:
+    """Rows from a module of this folder: as many as wanted, from a seed."""
+
+    count: int | None = None
+
+    def __init__(self, kind: str, seed: int, where: str) -> None:
+        self._kind, self._seed = kind, seed
+        self.maker = made(kind, where)
+
+    def row(self, index: int, *, held_out: bool) -> dict[str, str]:
+        """Return the index-th row of the training or of the held-out problems."""
+        return self.maker.row(self._seed, index, held_out=held_out)
+
+    def name(self, index: int) -> str:
+        """Return the reference and the number that make this row again."""
+        return f"new:{self._kind} seed {self._seed} row {index}"
+
+    def require(self, columns: Iterable[str], where: str, what: str) -> None:
+        """Raise ConfigError when the rows made here lack one of these columns."""
+        row = self.row(0, held_out=False)
+        for column in columns:
+            if column not in row:
+                raise ConfigError(
+                    f"{where}: {what} needs the column {column!r}, which new:{self._kind} does "
+                    f"not make.{nearest(column, row)} It makes: {listed(row)}"
+                )
+
+
+def made(kind: str, where: str) -> Maker:
+    """Return the module behind "new:KIND". Raises ConfigError with the nearest right name."""
+    if kind not in MADE:
+        raise ReferenceError_(
+            f'{where}.data = "new:{kind}": no such made task.{nearest(kind, MADE)} '
+            f"There are: {listed(f'new:{name}' for name in MADE)}"
+        )
+    module: Any = importlib.import_module(MADE[kind])
+    maker: Maker = module
+    return maker
+
+
+def open_source(reference: str, seed: int, base: Path, where: str) -> JsonLines | MadeRows:
+    """Return the rows that a `data` reference means. Raises ConfigError."""
+    if reference.startswith("new:"):
+        return MadeRows(reference.removeprefix("new:"), seed, where)
+    if reference.startswith("hf:"):
+        raise ConfigError(
+            f"{where}.data = {reference!r}: this build reads local files and made tasks, and "
+            "downloads nothing. Save the split as JSON lines beside the topology "
+            '(datasets: load_dataset(...).to_json("data/train.jsonl")) and write '
+            'data = "./data/train.jsonl"'
+        )
+    if not reference.endswith((".jsonl", ".json")):
+        raise ConfigError(
+            f"{where}.data = {reference!r}: not a reference to data. Write a file of JSON lines, "
+            f'"./data/train.jsonl", or a made task: {listed(f"new:{name}" for name in MADE)}'
+        )
+    return JsonLines(base / reference, where)
+
+
+def _parse(line: str, path: Path, number: int) -> dict[str, str]:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"{path} line {number}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(
+            f'{path} line {number}: a JSON object is needed ({{"question": ...}}), '
+            f"this is a {type(value).__name__}"
+        )
+    return {key: _as_text(item) for key, item in value.items()}
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
