@@ -1,0 +1,168 @@
+"""Actor: what a role is written as.
+
+An actor is one object with typed ports and handlers, living in one asyncio loop. It gets its
+world handed in (clock, randomness, tasks, a compute thread, a place to report to), so that the
+same code runs in a process of its own, beside others in one process, and under a virtual clock.
+
+Knows nothing of processes, sockets or topologies. Role authors subclass it; `cell.py` runs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import typing
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+
+from realnet.address import Address
+from realnet.config import Config, Shared
+from realnet.errors import ConfigError, listed
+from realnet.supervision import Restart
+from realnet.waits import Waits
+
+C = TypeVar("C", bound=Config)
+S = TypeVar("S", bound=Shared)
+T = TypeVar("T")
+
+
+class RunInfo(NamedTuple):
+    """The run that an actor belongs to. `base` is the folder of the topology file."""
+
+    name: str
+    folder: Path
+    attempt: int
+    resumed: bool
+    base: Path
+
+
+class Clock:
+    """Monotonic time. A virtual clock replaces `now`; sleeping goes through the loop."""
+
+    def __init__(self, now: Callable[[], float]):
+        self.now = now
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep on the loop's clock."""
+        await asyncio.sleep(seconds)
+
+
+class World(Protocol):
+    """What an actor's surroundings do for it. `cell.py` implements it."""
+
+    clock: Clock
+    rng: random.Random
+    waits: Waits
+
+    def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]: ...
+    async def compute(self, fn: Callable[..., T], *args: Any, label: str) -> T: ...
+    def observe(self, kind: str, row: dict[str, Any]) -> None: ...
+    def progress(self, text: str) -> None: ...
+    def finish(self, text: str) -> None: ...
+    async def arena(self, name: str, slot_bytes: int, slots: int) -> str: ...
+
+
+class Actor(Generic[C]):
+    """Base of all roles: `class Rewarder(Actor[RewarderConfig])`.
+
+    Class attributes: `shared` lists the shared records the role uses; `restart` says how often an
+    instance may be restarted.
+    """
+
+    Config: ClassVar[type[Config]] = Config
+    shared: ClassVar[tuple[type[Shared], ...]] = ()
+    restart: ClassVar[Restart] = Restart()
+
+    config: C
+    address: Address
+    run_info: RunInfo
+    clock: Clock
+    rng: random.Random
+    _world: World
+    _shared: dict[type[Shared], Any]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for base in getattr(cls, "__orig_bases__", ()):
+            for argument in typing.get_args(base):
+                if isinstance(argument, type) and issubclass(argument, Config):
+                    cls.Config = argument
+
+    # ------------------------------------------------------------ life, for subclasses
+
+    @classmethod
+    def preload(cls) -> None:
+        """Import what is heavy, before the process joins the run."""
+
+    @classmethod
+    def check(cls, config: C, shared: dict[type[Shared], Any], base: Path) -> None:
+        """Refuse a configuration that cannot work (`realnet check`); raise ConfigError."""
+
+    async def start(self) -> None:
+        """Open what the role needs. Ports work; the others learn of it when this returns."""
+
+    async def run(self) -> None:
+        """Main loop, if there is one. An exception here is this instance's failure."""
+
+    async def drain(self) -> None:
+        """Asked to stop gracefully: finish what must be finished. Ports still work."""
+
+    async def stop(self) -> None:
+        """Release what `start` opened."""
+
+    # ------------------------------------------------------------ world
+
+    def one(self, record: type[S]) -> S:
+        """Return the shared record of this type ([policy], [run])."""
+        return typing.cast(S, self._shared_value(record))
+
+    def all(self, record: type[S]) -> dict[str, S]:
+        """Return the shared records of this type by name ([tasks.X])."""
+        return typing.cast(dict[str, S], self._shared_value(record))
+
+    def _shared_value(self, record: type[Shared]) -> Any:
+        if record not in self._shared:
+            raise ConfigError(
+                f"{type(self).__name__} uses {record.__name__} but does not list it in `shared`; "
+                f"it lists: {listed(r.__name__ for r in self.shared)}"
+            )
+        return self._shared[record]
+
+    def spawn(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
+        """Run a coroutine beside the handlers. Its failure is the actor's failure."""
+        return self._world.spawn(work, name)
+
+    async def compute(self, fn: Callable[..., T], *args: Any, label: str = "compute") -> T:
+        """Run blocking `fn` in the actor's one compute thread; the loop stays live meanwhile."""
+        return await self._world.compute(fn, *args, label=label)
+
+    def metrics(self, *, step: int | None = None, **values: float) -> None:
+        """Write one row of metrics.jsonl."""
+        self._world.observe("metrics", {"step": step, **values} if step is not None else values)
+
+    def event(self, text: str, **fields: Any) -> None:
+        """Write one line of events.jsonl; it is shown on the screen as well."""
+        self._world.observe("event", {"text": text, **fields})
+
+    def progress(self, text: str) -> None:
+        """Say what this instance is doing now."""
+        self._world.progress(text)
+
+    def finish(self, text: str) -> None:
+        """End the whole run, normally, with this text."""
+        self._world.finish(text)
+
+    async def arena(self, name: str, *, slot_bytes: int, slots: int) -> str:
+        """Return the path of a shared memory file of `slots * slot_bytes` bytes on this host.
+
+        The host's agent owns it: it survives this instance and vanishes with the run.
+        """
+        return await self._world.arena(name, slot_bytes, slots)
+
+    @asynccontextmanager
+    async def waiting(self, on: str) -> AsyncIterator[None]:
+        """Name a wait: `async with self.waiting("room for tickets"): ...`."""
+        with self._world.waits.on(str(self.address), on):
+            yield

@@ -1,0 +1,169 @@
+"""Typed tables: how a TOML table becomes a frozen record, and how its mistakes are told.
+
+A role declares `class Config(realnet.Config)` with typed, documented fields; a record that several
+roles must agree on is a `Shared` with the name of its table. Units are strings: `Seconds` takes
+"10s", `Bytes` takes "2GiB". Every mistake of a table is collected, not only the first, and each
+names file, table, key and the nearest right name.
+
+Knows nothing of TOML files, wires or roles. Called by `topology/` and by a node that starts a role.
+"""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
+
+import msgspec
+
+from realnet.errors import ConfigError, listed, nearest
+
+_SECONDS = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+class Seconds(float):
+    """A duration in seconds; in a topology a number, or a string such as "10s" or "3h"."""
+
+
+class Bytes(int):
+    """A size in bytes; in a topology a number, or a string such as "2GiB"."""
+
+
+class Steps(int):
+    """A count of training steps; in a topology a number, or a string such as "10 steps"."""
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
+class ConfigMeta(msgspec.StructMeta):
+    """Tells type checkers what msgspec does at run time: subclasses are frozen, fields by name."""
+
+
+class Config(msgspec.Struct, metaclass=ConfigMeta, frozen=True, kw_only=True):
+    """Base of a role's own table. Field docs go in `Annotated[..., doc("...")]`."""
+
+
+class Shared(Config):
+    """Base of a record that several roles must agree on, written once in a topology.
+
+    `table` is the name of its TOML table. With `many = True` the table holds named entries, and a
+    role gets a dict of them.
+    """
+
+    table: ClassVar[str] = ""
+    many: ClassVar[bool] = False
+
+
+C = TypeVar("C", bound=Config)
+
+
+def doc(text: str, **limits: Any) -> Any:
+    """Document a field, with optional limits: `Annotated[int, doc("answers a ticket", ge=1)]`."""
+    return msgspec.Meta(description=text, **limits)
+
+
+def parse_quantity(text: str, units: Mapping[str, float], what: str) -> float:
+    """Return the number that `text` ("10s", "2 GiB") stands for in base units."""
+    match = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?\d+)?)\s*([A-Za-z]*)\s*", text)
+    if match is None or match[2] not in units:
+        raise ValueError(f"{text!r} is not {what}: write a number and one of {', '.join(units)}")
+    return float(match[1]) * units[match[2]]
+
+
+def _convert_units(kind: type, value: Any) -> Any:
+    if kind is Seconds:
+        if isinstance(value, str):
+            value = parse_quantity(value, _SECONDS, "a time")
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return Seconds(value)
+        raise ValueError(f'{value!r} is not a time: write for example "10s"')
+    if kind is Bytes:
+        if isinstance(value, str):
+            value = int(parse_quantity(value, _BYTES, "a size"))
+        if isinstance(value, int) and not isinstance(value, bool):
+            return Bytes(value)
+        raise ValueError(f'{value!r} is not a size: write for example "2GiB"')
+    if kind is Steps:
+        if isinstance(value, str):
+            match = re.fullmatch(r"\s*(\d+)\s*steps?\s*", value)
+            if match is None:
+                raise ValueError(f'{value!r} is not a count of steps: write for example "10 steps"')
+            value = int(match[1])
+        if isinstance(value, int) and not isinstance(value, bool):
+            return Steps(value)
+        raise ValueError(f'{value!r} is not a count of steps: write for example "10 steps"')
+    raise NotImplementedError(kind)
+
+
+def encode_units(value: Any) -> Any:
+    """`enc_hook` for configs: unit types are written as plain numbers."""
+    if isinstance(value, Seconds):
+        return float(value)
+    if isinstance(value, Bytes | Steps):
+        return int(value)
+    raise NotImplementedError(type(value))
+
+
+def to_plain(config: Config) -> dict[str, Any]:
+    """Return the table as plain values, defaults included, so that `read_table` reads it back."""
+    plain = msgspec.to_builtins(config, enc_hook=encode_units)
+    return typing.cast(dict[str, Any], plain)
+
+
+def read_table(cls: type[C], table: Mapping[str, Any], where: str) -> C:
+    """Turn a TOML table into `cls`.
+
+    `where` is 'file: [table]' and opens every complaint. Raises ConfigError with one line for each
+    mistake in the table.
+    """
+    fields = {f.encode_name: f for f in msgspec.structs.fields(cls)}
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        field = fields.get(key)
+        if field is None:
+            problems.append(
+                f"{where}.{key}: no such key.{nearest(key, fields)} "
+                f"[{cls.__name__}] knows: {listed(fields)}"
+            )
+            continue
+        try:
+            values[field.name] = _read_value(field.type, value, f"{where}.{key}")
+        except ConfigError as error:
+            problems.append(str(error))
+        except (msgspec.ValidationError, ValueError) as error:
+            problems.append(f"{where}.{key} = {value!r}: {_tidy(str(error))}")
+    for field in fields.values():
+        if field.required and field.encode_name not in table:
+            problems.append(f"{where}: {field.encode_name} is missing.{_help(field.type)}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    try:
+        return cls(**values)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _read_value(kind: Any, value: Any, where: str) -> Any:
+    """Convert one value; nested Config tables complain with their own path."""
+    bare = kind
+    while typing.get_origin(bare) is Annotated:
+        bare = typing.get_args(bare)[0]
+    options = [a for a in typing.get_args(bare) if a is not type(None)] or [bare]
+    nested = [o for o in options if isinstance(o, type) and issubclass(o, Config)]
+    if len(nested) == 1 and isinstance(value, Mapping):
+        return read_table(nested[0], value, where)
+    return msgspec.convert(value, kind, dec_hook=_convert_units)
+
+
+def _tidy(text: str) -> str:
+    return text.replace("`", "").replace(" - at $", "")
+
+
+def _help(kind: Any) -> str:
+    if typing.get_origin(kind) is Annotated:
+        for note in typing.get_args(kind)[1:]:
+            if isinstance(note, msgspec.Meta) and note.description:
+                return f" It is: {note.description}."
+    return ""

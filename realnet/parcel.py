@@ -1,0 +1,44 @@
+"""A record on its way: encoded once, at first need, or not at all when it stays in the process.
+
+Knows nothing of links or ports. Used by the live ports, `calls.py` and `serving.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import msgspec
+
+from realnet import wire
+from realnet.codec import Codec, Frame
+from realnet.message import Message
+
+
+class LocalBody(msgspec.Struct, frozen=True):
+    """Stands in for a `wire.Body` inside one process: the record itself."""
+
+    record: Message
+
+
+class Parcel:
+    """One record to be sent, however often it is sent."""
+
+    def __init__(self, record: Message):
+        self.record = record
+        self._encoded: tuple[wire.Body, list[Frame]] | None = None
+
+    def body(self, codec: Codec, local: bool) -> tuple[wire.Body, list[Frame]]:
+        """Return what goes into an operation, and its frames."""
+        if local:
+            return cast(wire.Body, LocalBody(self.record)), []
+        if self._encoded is None:
+            self._encoded = codec.encode(self.record)
+        return self._encoded
+
+
+def record_of(codec: Codec, body: Any, frames: Sequence[Frame], sender: str) -> Message:
+    """Return the record of an operation's body, decoding it if it came over a link."""
+    if isinstance(body, LocalBody):
+        return body.record
+    return codec.decode(body, frames, sender)

@@ -1,0 +1,195 @@
+"""Ports as a role declares them: Inlet, Outlet, Ask, StateIn, StateOut, and `handles`.
+
+Written in a class body, they say what a role takes, gives, asks and shows, by type; a topology
+connects them. On an instance the same name is the live end (`live_ports.py`).
+
+Knows nothing of topologies, delivery or sockets. Role authors use it; `topology/` reads the
+declarations to check wires.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+
+from realnet.message import Message, Request, StreamRequest
+
+if TYPE_CHECKING:
+    from realnet.actor import Actor
+    from realnet.live_ports import LiveAsk, LiveInlet, LiveOutlet, LiveStateIn, LiveStateOut
+
+M = TypeVar("M", bound=Message)
+F = TypeVar("F", bound=Callable[..., Any])
+HANDLES = "__realnet_handles__"
+
+
+class Port:
+    """Base of the declarations.
+
+    `joined_by="policy"`: wired without being named, to every complementary port of one type among
+    roles of the same policy.
+    """
+
+    wire: str = ""
+
+    def __init__(self, *types: type[Message], joined_by: Literal["", "policy"] = ""):
+        self.types = types
+        self.joined_by = joined_by
+        self.name = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(t.__name__ for t in self.types)})"
+
+    def _live(self, actor: Actor[Any]) -> Any:
+        port = actor.__dict__.get("_live_ports", {}).get(self.name)
+        if port is None:
+            raise AttributeError(
+                f"{type(actor).__name__}.{self.name} is a port: it is live once the role is "
+                "started by a run, or by realnet.testing"
+            )
+        return port
+
+
+class Inlet(Port, Generic[M]):
+    """Takes work from a pool's share wire.
+
+    `window` bounds the items in custody here (accepted and not finished), so it is also how many
+    handler calls run at once; a string names the config field that holds the number.
+    """
+
+    wire = "share"
+
+    def __init__(
+        self, kind: type[M], *, window: int | str = 64, joined_by: Literal["", "policy"] = ""
+    ):
+        super().__init__(kind, joined_by=joined_by)
+        self.window = window
+        self.handler_name = ""
+
+    def handler(self, method: F) -> F:
+        """Mark `async def method(self, item: Delivery[M]) -> None` as what takes the items."""
+        self.handler_name = method.__name__
+        return method
+
+    @overload
+    def __get__(self, actor: None, owner: type) -> Inlet[M]: ...
+    @overload
+    def __get__(self, actor: Actor[Any], owner: type) -> LiveInlet[M]: ...
+    def __get__(self, actor: Actor[Any] | None, owner: type) -> Any:
+        return self if actor is None else self._live(actor)
+
+
+class Outlet(Port, Generic[M]):
+    """Gives work to a pool over a share wire."""
+
+    wire = "share"
+
+    def __init__(self, kind: type[M], *, joined_by: Literal["", "policy"] = ""):
+        super().__init__(kind, joined_by=joined_by)
+
+    @overload
+    def __get__(self, actor: None, owner: type) -> Outlet[M]: ...
+    @overload
+    def __get__(self, actor: Actor[Any], owner: type) -> LiveOutlet[M]: ...
+    def __get__(self, actor: Actor[Any] | None, owner: type) -> Any:
+        return self if actor is None else self._live(actor)
+
+
+class Ask(Port):
+    """Asks members of a pool; the request's type says what comes back.
+
+    `prefer="local"` takes a member in the same process while there is one.
+    """
+
+    wire = "ask"
+
+    def __init__(
+        self,
+        *requests: type[Request[Any]] | type[StreamRequest[Any]],
+        prefer: Literal["", "local"] = "",
+        joined_by: Literal["", "policy"] = "",
+    ):
+        super().__init__(*requests, joined_by=joined_by)
+        self.prefer = prefer
+
+    @overload
+    def __get__(self, actor: None, owner: type) -> Ask: ...
+    @overload
+    def __get__(self, actor: Actor[Any], owner: type) -> LiveAsk: ...
+    def __get__(self, actor: Actor[Any] | None, owner: type) -> Any:
+        return self if actor is None else self._live(actor)
+
+
+class StateIn(Port, Generic[M]):
+    """Follows the latest value that another role shows."""
+
+    wire = "state"
+
+    def __init__(self, kind: type[M], *, joined_by: Literal["", "policy"] = ""):
+        super().__init__(kind, joined_by=joined_by)
+
+    @overload
+    def __get__(self, actor: None, owner: type) -> StateIn[M]: ...
+    @overload
+    def __get__(self, actor: Actor[Any], owner: type) -> LiveStateIn[M]: ...
+    def __get__(self, actor: Actor[Any] | None, owner: type) -> Any:
+        return self if actor is None else self._live(actor)
+
+
+class StateOut(Port, Generic[M]):
+    """Shows the latest value of something small."""
+
+    wire = "state"
+
+    def __init__(self, kind: type[M], *, joined_by: Literal["", "policy"] = ""):
+        super().__init__(kind, joined_by=joined_by)
+
+    @overload
+    def __get__(self, actor: None, owner: type) -> StateOut[M]: ...
+    @overload
+    def __get__(self, actor: Actor[Any], owner: type) -> LiveStateOut[M]: ...
+    def __get__(self, actor: Actor[Any] | None, owner: type) -> Any:
+        return self if actor is None else self._live(actor)
+
+
+def handles(method: F) -> F:
+    """Mark a method as what answers a request type, read from its annotation.
+
+    `async def m(self, request: SomeRequest) -> Reply`, or an async generator for a StreamRequest.
+    """
+    setattr(method, HANDLES, True)
+    return method
+
+
+def declared_ports(cls: type) -> dict[str, Port]:
+    """Return the ports of a role class by name, inherited ones included."""
+    ports: dict[str, Port] = {}
+    for base in reversed(cls.__mro__):
+        ports.update({n: p for n, p in vars(base).items() if isinstance(p, Port)})
+    return ports
+
+
+def declared_handlers(cls: type) -> dict[type[Message], str]:
+    """Return request type -> method name for every `@handles` method of a role class."""
+    handlers: dict[type[Message], str] = {}
+    for name in dir(cls):
+        method = getattr(cls, name, None)
+        if not getattr(method, HANDLES, False):
+            continue
+        hints = typing.get_type_hints(method)
+        hints.pop("return", None)
+        request = next(iter(hints.values()), None)
+        if not (isinstance(request, type) and issubclass(request, Request | StreamRequest)):
+            raise TypeError(
+                f"{cls.__name__}.{name}: @handles needs a parameter typed with a Request, "
+                f"got {request!r}"
+            )
+        handlers[request] = name
+    return handlers
+
+
+Handler = Callable[..., Awaitable[Any]]

@@ -1,0 +1,137 @@
+"""What crosses a link: a batch of packets, each one operation of a wire.
+
+Array-encoded, so records grow only at the end, with defaults. The body of a typed record stays raw
+until the port it is for decodes it; arrays too large for the header follow as frames of their own.
+
+Knows nothing of sockets, delivery or actors. `node.py` packs and unpacks batches; `delivery.py`,
+`calls.py` and the ports use the operations.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from realnet.message import FrozenMeta
+
+PROTOCOL = 1
+
+
+class Op(msgspec.Struct, metaclass=FrozenMeta, frozen=True, array_like=True, tag=True):
+    """Base of the operations."""
+
+
+class Body(msgspec.Struct, frozen=True, array_like=True):
+    """A typed record: its kind, its bytes, and how many frames of the batch belong to it."""
+
+    kind: str
+    raw: msgspec.Raw
+    frames: int = 0
+
+
+# share wires: producer -> consumer
+class Backlog(Op, tag=1):
+    """I hold `waiting` items nobody has been granted; I give back `unused` grants of yours."""
+
+    waiting: int
+    unused: int = 0
+
+
+class Item(Op, tag=2):
+    """One item, used up one grant. `attempt` counts deliveries of it, from 1."""
+
+    id: int
+    key: str
+    attempt: int
+    body: Body
+
+
+# share wires: consumer -> producer
+class Grant(Op, tag=3):
+    """Send me `count` more items."""
+
+    count: int
+
+
+class Ack(Op, tag=4):
+    """These items are done; `aside` gives the reason if they were set aside instead."""
+
+    ids: tuple[int, ...]
+    aside: str | None = None
+
+
+# asks
+class Call(Op, tag=5):
+    """A request with its remaining time budget in seconds; `credit` items of a stream may come."""
+
+    id: int
+    budget_s: float
+    body: Body
+    credit: int = 0
+
+
+class Reply(Op, tag=6):
+    """The reply to a call, or with `more` one item of its stream."""
+
+    id: int
+    body: Body
+    more: bool = False
+
+
+class Fail(Op, tag=7):
+    """The call failed; only text travels. `end` is the normal end of a stream."""
+
+    id: int
+    error: str
+    text: str
+    end: bool = False
+
+
+class Cancel(Op, tag=8):
+    """The caller no longer wants this call."""
+
+    id: int
+
+
+class Credit(Op, tag=9):
+    """The stream of this call may send `count` more items."""
+
+    id: int
+    count: int
+
+
+# state
+class Value(Op, tag=10):
+    """The latest value of a state port; `number` grows with every set."""
+
+    number: int
+    body: Body
+
+
+# one-way
+class Tell(Op, tag=11):
+    """A record that wants no reply (heartbeats, observations)."""
+
+    body: Body
+
+
+AnyOp = Backlog | Item | Grant | Ack | Call | Reply | Fail | Cancel | Credit | Value | Tell
+
+
+class Packet(msgspec.Struct, frozen=True, array_like=True):
+    """One operation from a port of one actor to a port of another."""
+
+    to: str
+    port: str
+    sender: str
+    sender_port: str
+    op: AnyOp
+
+
+class Batch(msgspec.Struct, frozen=True, array_like=True):
+    """All packets of one turn of the loop for one peer. `number` grows by one a batch."""
+
+    protocol: int
+    run: str
+    sender: str
+    number: int
+    packets: list[Packet]

@@ -1,0 +1,397 @@
+"""The vocabulary of the roles: every record that two roles exchange, and the shared tables.
+
+The data model (policy in every key, versions with branches, rollouts as segments) is the one that
+agents, tools and several policies need later; single-turn is one prompt and one answer segment.
+
+Knows nothing of models, files or sockets. Roles and their libraries import this; it imports only
+realnet's public names.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from realnet.config import Config, Seconds, Shared, Steps, doc
+from realnet.message import Message, Nothing, Request, StreamRequest
+
+Ints = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
+Origin = Literal["prompt", "model", "tool"]
+
+# ---------------------------------------------------------------- names
+
+
+class Version(Message):
+    """One state of a policy's weights. The branch grows at every trainer resume, so that a number
+    never names two states."""
+
+    policy: str
+    branch: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.policy} v{self.branch}.{self.number}"
+
+
+class TicketKey(Message):
+    """Which ticket: the k-th of a policy, or, with `parent`, one derived from another's sample."""
+
+    policy: str
+    ticket: int
+    parent: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.policy}/{self.parent + ':' if self.parent else ''}{self.ticket}"
+
+
+class SampleKey(Message):
+    """Which answer to a ticket."""
+
+    ticket: TicketKey
+    sample: int
+
+    def __str__(self) -> str:
+        return f"{self.ticket}#{self.sample}"
+
+
+# ---------------------------------------------------------------- work
+
+
+class Sampling(Message):
+    """How to draw tokens. `top_p = 1` and `top_k = 0` leave the distribution whole."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 256
+    stop_ids: tuple[int, ...] = ()
+    seed: int | None = None
+
+
+class Ticket(Message):
+    """One prompt to be answered `group` times under one admission."""
+
+    key: TicketKey
+    task: str
+    prompt_ids: Ints
+    prompt: str
+    answer: str
+    group: int
+    sampling: Sampling
+    pinned: Version | None = None
+
+
+class Span(Message):
+    """`length` consecutive tokens of a segment that one version wrote."""
+
+    version: Version
+    length: int
+
+
+class Segment(Message):
+    """A run of tokens of one origin. `logprobs` and `spans` are empty unless a model wrote it.
+
+    Shapes: token_ids [T], logprobs [T] (of the distribution that was sampled from).
+    """
+
+    origin: Origin
+    token_ids: Ints
+    logprobs: Floats
+    spans: tuple[Span, ...] = ()
+    learn: bool = False
+    parent: int = -1
+
+
+class Rollout(Message):
+    """One answer to one ticket: its segments, and how it ended.
+
+    `stop` is "stop" (a stop token), "length" (max_tokens or context) or "abort". `text` is the
+    decoded answer without the stop token; `answer` is the ticket's reference answer.
+    """
+
+    key: SampleKey
+    task: str
+    prompt: str
+    text: str
+    answer: str
+    segments: tuple[Segment, ...]
+    stop: str
+    generated_s: float = 0.0
+    episode: str = ""
+
+
+class Scored(Message):
+    """A rollout with its reward; `reward` is None when it could not be judged (see `fault`)."""
+
+    rollout: Rollout
+    reward: float | None
+    parts: dict[str, float] = {}
+    fault: str = ""
+
+
+class GroupClosed(Message):
+    """No more samples of this ticket will come; it has `samples` of them."""
+
+    key: TicketKey
+    samples: int
+    reason: str = ""
+
+
+# ---------------------------------------------------------------- generation
+
+
+class Delta(Message):
+    """The next tokens of a request; `finish` is "" until the last one.
+
+    Shapes: token_ids [T], logprobs [T]; all T tokens were written by `version`.
+    """
+
+    token_ids: Ints
+    logprobs: Floats
+    version: Version
+    finish: str = ""
+
+
+class Generate(StreamRequest[Delta]):
+    """Continue `prompt_ids + tokens_so_far`. A generator knows no tickets, groups or rewards.
+
+    `sampling.max_tokens` counts the tokens so far. With `pinned` set, exactly that version writes.
+    `session` names requests that share a prefix.
+    """
+
+    policy: str
+    prompt_ids: Ints
+    sampling: Sampling
+    tokens_so_far: Ints
+    session: str = ""
+    pinned: Version | None = None
+
+
+class Rollouts(Message):
+    """The answers to one ticket."""
+
+    rollouts: tuple[Rollout, ...]
+
+
+class Attempt(Request[Rollouts]):
+    """Answer this ticket and give the rollouts back to me (evaluators ask this of a driver)."""
+
+    safe = True
+    ticket: Ticket
+
+
+class Judgement(Message):
+    """The scores of the rollouts asked about, in their order."""
+
+    scored: tuple[Scored, ...]
+
+
+class Judge(Request[Judgement]):
+    """Score these rollouts and give them back to me."""
+
+    safe = True
+    rollouts: tuple[Rollout, ...]
+
+
+# ---------------------------------------------------------------- admission
+
+
+class Slots(Message):
+    """Half-open intervals of ticket numbers that the asker now owns."""
+
+    intervals: tuple[tuple[int, int], ...]
+
+
+class TakeSlots(Request[Slots]):
+    """A prompter asks for tickets to issue. The reply waits for room, up to the deadline.
+
+    `first` is True in the first request of a prompter's life: the reply then holds every ticket
+    that was issued and not finished, for the prompter to issue again.
+    """
+
+    policy: str
+    want: int
+    first: bool = False
+
+
+class ReportTickets(Request[Nothing]):
+    """A prompter tells what became of tickets: handed to a driver, or set aside with a reason."""
+
+    safe = True
+    policy: str
+    handed: tuple[int, ...] = ()
+    set_aside: tuple[tuple[int, str], ...] = ()
+
+
+# ---------------------------------------------------------------- weights
+
+
+class Tensor(Message):
+    """One slice of one tensor: where it lies in a version's bytes, and where in the whole tensor.
+
+    `offset_bytes` is into the version's bytes; `start` is the slice's offset in each dimension of
+    the global `shape`, `size` its extent. The first build publishes one slice a tensor.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: tuple[int, ...]
+    size: tuple[int, ...]
+    offset_bytes: int
+    num_bytes: int
+    shard: int = 0
+
+
+class Manifest(Message):
+    """What a version consists of. `digest` is xxh3_128 (hex) of its `num_bytes` bytes."""
+
+    version: Version
+    tensors: tuple[Tensor, ...]
+    num_bytes: int
+    digest: str
+
+
+class Location(Message):
+    """Where a version's bytes lie in the arena of a host. `generation` is even when they are whole
+    and changes when the slot is written again."""
+
+    path: str
+    slot: int
+    generation: int
+
+
+class SlotOpened(Message):
+    """Write the version's bytes into this slot, then ask `CommitVersion`."""
+
+    location: Location
+
+
+class OpenSlot(Request[SlotOpened]):
+    """A trainer wants to publish `num_bytes` bytes as `version`."""
+
+    version: Version
+    num_bytes: int
+
+
+class CommitVersion(Request[Nothing]):
+    """The slot holds the whole version; check it and announce it."""
+
+    manifest: Manifest
+    location: Location
+
+
+class Held(Message):
+    """One version that the parameter server holds, and where."""
+
+    manifest: Manifest
+    location: Location
+
+
+class Announced(Message):
+    """State of a parameter server: the newest whole version and the older ones still held."""
+
+    newest: Held | None
+    older: tuple[Held, ...] = ()
+
+
+class PolicyStatus(Message):
+    """State of a trainer: the version its next batch will be trained with, and its room."""
+
+    version: Version
+    step: int
+    room: int
+    finished: bool = False
+
+
+# ---------------------------------------------------------------- shared tables
+
+
+class Policy(Shared):
+    """`[policy]`: what every role of one policy must agree on."""
+
+    table = "policy"
+
+    model: Annotated[str, doc('a folder with a Hugging Face model, or "new:llama" / "new:qwen2"')]
+    tokenizer: Annotated[str, doc('a folder, "new:chars" or "new:bytes"; empty: the model\'s')] = ""
+    shape: Annotated[dict[str, int | float | bool], doc("of a new model: keys of its config")] = {}
+    dtype: Annotated[Literal["fp32", "bf16"], doc("of weights and compute")] = "fp32"
+    context: Annotated[int, doc("longest prompt + answer, in tokens", ge=8)] = 1024
+    batch: Annotated[int, doc("tickets a step", ge=1)] = 32
+    group: Annotated[int, doc("answers a ticket", ge=1)] = 8
+    max_age: Annotated[int, doc("η: how many versions old a token may be; 0: synchronous", ge=0)] = 1
+    over_age: Annotated[Literal["mask", "allow"], doc("what happens to tokens older than η")] = (
+        "mask"
+    )
+    max_tokens: Annotated[int, doc("longest answer, in tokens", ge=1)] = 256
+    temperature: Annotated[float, doc("of sampling, in training", gt=0)] = 1.0
+    seed: Annotated[int, doc("of everything random in this policy")] = 0
+
+
+class Answer(Config):
+    """`tasks.X.answer`: where the reference answer stands in a row of data."""
+
+    column: Annotated[str, doc("the column")] = "answer"
+    after: Annotated[str, doc("only what follows the last of these in the column")] = ""
+
+
+class Task(Shared):
+    """`[tasks.X]`: where problems come from, how they are asked, and what a good answer is."""
+
+    table = "tasks"
+    many = True
+
+    data: Annotated[str, doc('"./file.jsonl" beside the topology, or "new:NAME" (made on the spot)')]
+    reward: Annotated[dict[str, float], doc('{ math = 1.0, "file.py:function" = 0.1 }')]
+    prompt: Annotated[str, doc('template with {column}s, or the path of one ("prompts/x.txt")')] = (
+        "{question}"
+    )
+    chat: Annotated[bool, doc("put the prompt through the tokenizer's chat template")] = False
+    columns: Annotated[dict[str, str], doc("name in the template = column of the data")] = {}
+    answer: Annotated[Answer, doc('{ column = "answer", after = "####" }')] = Answer()
+    use: Annotated[Literal["train", "eval"], doc("trained on, or measured on held-out problems")] = (
+        "train"
+    )
+    weight: Annotated[float, doc("share of this task in the mix", gt=0)] = 1.0
+    limit: Annotated[int, doc("use only the first so many problems; 0: all", ge=0)] = 0
+    seed: Annotated[int, doc("of the order (and of problems made on the spot)")] = 0
+    temperature: Annotated[float, doc("of sampling, in evaluation (0: greedy)", ge=0)] = 1.0
+    samples: Annotated[int, doc("answers a problem, in evaluation", ge=1)] = 1
+
+
+class Save(Config):
+    """`run.save`: when checkpoints are written and how many stay."""
+
+    every: Annotated[Steps, doc('for example "20 steps"')] = Steps(20)
+    keep: Annotated[int, doc("checkpoints that stay", ge=1)] = 2
+    export: Annotated[Literal["hf", "none"], doc("write a Hugging Face folder at the end")] = "hf"
+
+
+class Until(Config):
+    """`run.until`: the run ends when the first of these is reached."""
+
+    steps: Annotated[int, doc("training steps", ge=1)] = 100
+    time: Annotated[Seconds | None, doc('wall time, for example "3h"')] = None
+
+
+class Schedule(Shared):
+    """`[run]`: how long, how often measured, how often saved."""
+
+    table = "run"
+
+    until: Annotated[Until, doc('{ steps = 300, time = "3h" }')] = Until()
+    eval: Annotated[Steps, doc('how often held-out tasks are measured, e.g. "10 steps"')] = Steps(10)
+    save: Annotated[Save, doc('{ every = "20 steps", keep = 3 }')] = Save()
+
+
+# ---------------------------------------------------------------- training
+
+
+class Group(Message):
+    """All answers to one ticket that will come, judged or not: what a trainer learns from."""
+
+    key: TicketKey
+    scored: tuple[Scored, ...]
