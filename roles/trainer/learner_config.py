@@ -1,0 +1,57 @@
+"""The learner's part of the trainer's table. Imports no torch, so a topology can be checked fast.
+
+Knows nothing of models or tensors. Read by the trainer's own config and by the learner.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from realnet.config import Config, doc
+from realnet.errors import RealnetError
+from realnet.roles.algorithms.presets import Algorithm, Loss, expand
+
+
+class NonFinite(RealnetError):
+    """A loss or gradient is not a finite number. Weights and optimizer are as before the step."""
+
+
+Beta = Annotated[float, doc("", ge=0.0, lt=1.0)]
+
+
+class WarmStart(Config):
+    """`warm_start`: supervised training on demonstrations before the first policy version."""
+
+    steps: Annotated[int, doc("updates; 0: no warm start", ge=0)] = 0
+    batch: Annotated[int, doc("demonstrations an update", ge=1)] = 48
+    lr: Annotated[float, doc("of AdamW, for embeddings, norms and biases", gt=0)] = 5e-3
+    muon_lr: Annotated[float, doc("of Muon, for the matrices inside the blocks", gt=0)] = 0.02
+    momentum: Annotated[float, doc("of Muon", ge=0, lt=1)] = 0.95
+    betas: Annotated[tuple[Beta, Beta], doc("of AdamW")] = (0.9, 0.95)
+    warm_up: Annotated[int, doc("updates over which the rates rise", ge=0)] = 10
+    hold: Annotated[
+        float, doc("the rates begin to fall after this share of updates", ge=0, le=1)
+    ] = 0.5
+    grad_clip: Annotated[float, doc("largest gradient norm; 0: no bound", ge=0)] = 1.0
+
+
+class LearnerConfig(Config):
+    """How a policy learns: the algorithm, its loss, the optimizer, the cut into minibatches."""
+
+    algorithm: Annotated[Algorithm, doc("preset of advantage and loss; what you give wins")] = (
+        "rloo"
+    )
+    loss: Annotated[Loss, doc("fields of the loss that differ from the preset")] = Loss()
+    lr: Annotated[float, doc("learning rate of AdamW", gt=0)] = 1e-6
+    betas: Annotated[tuple[Beta, Beta], doc("of AdamW")] = (0.9, 0.99)
+    epsilon: Annotated[float, doc("of AdamW", gt=0)] = 1e-8
+    weight_decay: Annotated[float, doc("of AdamW", ge=0)] = 0.0
+    grad_clip: Annotated[float, doc("largest gradient norm; 0: no bound", ge=0)] = 1.0
+    minibatches: Annotated[int, doc("updates an epoch", ge=1)] = 2
+    epochs: Annotated[int, doc("passes over a batch", ge=1)] = 1
+    micro_tokens: Annotated[int, doc("tokens in one forward pass, padding included", ge=1)] = 8192
+    warm_start: Annotated[WarmStart, doc("supervised training before version 0")] = WarmStart()
+
+    def __post_init__(self) -> None:
+        """Refuse contradictions when the table is read, not when a run has started."""
+        expand(self.algorithm, self.loss)

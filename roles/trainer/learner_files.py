@@ -1,0 +1,69 @@
+"""A learner's state as files: safetensors for tensors, JSON for the rest. No file holds code.
+
+`model.safetensors` (weights), `learner.safetensors` (moments, fp32 copies, generator state),
+`learner.json` (format, counters). Atomicity is the checkpoint's business, not this file's.
+
+Knows tensors and paths. Called by the learner.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from realnet.errors import CheckpointError
+
+FORMAT = 1
+MODEL, STATE, SCALARS = "model.safetensors", "learner.safetensors", "learner.json"
+
+
+def write(
+    folder: Path,
+    weights: Mapping[str, torch.Tensor],
+    state: Mapping[str, torch.Tensor],
+    scalars: Mapping[str, int],
+) -> None:
+    """Write the three files into an existing or new folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({n: t.detach().cpu().contiguous() for n, t in weights.items()}, folder / MODEL)
+    save_file({n: t.detach().cpu().contiguous() for n, t in state.items()}, folder / STATE)
+    text = json.dumps({"format": FORMAT, **scalars}, indent=2)
+    (folder / SCALARS).write_text(text + "\n", encoding="utf-8")
+
+
+def read(
+    folder: Path,
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, int]]:
+    """Return what `write` wrote; raises CheckpointError, naming the file."""
+    try:
+        scalars: dict[str, int] = json.loads((folder / SCALARS).read_text(encoding="utf-8"))
+        weights, state = load_file(folder / MODEL), load_file(folder / STATE)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder}: the learner's state does not read: {error}. Resume from an older checkpoint"
+        ) from error
+    if scalars.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{folder / SCALARS}: format {scalars.get('format')}, this realnet reads {FORMAT}: "
+            "resume with the version that wrote it"
+        )
+    return weights, state, scalars
+
+
+def check_weights(
+    folder: Path, found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
+) -> None:
+    """Raise CheckpointError unless the names and shapes in a file are those of the model."""
+    for name in sorted(set(found) | set(wanted)):
+        have = tuple(found[name].shape) if name in found else None
+        need = tuple(wanted[name].shape) if name in wanted else None
+        if have != need:
+            raise CheckpointError(
+                f"{folder / MODEL}: {name} is {have or 'missing'}, the policy's model has "
+                f"{need or 'no such weight'}: the checkpoint is of another model"
+            )

@@ -1,0 +1,68 @@
+"""The vital signs of a step: sums over the tokens that were trained on, made into means.
+
+Knows tensors of one micro-batch at a time. Called by the learner.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from realnet.roles.algorithms.losses import TokenLoss, effective_samples, kl1, kl3
+
+
+class Vitals:
+    """Adds up what the micro-batches of one step say."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.updates = 0
+        self.largest = 0.0
+        self.norms = 0.0
+        self.losses = 0.0
+        self.sums: dict[str, float] = {}
+
+    def add(self, terms: TokenLoss, logp: torch.Tensor, behave: torch.Tensor) -> None:
+        """Count the tokens of one micro-batch. Shapes: all [T]."""
+        weight = terms.weight
+        gap = logp.detach() - behave
+        columns = {
+            "ratio_mean": terms.ratio,
+            "clip_fraction": terms.clipped,
+            "weight_mean": weight,
+            "weight_square": weight * weight,
+            "weight_capped": terms.capped,
+            "kl": kl3(gap),
+            "kl1": kl1(gap),
+        }
+        totals = torch.stack([c.float().sum() for c in columns.values()]).tolist()
+        for name, total in zip(columns, totals, strict=True):
+            self.sums[name] = self.sums.get(name, 0.0) + total
+        self.tokens += weight.numel()
+        self.largest = max(self.largest, float(weight.max()))
+
+    def add_update(self, loss: float, norm: float) -> None:
+        """Count one optimizer update."""
+        self.updates += 1
+        self.losses += loss
+        self.norms += norm
+
+    def signs(self) -> dict[str, float]:
+        """Return the means over trained tokens (0 where there were none)."""
+        count = max(self.tokens, 1)
+        means = {name: total / count for name, total in self.sums.items()}
+        square = means.pop("weight_square", 0.0)
+        return {
+            "loss": self.losses / max(self.updates, 1),
+            "grad_norm": self.norms / max(self.updates, 1),
+            "updates": float(self.updates),
+            "tokens_trained": float(self.tokens),
+            "weight_max": self.largest,
+            "ess": effective_samples(
+                self.sums.get("weight_mean", 0.0), square * count, self.tokens
+            ),
+            **dict.fromkeys(NAMES, 0.0),
+            **means,
+        }
+
+
+NAMES = ("ratio_mean", "clip_fraction", "weight_mean", "weight_capped", "kl", "kl1")
