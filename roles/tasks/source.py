@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from realnet.errors import ConfigError, ReferenceError_, listed, nearest
+from realnet.errors import ConfigError, LostReference, listed, nearest
 from realnet.roles.tasks.template import describe, near_file
 
 # name in "new:NAME" = the module that makes its rows
@@ -56,7 +56,7 @@ class JsonLines:
         try:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise ReferenceError_(
+            raise LostReference(
                 f"{where}.data: cannot read {path}: {describe(error)}.{near_file(path)}"
                 " It is taken relative to the topology's folder."
             ) from None
@@ -119,7 +119,7 @@ class MadeRows:
 def made(kind: str, where: str) -> Maker:
     """Return the module behind "new:KIND". Raises ConfigError with the nearest right name."""
     if kind not in MADE:
-        raise ReferenceError_(
+        raise LostReference(
             f'{where}.data = "new:{kind}": no such made task.{nearest(kind, MADE)} '
             f"There are: {listed(f'new:{name}' for name in MADE)}"
         )
@@ -161,4 +161,5 @@ def _parse(line: str, path: Path, number: int) -> dict[str, str]:
 
 
 def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text.encode("utf-8", "replace").decode()  # lone surrogates cannot be sent

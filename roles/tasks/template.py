@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from realnet.errors import ConfigError, ReferenceError_, nearest
+from realnet.errors import ConfigError, LostReference, nearest
 
 _PLACEHOLDER = re.compile(r"\{\{([A-Za-z_]\w*)\}\}|\{([A-Za-z_]\w*)\}")
 
@@ -40,7 +40,7 @@ def read_template(value: str, base: Path, where: str) -> Template:
         try:
             text = path.read_text(encoding="utf-8").rstrip("\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise ReferenceError_(
+            raise LostReference(
                 f"{where}.prompt = {value!r}: cannot read {path}: {describe(error)}."
                 f"{near_file(path)} It is taken relative to the topology's folder."
             ) from None
