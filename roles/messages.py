@@ -257,11 +257,12 @@ class Manifest(Message):
 
 class Location(Message):
     """Where a version's bytes lie in the arena of a host. `generation` is even when they are whole
-    and changes when the slot is written again."""
+    and changes when the slot is written again; `slot_bytes` is the size of every slot."""
 
     path: str
     slot: int
     generation: int
+    slot_bytes: int = 0
 
 
 class SlotOpened(Message):
