@@ -31,14 +31,15 @@ def build_model(policy: Policy, tokenizer: Tokenizer, base: Path, seed: int) -> 
     A new model's weights follow from `seed`; the global random state stays as it was.
     """
     dtype = DTYPES[policy.dtype]
+    auto: Any = AutoModelForCausalLM  # its methods carry no types
     if policy.model.startswith(NEW):
         config = new_config(shape_of(policy, tokenizer.vocab_size, base), tokenizer)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+            model = auto.from_config(config, dtype=dtype)
     else:
         folder = model_folder(policy, base)
-        model = AutoModelForCausalLM.from_pretrained(
+        model = auto.from_pretrained(
             folder, dtype=dtype, local_files_only=True, trust_remote_code=False
         )
         size = model.get_input_embeddings().weight.shape[0]
@@ -48,8 +49,8 @@ def build_model(policy: Policy, tokenizer: Tokenizer, base: Path, seed: int) -> 
                 f"{tokenizer.vocab_size}: they do not belong together"
             )
     ensure(isinstance(model, PreTrainedModel), "transformers built something else than a model")
-    model.eval()
-    return model  # type: ignore[no-any-return]
+    built: PreTrainedModel = model.eval()
+    return built
 
 
 def new_config(shape: Shape, tokenizer: Tokenizer) -> transformers.PreTrainedConfig:
@@ -59,7 +60,7 @@ def new_config(shape: Shape, tokenizer: Tokenizer) -> transformers.PreTrainedCon
         "qwen2": transformers.Qwen2Config,
         "qwen3": transformers.Qwen3Config,
     }
-    config = kinds[shape.family](
+    config: transformers.PreTrainedConfig = kinds[shape.family](
         vocab_size=shape.vocab_size,
         hidden_size=shape.hidden_size,
         num_hidden_layers=shape.num_hidden_layers,
@@ -76,7 +77,7 @@ def new_config(shape: Shape, tokenizer: Tokenizer) -> transformers.PreTrainedCon
         eos_token_id=tokenizer.eos_id,
         pad_token_id=tokenizer.pad_id,
     )
-    return config  # type: ignore[no-any-return]
+    return config
 
 
 def named_weights(model: PreTrainedModel) -> list[tuple[str, torch.Tensor]]:

@@ -94,6 +94,11 @@ def _new_shape(policy: Policy, vocab_size: int) -> Shape:
             f"policy.shape: num_attention_heads = {heads} is not a multiple of "
             f"num_key_value_heads = {kv_heads}"
         )
+    if int(table["hidden_size"]) % heads:
+        raise ConfigError(
+            f"policy.shape: hidden_size = {table['hidden_size']} is not a multiple of "
+            f"num_attention_heads = {heads}"
+        )
     head_dim = int(table["head_dim"]) or int(table["hidden_size"]) // heads
     if head_dim % 2:
         raise ConfigError(f"policy.shape: head_dim = {head_dim} is odd; rope turns pairs")
