@@ -1,0 +1,430 @@
+"""The learner: what carries gradient, what a step undoes, and that a saved one goes on bit for bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from realnet.config import read_table
+from realnet.errors import CheckpointError, ConfigError
+from realnet.roles.algorithms.presets import Loss
+from realnet.roles.messages import (
+    Group,
+    Policy,
+    Rollout,
+    SampleKey,
+    Scored,
+    Segment,
+    Span,
+    TicketKey,
+    Version,
+)
+from realnet.roles.models.tokenizer import Tokenizer
+from realnet.roles.trainer.learner import Learner, NonFinite
+from realnet.roles.trainer.learner_batch import BadRollout, make_batch
+from realnet.roles.trainer.learner_config import LearnerConfig, WarmStart
+from realnet.roles.trainer.learner_optimizers import AdamW, orthogonal
+from realnet.roles.trainer.learner_pass import token_logprobs
+from realnet.roles.trainer.learner_warm_start import rate
+
+SHAPE: dict[str, int | float | bool] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "intermediate_size": 32,
+}
+NOW = Version("p", 0, 7)
+NO_FLOATS = np.zeros(0, np.float32)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def learner(policy: dict[str, Any] | None = None, **config: Any) -> Learner:
+    table: dict[str, Any] = {"model": "new:llama", "tokenizer": "new:chars", "shape": SHAPE}
+    settled = Policy(**{**table, "max_age": 1, "max_tokens": 16, **(policy or {})})
+    return Learner(settled, LearnerConfig(**{"lr": 1e-2, **config}), Tokenizer.new_chars(), Path())
+
+
+def age(version: Version) -> int:
+    return NOW.number - version.number
+
+
+def ints(values: Sequence[int]) -> np.ndarray[Any, np.dtype[np.int32]]:
+    return np.array(values, np.int32)
+
+
+def prompt(*ids: int) -> Segment:
+    return Segment("prompt", ints(ids), NO_FLOATS)
+
+
+def tool(*ids: int) -> Segment:
+    return Segment("tool", ints(ids), NO_FLOATS)
+
+
+def written(ids: Sequence[int], logprob: float = -3.5, ages: Sequence[int] = (0,)) -> Segment:
+    """Return a model's segment; `ages` are those of equal stretches of it, oldest first."""
+    cuts = np.array_split(np.arange(len(ids)), len(ages))
+    spans = tuple(
+        Span(Version("p", 0, NOW.number - a), len(c)) for a, c in zip(ages, cuts, strict=True)
+    )
+    logprobs = np.full(len(ids), logprob, np.float32)
+    return Segment("model", ints(ids), logprobs, spans, learn=True)
+
+
+def scored(ticket: int, sample: int, reward: float | None, *segments: Segment) -> Scored:
+    key = SampleKey(TicketKey("p", ticket), sample)
+    return Scored(Rollout(key, "t", "", "", "", segments, "stop"), reward)
+
+
+def group(ticket: int, *members: Scored) -> Group:
+    return Group(TicketKey("p", ticket), members)
+
+
+def batch(tickets: int = 4, size: int = 4, seed: int = 0, **kind: Any) -> list[Group]:
+    """Return groups of random answers with mixed rewards."""
+    rng = np.random.default_rng(seed)
+    groups = []
+    for t in range(tickets):
+        question = rng.integers(4, 30, 3).tolist()
+        members = []
+        for s in range(size):
+            ids = rng.integers(4, 30, rng.integers(2, 9)).tolist()
+            members.append(scored(t, s, float(s % 2), prompt(*question), written(ids, **kind)))
+        groups.append(group(t, *members))
+    return groups
+
+
+def state(of: Learner) -> dict[str, torch.Tensor]:
+    return {n: w.detach().clone() for n, w in of.named}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+
+
+def gradient(of: Learner, groups: Sequence[Group]) -> dict[str, torch.Tensor]:
+    """Return the gradient of a step's only update, before clipping."""
+    caught: dict[str, torch.Tensor] = {}
+
+    def catch() -> None:
+        caught.update({n: w.grad.clone() for n, w in of.named if w.grad is not None})
+
+    of.optimizer.update = catch  # type: ignore[method-assign]
+    of.step(groups, NOW, age)
+    return caught
+
+
+def one_update(**config: Any) -> Learner:
+    return learner(minibatches=1, grad_clip=0.0, **config)
+
+
+# ---------------------------------------------------------------- the forward pass
+
+
+def test_logprobs_of_padded_rows_are_those_of_each_row_alone() -> None:
+    model = learner().model
+    rows = [
+        (np.array([5, 6, 7, 8, 9, 10]), np.array([3, 5])),
+        (np.array([11, 12, 13]), np.array([1, 2])),
+    ]
+    together = token_logprobs(model, rows, 0.7)
+    logits = [model(input_ids=torch.tensor(ids)[None]).logits[0] for ids, _ in rows]
+    expected = [
+        torch.log_softmax(out[t - 1] / 0.7, -1)[ids[t]]
+        for out, (ids, where) in zip(logits, rows, strict=True)
+        for t in where
+    ]
+    assert torch.allclose(together, torch.stack(expected), atol=1e-5)
+
+
+# ---------------------------------------------------------------- what carries gradient
+
+
+@pytest.mark.parametrize("normalise", ["tokens", "sequences", "constant"])
+@pytest.mark.parametrize("decoupled", [True, False])
+def test_micro_batches_do_not_change_the_gradient(normalise: Any, decoupled: bool) -> None:
+    loss = Loss(normalise=normalise, decoupled=decoupled)
+    groups = batch()
+    whole = gradient(one_update(loss=loss, micro_tokens=100_000), groups)
+    for budget in (1, 17, 40):
+        parts = gradient(one_update(loss=loss, micro_tokens=budget), groups)
+        assert parts.keys() == whole.keys()
+        for name, expected in whole.items():
+            torch.testing.assert_close(parts[name], expected, rtol=1e-4, atol=1e-7)
+    assert max(float(g.abs().max()) for g in whole.values()) > 1e-4
+
+
+def test_an_answer_that_ends_with_a_tool_keeps_its_outcome() -> None:
+    end = tool(20, 21)
+    ask, more = prompt(5, 6), written([12, 13])
+    calls = group(
+        0,
+        scored(0, 0, 1.0, ask, written([10, 11]), tool(14, 15), more, end),
+        scored(0, 1, 0.0, ask, written([16, 17, 18]), end),
+    )
+    batch_ = make_batch([calls], age, 1, "rloo")
+    first, second = batch_.samples
+    assert first.advantage == 1.0
+    assert first.where.tolist() == [2, 3, 6, 7]
+    assert second.where.tolist() == [2, 3, 4]
+    assert first.ids.tolist() == [5, 6, 10, 11, 14, 15, 12, 13, 20, 21]
+    cut = group(
+        0,
+        scored(0, 0, 1.0, ask, written([10, 11]), tool(14, 15), more),
+        scored(0, 1, 0.0, ask, written([16, 17, 18])),
+    )
+    with_end, without = gradient(one_update(), [calls]), gradient(one_update(), [cut])
+    for name, expected in without.items():
+        torch.testing.assert_close(with_end[name], expected)
+    assert any(float(g.abs().max()) > 0.0 for g in without.values())
+
+
+def test_old_tokens_carry_no_gradient_and_are_counted() -> None:
+    ids = [10, 11, 12, 13, 14, 15]
+    mixed = group(
+        0,
+        scored(0, 0, 1.0, prompt(5), written(ids, ages=(3, 1, 0))),
+        scored(0, 1, 0.0, prompt(5), written([20, 21], ages=(2,))),
+    )
+    held = make_batch([mixed], age, 1, "rloo")
+    assert held.samples[0].where.tolist() == [3, 4, 5, 6]
+    assert held.samples[0].counted == 6
+    assert not held.samples[1].teaches
+    signs = held.signs
+    assert (signs["tokens"], signs["tokens_masked"]) == (8.0, 0.5)
+    assert [signs[f"age_{a}"] for a in range(4)] == [0.25, 0.25, 0.25, 0.25]
+    free = make_batch([mixed], age, None, "rloo")
+    assert free.samples[0].where.tolist() == [1, 2, 3, 4, 5, 6]
+    assert free.signs["tokens_masked"] == 0.0
+
+
+def test_over_age_allow_trains_what_mask_leaves_alone() -> None:
+    old = batch(ages=(2,))
+    masking, before = learner(), state(learner())
+    signs = masking.step(old, NOW, age)
+    assert signs["tokens_masked"] == 1.0
+    assert signs["updates"] == 0.0
+    assert same(state(masking), before)
+    allowing = learner({"over_age": "allow"})
+    assert allowing.step(old, NOW, age)["tokens_trained"] > 0
+    assert not same(state(allowing), before)
+
+
+def test_masked_tokens_do_not_make_the_others_weigh_more() -> None:
+    ask = prompt(5)
+
+    def pair(ages: tuple[int, ...]) -> list[Group]:
+        first = scored(0, 0, 1.0, ask, written([10, 11, 12, 13]))
+        return [group(0, first, scored(0, 1, 0.0, ask, written([20, 21, 22, 23], ages=ages)))]
+
+    # the second answer teaches nothing when it is too old; the first one's share stays 4 of 8
+    masked = gradient(one_update(), pair((9,)))
+    alone = gradient(one_update(), pair((0,)))
+    mirrored = [group(0, *reversed(pair((0,))[0].scored))]
+    assert masked.keys() == alone.keys()
+    torch.testing.assert_close(
+        gradient(one_update(), mirrored)["model.norm.weight"], alone["model.norm.weight"]
+    )
+    only_second = {n: alone[n] - masked[n] for n in alone}
+    assert any(float(g.abs().max()) > 1e-5 for g in only_second.values())
+    half = learner({"over_age": "allow"}, minibatches=1, grad_clip=0.0)
+    flipped = [
+        group(
+            0,
+            scored(0, 0, 1.0, ask, written([10, 11, 12, 13])),
+            scored(0, 1, 0.0, ask, written([20, 21, 22, 23], logprob=-90.0)),
+        )
+    ]
+    # the same second answer, dropped by the weight cap instead of its age: the same gradient
+    by_cap = gradient(half, flipped)
+    for name, expected in masked.items():
+        torch.testing.assert_close(by_cap[name], expected)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        (),
+        (scored(0, 0, 1.0, prompt(5), written([7, 8])),),
+        tuple(scored(0, i, 1.0, prompt(5), written([7, 8 + i])) for i in range(3)),
+        tuple(scored(0, i, None, prompt(5), written([7, 8 + i])) for i in range(3)),
+    ],
+    ids=["empty", "one", "equal", "unscored"],
+)
+def test_groups_that_teach_nothing_change_nothing(members: tuple[Scored, ...]) -> None:
+    one = learner()
+    before = state(one)
+    signs = one.step([group(0, *members)], NOW, age)
+    assert same(state(one), before)
+    assert all(np.isfinite(v) for v in signs.values())
+    assert (signs["groups_equal"], signs["updates"], signs["loss"]) == (1.0, 0.0, 0.0)
+
+
+def test_unscored_answers_do_not_change_the_gradient() -> None:
+    groups = batch(1)
+    fault = scored(0, 9, None, prompt(5), written([7, 8, 9]))
+    with_fault = [group(0, *groups[0].scored, fault)]
+    plain, other = gradient(one_update(), groups), gradient(one_update(), with_fault)
+    for name, expected in plain.items():
+        torch.testing.assert_close(other[name], expected)
+
+
+def test_good_answers_become_likelier() -> None:
+    one = learner({"max_age": 0})
+    groups = batch(2)
+
+    def gap() -> float:
+        sums = [0.0, 0.0]
+        for s in make_batch(groups, age, 0, "rloo").samples:
+            with torch.no_grad():
+                logp = token_logprobs(one.model, [(s.ids, s.where)], 1.0)
+            sums[int(s.advantage > 0)] += float(logp.mean())
+        return sums[1] - sums[0]
+
+    before = gap()
+    signs = one.step(groups, NOW, age)
+    assert gap() > before
+    assert signs["reward"] == signs["solved"] == 0.5
+    assert signs["grad_norm"] > 0.0
+    assert signs["updates"] == 2.0
+    assert 0.0 < signs["ess"] <= 1.0
+    assert signs["age_0"] == 1.0
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def test_a_step_that_is_not_finite_is_undone() -> None:
+    one, twin = learner(), learner()
+    for each in (one, twin):
+        each.step(batch(seed=1), NOW, age)
+    before = state(one)
+    with pytest.raises(NonFinite, match=r"p v0\.7"):
+        one.step(batch(3) + [group(8, *batch(1, logprob=float("nan"))[0].scored)], NOW, age)
+    assert same(state(one), before)
+    signs, expected = (each.step(batch(seed=2), NOW, age) for each in (one, twin))
+    assert signs == expected
+    assert same(state(one), state(twin))
+
+
+def test_tokens_without_versions_are_refused_by_name() -> None:
+    ids = ints([7, 8])
+    bad = Segment("model", ids, np.zeros(2, np.float32), (Span(NOW, 1),), learn=True)
+    with pytest.raises(BadRollout, match=r"p/3#1: segment 1 has 2 tokens"):
+        make_batch([group(3, scored(3, 1, 1.0, prompt(5), bad))], age, 1, "rloo")
+
+
+def test_contradictions_are_told_where_the_table_is_read() -> None:
+    with pytest.raises(ConfigError, match=r"trainer.*loss\.decoupled.*loss\.proximal"):
+        table = {"loss": {"decoupled": True, "proximal": "off"}}
+        read_table(LearnerConfig, table, "t.toml: [roles.trainer]")
+    config = read_table(LearnerConfig, {"loss": {"clip": [0.2, 0.3]}}, "t.toml: [roles.trainer]")
+    assert config.loss.clip == (0.2, 0.3)
+
+
+# ---------------------------------------------------------------- saving
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_saved_learner_goes_on_bit_for_bit(dtype: str, tmp_path: Path) -> None:
+    batches = [batch(seed=s, ages=(1, 0)) for s in range(3)]
+    straight, first, second = (learner({"dtype": dtype}) for _ in range(3))
+    for groups in batches:
+        last = straight.step(groups, NOW, age)
+    for groups in batches[:2]:
+        first.step(groups, NOW, age)
+    first.save(tmp_path)
+    second.load(tmp_path)
+    assert second.step(batches[2], NOW, age) == last
+    assert same(state(second), state(straight))
+    assert same(second.optimizer.state(), straight.optimizer.state())
+    assert (second.steps, straight.steps) == (3, 3)
+
+
+def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
+    one = learner()
+    one.save(tmp_path)
+    with pytest.raises(CheckpointError, match=r"lm_head|embed_tokens|layers"):
+        learner({"shape": {**SHAPE, "hidden_size": 32}}).load(tmp_path)
+    scalars = json.loads((tmp_path / "learner.json").read_text())
+    (tmp_path / "learner.json").write_text(json.dumps({**scalars, "format": 99}))
+    with pytest.raises(CheckpointError, match="format 99"):
+        one.load(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(CheckpointError, match="does not read"):
+        one.load(tmp_path)
+
+
+def test_weights_are_named_once_and_bf16_travels_as_bits() -> None:
+    plain, coarse = learner().weights(), learner({"dtype": "bf16"}).weights()
+    assert [n for n, _, _ in plain] == [n for n, _, _ in coarse]
+    assert not any("lm_head" in n for n, _, _ in plain)  # it is the embedding
+    assert {(a.dtype.name, kind) for _, a, kind in plain} == {("float32", "float32")}
+    assert {(a.dtype.name, kind) for _, a, kind in coarse} == {("uint16", "bfloat16")}
+
+
+# ---------------------------------------------------------------- optimizers and warm start
+
+
+def test_coarse_weights_do_not_lose_small_updates() -> None:
+    weight = torch.ones(4, dtype=torch.bfloat16, requires_grad=True)
+    adam = AdamW([("w", weight)], 1e-4, (0.0, 0.0), 1e-8, 0.0)
+    for _ in range(100):
+        weight.grad = torch.ones_like(weight)
+        adam.collect()
+        adam.update()
+    assert weight.tolist() == pytest.approx([0.99] * 4, abs=4e-3)
+
+
+def test_orthogonal_keeps_spaces_and_evens_singular_values() -> None:
+    matrices = torch.randn(2, 24, 8, generator=torch.Generator().manual_seed(0))
+    turned = orthogonal(matrices)
+    values = torch.linalg.svdvals(turned)
+    assert turned.shape == matrices.shape
+    assert 0.6 < float(values.min()) < float(values.max()) < 1.3
+
+
+def test_rates_rise_hold_and_fall() -> None:
+    config = WarmStart(steps=100, warm_up=10, hold=0.5)
+    rates = [rate(step, config) for step in range(100)]
+    assert rates[:10] == sorted(rates[:10])
+    assert 0.0 < rates[0] < 0.1
+    assert set(rates[10:50]) == {1.0}
+    assert rates[50:] == sorted(rates[50:], reverse=True)
+    assert rates[-1] == pytest.approx(0.02)
+
+
+def test_the_warm_start_learns_demonstrations_and_repeats() -> None:
+    told: list[tuple[int, int, dict[str, float]]] = []
+
+    def run() -> Learner:
+        one = learner(warm_start=WarmStart(steps=80, batch=16))
+        one.warm_start(
+            lambda k, _: (f"{k % 5}=", str(9 - k % 5) * 3), lambda *row: told.append(row)
+        )
+        return one
+
+    first, again = run(), run()
+    assert same(state(first), state(again))
+    assert [(step, of) for step, of, _ in told[:80]] == [(s + 1, 80) for s in range(80)]
+    assert told[79][2]["loss"] < 0.5 < told[0][2]["loss"]
+
+
+def test_a_warm_start_of_no_steps_does_nothing() -> None:
+    one = learner()
+    before = state(one)
+    one.warm_start(lambda k, p: pytest.fail("no demonstration is needed"), lambda *row: None)
+    assert same(state(one), before)
