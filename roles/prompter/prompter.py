@@ -1,0 +1,153 @@
+"""Issues tickets: takes slots from the ledger's owner, makes each a prompt, hands it on.
+
+    take slots  ->  the k-th problem  ->  tokens  ->  a driver  ->  report "handed"
+
+Stateless: which ticket numbers exist is the owner's knowledge, and the k-th problem follows from
+the topology. A prompter that starts, or that lost a reply, or that meets a trainer which resumed,
+asks for everything that is outstanding and issues it again; late duplicates lose at the trainer.
+
+Waits for: room (the owner's reply), a driver with room. Knows nothing of answers and rewards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Annotated, Any
+
+from realnet import Actor, Ask, Config, Outlet, StateIn, doc
+from realnet.config import Shared
+from realnet.errors import AskError, DeadlineExceeded
+from realnet.roles.messages import (
+    Policy,
+    PolicyStatus,
+    ReportTickets,
+    TakeSlots,
+    Task,
+    Ticket,
+    TicketKey,
+)
+from realnet.roles.tasks import CannotAsk, Dataset, TextCodec, check_tasks, make_ticket
+
+_PAUSE_S = 0.5
+_SHOWN = 5  # prompts that cannot be asked are told one by one up to here; the ledger counts all
+
+
+class PrompterConfig(Config):
+    """`[roles.prompter]`."""
+
+    want: Annotated[int, doc("tickets asked for at a time", ge=1)] = 32
+    wait_s: Annotated[float, doc("seconds that one request for tickets may wait", gt=0)] = 20.0
+
+
+class Prompter(Actor[PrompterConfig]):
+    """Turns room in the ledger into tickets. Knows nothing of answers, rewards or steps."""
+
+    shared = (Policy, Task)
+    tickets = Outlet(Ticket)
+    trainer = Ask(TakeSlots, ReportTickets, joined_by="policy")
+    status = StateIn(PolicyStatus, joined_by="policy")
+
+    @classmethod
+    def preload(cls) -> None:
+        """Import the tokenizer's library."""
+        import realnet.roles.models.reference  # noqa: F401
+
+    @classmethod
+    def check(cls, config: PrompterConfig, shared: dict[type[Shared], Any], base: Any) -> None:
+        """Refuse tasks whose data, template or answer cannot be read."""
+        del config
+        check_tasks(shared[Task], base)
+
+    async def start(self) -> None:
+        """Open tasks and tokenizer."""
+        from realnet.roles.models.reference import load_tokenizer
+
+        self._policy = self.one(Policy)
+        base = self.run_info.base
+        self._dataset = Dataset(self.all(Task), base)
+        self._tokenizer: TextCodec = await self.compute(
+            load_tokenizer, self._policy, base, label="load tokenizer"
+        )
+        self._handed: list[int] = []
+        self._aside: list[tuple[int, str]] = []
+        self._to_report = asyncio.Event()
+        self._issued: Counter[int] = Counter()
+        self._num_refused = 0
+        self.tickets.on_set_aside(self._set_aside)
+
+    async def run(self) -> None:
+        """Issue tickets until the policy is trained."""
+        status = await self.status.get()
+        self._name = status.version.policy
+        self.spawn(self._report(), name="report tickets")
+        resync, branch = True, status.version.branch
+        while not status.finished:
+            if status.version.branch != branch:
+                # The trainer resumed: tickets that it had lent out may be in nobody's hands.
+                branch, resync = status.version.branch, True
+                self._issued.clear()
+            request = TakeSlots(self._name, self.config.want, first=resync)
+            try:
+                slots = await self.trainer(request, deadline_s=self.config.wait_s)
+            except AskError as error:
+                resync = True  # a reply may be lost, and tickets with it
+                if not isinstance(error, DeadlineExceeded):
+                    async with self.waiting("the trainer, to ask for tickets"):
+                        await self.clock.sleep(_PAUSE_S)
+            else:
+                for start, end in slots.intervals:
+                    for ticket in range(start, end):
+                        if not (resync and self._issued[ticket]):
+                            await self._issue(ticket, branch)
+                resync = False
+            status = self.status.value or status
+        self.progress("the policy is trained: no more tickets")
+
+    async def _issue(self, ticket: int, branch: int) -> None:
+        """Hand one ticket to a driver, or set it aside when it cannot be asked."""
+        task, problem = self._dataset.train(ticket)
+        try:
+            record = make_ticket(
+                TicketKey(self._name, ticket),
+                task,
+                problem,
+                self._policy,
+                self._tokenizer,
+                group=self._policy.group,
+                temperature=self._policy.temperature,
+            )
+        except CannotAsk as error:
+            self._num_refused += 1
+            if self._num_refused <= _SHOWN:
+                self.event(f"ticket {ticket} set aside: {error}", ticket=ticket, task=task)
+            self._aside.append((ticket, str(error)))
+            self._to_report.set()
+            return
+        # A ticket that is issued again on purpose must not pass for a redelivery of the first.
+        key = f"{record.key}@{branch}.{self._issued[ticket]}"
+        self._issued[ticket] += 1
+        await self.tickets.send(record, key=key)
+        self._handed.append(ticket)
+        self._to_report.set()
+
+    def _set_aside(self, ticket: Ticket, reason: str) -> None:
+        """A driver or a rewarder ended this ticket with a reason."""
+        self._aside.append((ticket.key.ticket, reason))
+        self._to_report.set()
+
+    async def _report(self) -> None:
+        """Tell the owner what became of tickets. What gathers meanwhile goes in the next report."""
+        while True:
+            await self._to_report.wait()
+            self._to_report.clear()
+            handed, self._handed = self._handed, []
+            aside, self._aside = self._aside, []
+            report = ReportTickets(self._name, tuple(handed), tuple(aside))
+            while True:
+                try:
+                    await self.trainer(report, deadline_s=self.config.wait_s)
+                    break
+                except AskError:
+                    async with self.waiting("the trainer, to report tickets"):
+                        await self.clock.sleep(_PAUSE_S)

@@ -1,0 +1,152 @@
+"""Scores rollouts: each reward of the rollout's task, weighted and summed, its parts kept.
+
+A reward that cannot judge leaves `reward = None` and the reason in `fault`: no score is made up.
+
+Waits for: a worker of the pool, room at the trainer. Knows nothing of models, weights or steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Annotated, Any
+
+from realnet import Actor, Config, Delivery, Inlet, Outlet, doc, handles
+from realnet.config import Bytes, Seconds, Shared
+from realnet.errors import ConfigError
+from realnet.roles.messages import Judge, Judgement, Rollout, Scored, Task
+from realnet.roles.rewards import RewardPool, Unscored, check_reference
+
+_ROW_EVERY_S = 10.0
+_SHOWN = 10  # faults told one by one in each period; the rest is counted
+
+
+class RewarderConfig(Config):
+    """`[roles.rewarder]`."""
+
+    slots: Annotated[int, doc("worker processes", ge=1)] = 1
+    limit: Annotated[Seconds, doc('longest that one reward may run, e.g. "15s"')] = Seconds(15)
+    memory: Annotated[Bytes, doc('address space of a worker, e.g. "2GiB"; 0: no limit')] = Bytes(
+        2 << 30
+    )
+    attempts: Annotated[int, doc("tries, each in a fresh process, before giving up", ge=1)] = 3
+    window: Annotated[int, doc("most rollouts in hand at once", ge=1)] = 256
+
+
+class Rewarder(Actor[RewarderConfig]):
+    """Scores rollouts. Knows nothing of models, weights or steps."""
+
+    shared = (Task,)
+    rollouts = Inlet(Rollout, window="window")
+    scored = Outlet(Scored)
+
+    @classmethod
+    def check(cls, config: RewarderConfig, shared: dict[type[Shared], Any], base: Any) -> None:
+        """Refuse rewards that are not there. Imports none of them."""
+        del config
+        problems: list[str] = []
+        for name, task in shared[Task].items():
+            where = f"[tasks.{name}].reward"
+            if not task.reward:
+                problems.append(f"{where}: at least one is needed, for example {{ exact = 1.0 }}")
+            for reference in task.reward:
+                try:
+                    check_reference(reference, base, where)
+                except ConfigError as error:
+                    problems.append(str(error))
+        if problems:
+            raise ConfigError("\n".join(problems))
+
+    async def start(self) -> None:
+        """Start the worker processes."""
+        self._tasks = self.all(Task)
+        self._sum, self._scored, self._faults = 0.0, 0, 0
+        config = self.config
+        self._pool = RewardPool(
+            [reference for task in self._tasks.values() for reference in task.reward],
+            self.run_info.base,
+            workers=config.slots,
+            limit_s=config.limit,
+            memory_bytes=config.memory,
+            attempts=config.attempts,
+            log=_to_log,
+        )
+        self.progress("starting reward workers")
+        await self._pool.start()
+        self.progress("scoring")
+
+    async def run(self) -> None:
+        """Write a row of metrics now and then."""
+        while True:
+            await self.clock.sleep(_ROW_EVERY_S)
+            scored, faults = self._scored, self._faults
+            if not scored and not faults:
+                continue
+            mean = self._sum / scored if scored else 0.0
+            self._sum, self._scored, self._faults = 0.0, 0, 0
+            self.metrics(
+                step=None,
+                **{
+                    "rewards/per_s": scored / _ROW_EVERY_S,
+                    "rewards/unscored": float(faults),
+                    "rewards/waiting": float(self._pool.num_waiting),
+                    **({"rewards/mean": mean} if scored else {}),
+                }
+            )
+            if faults > _SHOWN:
+                self.event(f"{faults - _SHOWN} more rollouts could not be scored")
+
+    async def stop(self) -> None:
+        """End the worker processes."""
+        pool: RewardPool | None = getattr(self, "_pool", None)
+        if pool is not None:
+            await pool.close()
+
+    @rollouts.handler
+    async def judge(self, item: Delivery[Rollout]) -> None:
+        """Score one rollout and hand it on."""
+        await self.scored.send(await self._score(item.body), caused_by=item, key=item.key)
+
+    @handles
+    async def judge_now(self, request: Judge) -> Judgement:
+        """Score rollouts for the asker (an evaluator)."""
+        return Judgement(tuple(await asyncio.gather(*map(self._score, request.rollouts))))
+
+    async def _score(self, rollout: Rollout) -> Scored:
+        task = self._tasks.get(rollout.task)
+        if task is None:
+            return self._unscored(rollout, {}, f"no task {rollout.task!r} in this topology")
+        parts: dict[str, float] = {}
+        answers = [self._part(reference, rollout) for reference in task.reward]
+        reasons: list[str] = []
+        for reference, answer in zip(task.reward, await asyncio.gather(*answers), strict=True):
+            if isinstance(answer, Unscored):
+                reasons.append(str(answer))
+            else:
+                parts[reference] = answer
+        if reasons:
+            return self._unscored(rollout, parts, "; ".join(reasons))
+        reward = sum(weight * parts[reference] for reference, weight in task.reward.items())
+        self._sum += reward
+        self._scored += 1
+        return Scored(rollout, reward, parts)
+
+    async def _part(self, reference: str, rollout: Rollout) -> float | Unscored:
+        try:
+            return await self._pool.score(
+                reference, rollout.prompt, rollout.text, rollout.answer, rollout.stop
+            )
+        except Unscored as unscored:
+            return unscored
+
+    def _unscored(self, rollout: Rollout, parts: dict[str, float], fault: str) -> Scored:
+        self._faults += 1
+        if self._faults <= _SHOWN:
+            self.event(f"{rollout.key} has no score: {fault}", task=rollout.task)
+        return Scored(rollout, None, parts, fault)
+
+
+def _to_log(text: str) -> None:
+    """What user code prints belongs in this role's log."""
+    sys.stderr.write(text)
+    sys.stderr.flush()
