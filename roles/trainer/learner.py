@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,8 +48,7 @@ class Learner:
         self.config = config
         self.rule = expand(config.algorithm, config.loss)
         self.tokenizer = tokenizer
-        self.model = build_model(policy, tokenizer, base, policy.seed)
-        self.model.eval()  # type: ignore[no-untyped-call]  # dropout would make the proximal and the training pass disagree
+        self.model = _model(policy, config, tokenizer, base)
         parameters = dict(self.model.named_parameters())
         self.named: Named = [(name, parameters[name]) for name, _ in named_weights(self.model)]
         self.optimizer = AdamW(
@@ -224,6 +224,15 @@ class Learner:
             self.optimizer.restore(state)
         self.optimizer.forget()
         self.rng.set_state(rng)
+
+
+def _model(policy: Policy, config: LearnerConfig, tokenizer: Tokenizer, base: Path) -> Any:
+    """Build the model where it will be trained, without dropout: all passes must agree."""
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model: Any = build_model(policy, tokenizer, base, policy.seed)
+    return model.to(device).eval()
 
 
 def _spread(values: list[float], samples: list[Sample], like: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ Knows nothing of models or tensors. Read by the trainer's own config and by the 
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from realnet.config import Config, doc
 from realnet.errors import RealnetError
@@ -49,7 +49,10 @@ class LearnerConfig(Config):
     grad_clip: Annotated[float, doc("largest gradient norm; 0: no bound", ge=0)] = 1.0
     minibatches: Annotated[int, doc("updates an epoch", ge=1)] = 2
     epochs: Annotated[int, doc("passes over a batch", ge=1)] = 1
-    micro_tokens: Annotated[int, doc("tokens in one forward pass, padding included", ge=1)] = 8192
+    micro_tokens: Annotated[int, doc("tokens in one forward pass, padding included", ge=1)] = 4096
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], doc("where the model is; auto: a GPU if this role has one")
+    ] = "auto"
     warm_start: Annotated[WarmStart, doc("supervised training before version 0")] = WarmStart()
 
     def __post_init__(self) -> None:

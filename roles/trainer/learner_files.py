@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from realnet.errors import CheckpointError
+from realnet.errors import CheckpointError, listed
 
 FORMAT = 1
 MODEL, STATE, SCALARS = "model.safetensors", "learner.safetensors", "learner.json"
@@ -47,6 +47,9 @@ def read(
         raise CheckpointError(
             f"{folder}: the learner's state does not read: {error}. Resume from an older checkpoint"
         ) from error
+    lacking = {"steps"} - scalars.keys() | {"generator"} - state.keys()
+    if lacking:
+        raise CheckpointError(f"{folder}: the learner's state lacks {listed(lacking)}")
     if scalars.get("format") != FORMAT:
         raise CheckpointError(
             f"{folder / SCALARS}: format {scalars.get('format')}, this realnet reads {FORMAT}: "

@@ -77,7 +77,7 @@ class AdamW:
             if f"step/{name}" not in tensors:
                 continue
             self.inner.state[master] = {
-                "step": tensors[f"step/{name}"].clone(),
+                "step": tensors[f"step/{name}"].to(master.device, copy=True),
                 "exp_avg": _of(tensors, f"exp_avg/{name}", master).to(master, copy=True),
                 "exp_avg_sq": _of(tensors, f"exp_avg_sq/{name}", master).to(master, copy=True),
             }
