@@ -141,9 +141,13 @@ class Journal:
 
         Raises JournalFull (they stay queued: call `sync` when there is room) or JournalBroken.
         """
-        self._pending.extend(frames.pack(kind, body) for kind, body in records)
-        self._enqueued += len(records)
+        self.queue(records)
         await self.sync()
+
+    def queue(self, records: Sequence[Record]) -> None:
+        """Append these in order, durable with whatever is synced next."""
+        self._pending.extend([frames.pack(kind, body) for kind, body in records])
+        self._enqueued += len(records)
 
     async def sync(self) -> None:
         """Return when everything appended so far is durable."""

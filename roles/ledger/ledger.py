@@ -33,7 +33,6 @@ from realnet.roles.ledger.states import (
     TicketState,
 )
 
-
 MAX_REASONS = 200  # different reasons kept by text; beyond, they are counted as "other"
 MAX_NOTES = 1000  # tickets kept with their reason, newest last
 
@@ -88,14 +87,14 @@ class Ledger:
         """How many tickets are waiting, leased or buffered."""
         return len(self._open)
 
-    def room(self, trained_steps: int) -> int:
-        """Return how many tickets may be issued now.
+    def room(self, trained_steps: int, inside: int = 0) -> int:
+        """Return how many tickets may be issued now, when `inside` open ones are with nobody.
 
         `trained_steps` is the last step whose version is published: tickets of later steps still
         hold their room, since the next prompts would be answered by a version before them.
         """
         unpublished = sum(size for step, size in self._steps if step > trained_steps)
-        return max(0, self.bound - self.out - unpublished)
+        return max(0, self.bound - self.out + inside - unpublished)
 
     def issue(self, want: int, trained_steps: int) -> tuple[tuple[int, int], ...]:
         """Issue up to `want` new tickets, as far as there is room; return their intervals."""

@@ -137,12 +137,12 @@ class Checkpoints:
             need = sum(p.stat().st_size for p in _files(part))
             free = shutil.disk_usage(self.folder).free
             _remove(part)
-        kept = [s for s, _ in self.all()]
+        before = self.all()
+        kept = f"step {before[-1][0]} is kept" if before else "there is none before it"
         return CheckpointError(
             f"the checkpoint of step {step} could not be written to {part}: "
             f"{error.strerror or error} (at least {need / 1e6:.1f} MB needed, "
-            f"{free / 1e6:.1f} MB free; {f'step {kept[-1]} is kept' if kept else 'there is none before it'}): "
-            "free some space"
+            f"{free / 1e6:.1f} MB free; {kept}): free some space"
         )
 
 

@@ -1,0 +1,35 @@
+"""meta.json of a checkpoint: which policy and version it holds, and where the journal goes on.
+
+Knows nothing of the other files. Written and read by `store.py` and the trainer.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from realnet.errors import CheckpointError
+from realnet.roles.messages import Version
+from realnet.roles.trainer.checkpoint import Found
+
+
+class Meta(msgspec.Struct):
+    """meta.json of a checkpoint."""
+
+    policy: str
+    branch: int
+    number: int
+    journal_from: int  # the first segment that this checkpoint needs
+    trained_s: float = 0.0  # time spent in this run so far
+
+    @property
+    def version(self) -> Version:
+        """The version that the checkpoint holds."""
+        return Version(self.policy, self.branch, self.number)
+
+
+def read_meta(found: Found) -> Meta:
+    """Return meta.json of a checkpoint. Raises CheckpointError."""
+    try:
+        return msgspec.json.decode(found.read("meta.json"), type=Meta)
+    except (msgspec.DecodeError, OSError) as error:
+        raise CheckpointError(f"{found.folder}/meta.json does not read: {error}") from error

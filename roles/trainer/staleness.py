@@ -1,0 +1,47 @@
+"""Which buffered groups would teach nothing after a rollback.
+
+The steps that a death undid had made versions that wrote tokens; those versions are gone, and their
+tokens count from the fork. With `over_age = "mask"` a group whose every token is too old when its
+turn comes would be a step without gradient: it is better answered again.
+
+Decides without IO. Called by the trainer's store when it resumes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from realnet.roles.ledger import Lineage
+from realnet.roles.messages import Group, Policy, Version
+
+
+def stale(
+    groups: Sequence[Group], lineage: Lineage, at: Version, policy: Policy
+) -> tuple[int, ...]:
+    """Return the tickets of the useless ones among `groups`, given in the order of training.
+
+    `at` is the version that the next step starts from.
+    """
+    if policy.over_age != "mask":
+        return ()
+    found: list[int] = []
+    kept = 0
+    for group in groups:
+        turn = Version(at.policy, at.branch, at.number + kept // policy.batch)
+        if _youngest(group, lineage, turn) > policy.max_age:
+            found.append(group.key.ticket)
+        else:
+            kept += 1
+    return tuple(found)
+
+
+def _youngest(group: Group, lineage: Lineage, current: Version) -> int:
+    """Return the age of the youngest token that a model wrote, or 0 when there is none."""
+    ages = [
+        lineage.age(span.version, current)
+        for scored in group.scored
+        for segment in scored.rollout.segments
+        for span in segment.spans
+        if segment.learn and span.length
+    ]
+    return min(ages, default=0)

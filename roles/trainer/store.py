@@ -1,0 +1,332 @@
+"""What the trainer knows durably: ledger, groups and lineage, rebuilt from checkpoint and journal.
+
+Everything that changes what it knows is a record. A record is applied and queued for the journal in
+one go, so memory and journal have one order; whoever is told of it is told after it is durable.
+A step's batch is journaled before the step: what is durable in the journal's order includes all the
+rollouts of that batch.
+
+Steps are not journaled: a step is durable with its checkpoint. After a death the tickets of later
+steps are buffered again.
+
+Knows nothing of models, actors or clocks. Called by `trainer.py`; a successor after kill -9 runs
+the same code as a resume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+import msgspec
+
+from realnet.errors import CheckpointError, RealnetError
+from realnet.message import Message
+from realnet.roles.journal import Journal, JournalFull
+from realnet.roles.ledger import Intervals, Ledger, Lineage, TicketState
+from realnet.roles.messages import Group, GroupClosed, Policy, Scored, Version
+from realnet.roles.trainer import records
+from realnet.roles.trainer.assembly import Assembly, Hopeless
+from realnet.roles.trainer.checkpoint import Found
+from realnet.roles.trainer.meta import Meta, read_meta
+from realnet.roles.trainer.records import Batch, Ended, Forked, Handed, Issued, Redo
+from realnet.roles.trainer.staleness import stale
+
+Pairs = tuple[tuple[int, int], ...]
+
+
+class Store:
+    """Ledger, assembly and lineage of one policy behind one journal."""
+
+    def __init__(
+        self,
+        name: str,
+        policy: Policy,
+        journal: Journal,
+        full: Callable[[JournalFull], Awaitable[None]] | None = None,
+    ) -> None:
+        self.name = name
+        self.policy = policy
+        self.journal = journal
+        self.ledger = Ledger(name, batch=policy.batch, max_age=policy.max_age)
+        self.assembly = Assembly(name, self._wanted)
+        self.lineage = Lineage(name)
+        self.published = -1  # the last step whose version generators can have; -1: none yet
+        self.trained_s = 0.0
+        self._full = full
+        self._redo: set[int] = set()  # open tickets that nobody has: to go out again
+        self._plans: dict[int, tuple[int, ...]] = {}
+        self._first_segment: dict[int, int] = {}  # where the oldest sample of an open ticket is
+
+    @property
+    def step(self) -> int:
+        """How many steps were taken."""
+        return self.ledger.steps
+
+    @property
+    def version(self) -> Version:
+        """The version that the next batch is trained with."""
+        return Version(self.name, self.lineage.current, self.ledger.steps)
+
+    # ------------------------------------------------------------ rebuilding (blocking)
+
+    def rebuild(self, found: Found | None, notice: Callable[[str], None]) -> None:
+        """Load the checkpoint, then replay the journal. Raises CheckpointError.
+
+        The journal must be open. Afterwards call `resume` if there was a checkpoint.
+        """
+        if found is not None:
+            self._load(found)
+        count = 0
+        for entry in self.journal.replay():
+            count += 1
+            where = f"{self.journal.folder}, segment {entry.segment}"
+            self._apply(records.unpack(entry.kind, entry.body, where), entry.segment)
+        if found is None:
+            if count:
+                raise CheckpointError(
+                    f"{self.journal.folder} holds {count} records but there is no checkpoint that "
+                    "they follow: bring the checkpoints folder back, or move the journal away to "
+                    "start over"
+                )
+            return
+        self._plans = {s: t for s, t in self._plans.items() if s > self.step}
+        self.ledger.check()
+        notice(
+            f"went back to step {found.step}; {count} journal records; {self.assembly.ready} whole "
+            f"groups, {len(self.assembly.partial())} in parts"
+        )
+
+    def _load(self, found: Found) -> None:
+        meta = read_meta(found)
+        if meta.policy != self.name:
+            raise CheckpointError(f"{found.folder} is of policy {meta.policy}, not {self.name}")
+        self.ledger = Ledger.restore(
+            found.read("ledger.msgpack"), batch=self.policy.batch, max_age=self.policy.max_age
+        )
+        self.lineage = Lineage.restore(found.read("lineage.msgpack"))
+        self.trained_s = meta.trained_s
+        if (meta.number, found.step) != (self.step, self.step):
+            raise CheckpointError(
+                f"{found.folder} says step {meta.number} and its ledger {self.step}: its files are "
+                "of different checkpoints"
+            )
+        for ticket in self.ledger.tickets(TicketState.BUFFERED):
+            self.ledger.unbuffer(ticket)  # its rollouts are in the journal: whole again in a moment
+
+    async def resume(self, at: Version) -> Version:
+        """Open a new branch at the version that was loaded; return its first version, durable.
+
+        Groups of which every token will be too old when their turn comes (the steps that were lost
+        wrote them) are answered again: a step on them would teach nothing.
+        """
+        parent, number = at.branch, at.number
+        branch = self.lineage.resume(at)
+        self._redo = set(self.ledger.tickets(TicketState.WAITING))
+        useless = self._stale(branch)
+        await self._keep(Forked(branch, parent, number), *([Redo(useless)] if useless else []))
+        return self.version
+
+    def _stale(self, branch: int) -> tuple[int, ...]:
+        """Return the tickets of whole groups without any token that will carry gradient."""
+        planned = [t for step in sorted(self._plans) for t in self._plans[step]]
+        groups = {g.key.ticket: g for g in self.assembly.oldest(self.assembly.ready)}
+        turn = dict.fromkeys([*(t for t in planned if t in groups), *groups])
+        at = Version(self.name, branch, self.step)
+        return stale([groups[ticket] for ticket in turn], self.lineage, at, self.policy)
+
+    # ------------------------------------------------------------ tickets
+
+    def room(self) -> int:
+        """Return how many tickets may go out now, again or new; none before a publication."""
+        if self.published < 0:
+            return 0
+        return self.ledger.room(self.published, inside=len(self._redo))
+
+    async def take(self, want: int, *, first: bool) -> Pairs | None:
+        """Give tickets out once that is durable; None: there is no room now.
+
+        With `first`, a new life of the prompter, all that is not finished is to go out again, and
+        nothing new does. After a rollback that can be more than the bound: the rest follows later.
+        """
+        if self.published < 0:
+            return None
+        if first:
+            self._redo = set(Intervals(self.ledger.outstanding()))
+        able = min(self.room(), want if not first else self.ledger.out)
+        again = sorted(self._redo)[:able]
+        if again or first:
+            self._redo.difference_update(again)
+            return Intervals.of(again).pairs()
+        start, end = self.ledger.issued, self.ledger.issued + able
+        if end == start:
+            return None
+        try:
+            await self._keep(Issued(start, end))
+        except BaseException:  # the asker never learns of them: give them to the next one
+            self._redo.update(range(start, end))
+            raise
+        return ((start, end),)
+
+    async def report(
+        self, handed: Iterable[int], set_aside: Iterable[tuple[int, str]]
+    ) -> list[tuple[int, str]]:
+        """Enter what a prompter tells; return the tickets that were newly set aside."""
+        known = [t for t in handed if self.ledger.state(t) is TicketState.WAITING]
+        if known:
+            self._apply(Handed(tuple(known)), self.journal.segment)
+            self.journal.queue([records.pack(Handed(tuple(known)))])
+        news = [(t, reason) for t, reason in set_aside if self.ledger.is_open(t)]
+        await self._keep(*(Ended(ticket, reason) for ticket, reason in news))
+        return news
+
+    # ------------------------------------------------------------ arrivals
+
+    async def arrived(self, item: Scored | GroupClosed) -> None:
+        """Take in a sample or a closing; returns when it is durable, a duplicate's first copy too.
+
+        Raises IllegalMove for a ticket that was never issued.
+        """
+        key = item.key if isinstance(item, GroupClosed) else item.rollout.key.ticket
+        if key.policy == self.name and not key.parent:
+            self.ledger.state(key.ticket)
+        await self._keep(item)
+
+    # ------------------------------------------------------------ steps
+
+    def batch_ready(self) -> list[Group] | None:
+        """Return the groups of the next step, the same as before a death; None: not enough."""
+        plan = self._plans.get(self.step + 1, ())
+        planned = [group for t in plan if (group := self.assembly.whole(t)) is not None]
+        if planned and len(planned) == len(plan):
+            return planned
+        self._plans.pop(self.step + 1, None)
+        if self.assembly.ready < self.policy.batch:
+            return None
+        return self.assembly.oldest(self.policy.batch)
+
+    async def begin_step(self, groups: Sequence[Group]) -> None:
+        """Make durable that these groups are the next step's, and so everything in them."""
+        tickets = tuple(group.key.ticket for group in groups)
+        if self._plans.get(self.step + 1) != tickets:
+            await self._keep(Batch(self.step + 1, tickets))
+        else:
+            await self._sync()
+
+    def trained(self, groups: Sequence[Group]) -> Version:
+        """The step was taken; return the version it made. Durable with the next checkpoint."""
+        tickets = [group.key.ticket for group in groups]
+        self.ledger.train(tickets)
+        self._plans.pop(self.step, None)
+        for ticket in tickets:
+            self._forget(ticket)
+        return self.version
+
+    async def dropped(self, groups: Sequence[Group], reason: str) -> None:
+        """These groups are not to be trained with."""
+        await self._keep(*(Ended(g.key.ticket, reason, dropped=True) for g in groups))
+
+    # ------------------------------------------------------------ checkpoints
+
+    def snapshot(self) -> dict[str, bytes]:
+        """Return the small files of a checkpoint. Raises LedgerUnbalanced."""
+        self.ledger.check()
+        version = self.version
+        needed = min([*self._first_segment.values(), self.journal.segment])
+        meta = Meta(self.name, version.branch, version.number, needed, self.trained_s)
+        return {
+            "ledger.msgpack": self.ledger.snapshot(),
+            "lineage.msgpack": self.lineage.snapshot(),
+            "meta.json": msgspec.json.format(msgspec.json.encode(meta)),
+        }
+
+    # ------------------------------------------------------------ records
+
+    async def _keep(self, *news: Message) -> None:
+        """Apply records and make them durable, in one order."""
+        segment = self.journal.segment
+        changed = [record for record in news if self._apply(record, segment)]
+        try:
+            await self.journal.append_all([records.pack(record) for record in changed])
+        except JournalFull as error:
+            await self._wait_for_space(error)
+
+    async def _sync(self) -> None:
+        try:
+            await self.journal.sync()
+        except JournalFull as error:
+            await self._wait_for_space(error)
+
+    async def _wait_for_space(self, error: JournalFull) -> None:
+        """Try until there is room: what is queued keeps its place, nothing is acknowledged."""
+        while True:
+            if self._full is None:
+                raise error
+            await self._full(error)
+            try:
+                return await self.journal.sync()
+            except JournalFull as again:
+                error = again
+
+    def _apply(self, record: Message, segment: int) -> bool:
+        """Change what is known. Returns False for what changes nothing: a duplicate."""
+        match record:
+            case Scored() | GroupClosed():
+                return self._arrive(record, segment)
+            case Issued(start, end):
+                self.ledger.admit(start, end)
+            case Handed(tickets):
+                self.ledger.hand(tickets)
+            case Ended(ticket, reason, dropped):
+                return self._end(ticket, reason, dropped=dropped)
+            case Redo(tickets):
+                self._ask_again(tickets)
+            case Forked(branch, parent, number):
+                self.lineage.record(branch, parent, number)
+            case Batch(step, tickets):
+                self._plans[step] = tickets
+            case _:
+                raise RealnetError(
+                    f"the journal holds a {type(record).__name__}: not the trainer's"
+                )
+        return True
+
+    def _arrive(self, item: Scored | GroupClosed, segment: int) -> bool:
+        before = self.assembly.duplicates
+        if isinstance(item, Scored):
+            ticket = item.rollout.key.ticket.ticket
+            result = self.assembly.add(item)
+        else:
+            ticket = item.key.ticket
+            result = self.assembly.close(item)
+        if self.assembly.duplicates > before:
+            return False
+        self._first_segment.setdefault(ticket, segment)
+        if isinstance(result, Hopeless):
+            self.ledger.set_aside(ticket, result.reason)
+            self._forget(ticket)
+        elif result is not None:
+            self.ledger.buffer(ticket)
+            self._redo.discard(ticket)
+        return True
+
+    def _end(self, ticket: int, reason: str, *, dropped: bool) -> bool:
+        state = self.ledger.state(ticket)
+        if state not in (TicketState.WAITING, TicketState.LEASED, TicketState.BUFFERED):
+            return False
+        (self.ledger.drop if dropped else self.ledger.set_aside)(ticket, reason)
+        self._forget(ticket)
+        return True
+
+    def _ask_again(self, tickets: Iterable[int]) -> None:
+        for ticket in tickets:
+            if self.ledger.is_open(ticket) or self.assembly.whole(ticket) is not None:
+                self.ledger.requeue(ticket)
+                self._forget(ticket)
+                self._redo.add(ticket)
+
+    def _forget(self, ticket: int) -> None:
+        self.assembly.forget(ticket)
+        self._first_segment.pop(ticket, None)
+        self._redo.discard(ticket)
+
+    def _wanted(self, ticket: int) -> bool:
+        return self.ledger.is_open(ticket)
