@@ -91,7 +91,7 @@ class Rewarder(Actor[RewarderConfig]):
                     "rewards/unscored": float(faults),
                     "rewards/waiting": float(self._pool.num_waiting),
                     **({"rewards/mean": mean} if scored else {}),
-                }
+                },
             )
             if faults > _SHOWN:
                 self.event(f"{faults - _SHOWN} more rollouts could not be scored")

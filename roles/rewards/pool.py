@@ -61,7 +61,7 @@ class RewardPool:
     ) -> None:
         self._references = tuple(dict.fromkeys(references))
         self._which = {name: index for index, name in enumerate(self._references)}
-        self._base, self._limit_s, self._memory = base.resolve(), limit_s, memory_bytes
+        self._base, self._limit_s, self._memory = base.resolve(), float(limit_s), int(memory_bytes)
         self._num_workers, self._attempts, self._log = workers, attempts, log
         self._queue: deque[_Call] = deque()
         self._news = asyncio.Event()
