@@ -1,0 +1,71 @@
+"""realnet: typed actors over ZeroMQ, wired by a topology file.
+
+    message, config      records and tables
+    actor, ports         what a role is written with
+    topology             from a file to a plan
+    head, member, node   what carries a plan out
+    testing              run a topology in one loop
+
+The names below are public; everything else may change. Importing realnet imports no torch.
+"""
+
+from realnet.actor import Actor, Clock, RunInfo
+from realnet.address import Address
+from realnet.config import Bytes, Config, Seconds, Shared, Steps, doc
+from realnet.errors import (
+    AskError,
+    CheckpointError,
+    ConfigError,
+    DeadlineExceeded,
+    LostReference,
+    NoPeer,
+    PeerDied,
+    RealnetError,
+    Refused,
+    WireError,
+    ensure,
+    listed,
+    nearest,
+)
+from realnet.live_ports import Delivery
+from realnet.message import Message, Nothing, Request, StreamRequest
+from realnet.ports import Ask, Inlet, Outlet, StateIn, StateOut, handles
+from realnet.supervision import Restart
+
+__all__ = [
+    "Actor",
+    "Address",
+    "Ask",
+    "AskError",
+    "Bytes",
+    "CheckpointError",
+    "Clock",
+    "Config",
+    "ConfigError",
+    "DeadlineExceeded",
+    "Delivery",
+    "Inlet",
+    "LostReference",
+    "Message",
+    "NoPeer",
+    "Nothing",
+    "Outlet",
+    "PeerDied",
+    "RealnetError",
+    "Refused",
+    "Request",
+    "Restart",
+    "RunInfo",
+    "Seconds",
+    "Shared",
+    "StateIn",
+    "StateOut",
+    "Steps",
+    "StreamRequest",
+    "WireError",
+    "doc",
+    "ensure",
+    "handles",
+    "listed",
+    "nearest",
+]

@@ -76,12 +76,14 @@ class Calls:
         self._deadlines: list[tuple[float, int]] = []
         self._timer: asyncio.TimerHandle | None = None
 
-    async def ask(self, port: LiveAsk, parcel: Parcel, budget_s: float) -> Message:
+    async def ask(
+        self, port: LiveAsk, parcel: Parcel, budget_s: float, to: str | None = None
+    ) -> Message:
         """Ask and wait for the reply. See `LiveAsk.__call__`."""
         deadline_s = self._now() + budget_s
-        safe = bool(getattr(parcel.record, "safe", False))
+        safe = to is None and bool(getattr(parcel.record, "safe", False))
         while True:
-            call = await self._start(port, parcel, deadline_s, credit=0)
+            call = await self._start(port, parcel, deadline_s, credit=0, to=to)
             try:
                 while not call.items and not call.ended:
                     await self._wait(call, parcel)
@@ -152,7 +154,9 @@ class Calls:
             self._timer.cancel()
             self._timer = None
 
-    async def _start(self, port: LiveAsk, parcel: Parcel, deadline_s: float, credit: int) -> _Open:
+    async def _start(
+        self, port: LiveAsk, parcel: Parcel, deadline_s: float, credit: int, to: str | None = None
+    ) -> _Open:
         kind = type(parcel.record).__name__
         while not port.peers:
             left_s = deadline_s - self._now()
@@ -162,12 +166,14 @@ class Calls:
             with self._waits.on(self._who, f"somebody who answers {kind}"):
                 try:
                     await asyncio.wait_for(port.somebody(), left_s)
-                except asyncio.TimeoutError:
+                except TimeoutError:
                     raise NoPeer(text) from None
         load: dict[str, int] = {}
         for call in self._open.values():
             load[call.peer] = load.get(call.peer, 0) + 1
-        peer = min(port.candidates(), key=lambda p: load.get(p, 0))
+        if to is not None and to not in port.peers:
+            raise PeerDied(f"{to.partition('~')[0]} is not up ({self._who} asked for {kind})")
+        peer = to or min(port.candidates(), key=lambda p: load.get(p, 0))
         self._next += 1
         call = _Open(self._next, port, peer, deadline_s)
         self._open[call.id] = call

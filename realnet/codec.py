@@ -119,7 +119,7 @@ class Codec:
     def _pack_array(self, value: Any) -> Any:
         if not isinstance(value, np.ndarray):
             raise TypeError(
-                f"a record holds a {type(value).__name__}: only msgspec types and numpy arrays travel"
+                f"a record holds a {type(value).__name__}: plain values and numpy arrays travel"
             )
         code = _CODE.get(value.dtype)
         if code is None:

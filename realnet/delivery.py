@@ -170,6 +170,7 @@ class Producer:
             item = self._waiting.popleft()
             seen, held = self._consumers[name], self._items[item]
             seen.credit -= 1
+            seen.told -= seen.told > 0  # the consumer takes one off its picture when it arrives
             seen.holds.add(item)
             held.consumer, held.attempt = name, held.attempt + 1
             effects.append(Send(name, item, held.attempt))

@@ -1,8 +1,8 @@
 """The exception tree. Every text says what happened, where, and what to do next.
 
     RealnetError
-    ├── ConfigError          a topology or a table in it is wrong: file, table, key, nearest right name
-    │   └── ReferenceError_  a name in a topology leads nowhere (a module, a file, a reward, a model)
+    ├── ConfigError          a topology is wrong: file, table, key, nearest right name
+    │   └── LostReference    a name in it leads nowhere (module, file, reward, model)
     ├── WireError            bytes that do not decode to the declared record
     │   ├── UnknownKind      a record kind that the receiver never declared
     │   └── TooLarge         over a size, count or depth limit; refused before decoding
@@ -33,7 +33,7 @@ class ConfigError(RealnetError):
     """A topology, or a value in it, is wrong."""
 
 
-class ReferenceError_(ConfigError):
+class LostReference(ConfigError):
     """A reference in a topology leads nowhere."""
 
 

@@ -293,14 +293,23 @@ class LiveAsk(LivePort):
         self._prefer_local = prefer_local
         self._arrival = asyncio.Event()
 
-    async def __call__(self, request: Request[R], *, deadline_s: float = 30.0) -> R:
-        """Ask one member of the pool and return its reply.
+    async def __call__(
+        self, request: Request[R], *, deadline_s: float = 30.0, to: str | None = None
+    ) -> R:
+        """Ask one member of the pool (or the one named `to`) and return its reply.
 
         Raises DeadlineExceeded, PeerDied, NoPeer or Refused. A request type with `safe = True` is
         sent to another member when the first one dies.
         """
-        reply = await self._switch.calls.ask(self, Parcel(request), deadline_s)
+        reply = await self._switch.calls.ask(self, Parcel(request), deadline_s, to)
         return cast(R, reply)
+
+    def tell(self, record: Message, *, to: str | None = None) -> None:
+        """Send a record that wants no reply to every member, or to the one named `to`."""
+        parcel = Parcel(record)
+        for peer in [to] if to else list(self.peers):
+            body, frames = parcel.body(self._switch.codec, self.is_local(peer))
+            self._post(peer, wire.Tell(body), frames)
 
     def stream(self, request: StreamRequest[R], *, deadline_s: float = 120.0) -> AsyncIterator[R]:
         """Ask one member and iterate over the items of its answer. Close it to cancel."""

@@ -159,7 +159,8 @@ class StateOut(Port, Generic[M]):
 def handles(method: F) -> F:
     """Mark a method as what answers a request type, read from its annotation.
 
-    `async def m(self, request: SomeRequest) -> Reply`, or an async generator for a StreamRequest.
+    `async def m(self, request: SomeRequest) -> Reply`, or an async generator for a StreamRequest;
+    a method for a plain Message takes what is told and replies nothing.
     """
     setattr(method, HANDLES, True)
     return method
@@ -183,10 +184,10 @@ def declared_handlers(cls: type) -> dict[type[Message], str]:
         hints = typing.get_type_hints(method)
         hints.pop("return", None)
         request = next(iter(hints.values()), None)
-        if not (isinstance(request, type) and issubclass(request, Request | StreamRequest)):
+        if not (isinstance(request, type) and issubclass(request, Message)):
             raise TypeError(
-                f"{cls.__name__}.{name}: @handles needs a parameter typed with a Request, "
-                f"got {request!r}"
+                f"{cls.__name__}.{name}: @handles needs a parameter typed with a Request (or a "
+                f"Message that wants no reply), got {request!r}"
             )
         handlers[request] = name
     return handlers

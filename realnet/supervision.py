@@ -161,4 +161,10 @@ class Supervisor:
             if slot.incarnation > 1 or all(self.slots[n].state == "up" for n in slot.after):
                 slot.state, slot.since_s = "beginning", now_s
                 effects.append(Begin(slot.name))
+        joined = [s for s in self.slots.values() if s.state == "joined"]
+        moving = any(s.state in ("starting", "beginning") for s in self.slots.values())
+        if joined and not effects and not moving and not self.stopping:
+            # Processes that hold several roles can wait for each other in a circle: break it.
+            joined[0].state, joined[0].since_s = "beginning", now_s
+            effects.append(Begin(joined[0].name))
         return effects

@@ -1,0 +1,260 @@
+"""A cell: one actor at work in a process, with its world and its live ports.
+
+It makes the actor from its class and tables, gives it clock, randomness, tasks, the compute thread
+and a place to report to, routes operations to ports and handlers, and turns any failure into one
+report. It implements `actor.World` and `live_ports.Switch`.
+
+Knows nothing of links or other processes: what leaves goes through `Surroundings` (the node).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar, cast
+
+from realnet import wire
+from realnet.actor import Actor, Clock, RunInfo
+from realnet.address import Address
+from realnet.calls import Calls
+from realnet.codec import Codec, Frame
+from realnet.config import Config, Shared
+from realnet.errors import ConfigError, Stopping
+from realnet.live_ports import (
+    LiveAsk,
+    LiveInlet,
+    LiveOutlet,
+    LivePort,
+    LiveStateIn,
+    LiveStateOut,
+)
+from realnet.message import Request, StreamRequest, reply_type
+from realnet.ports import (
+    Ask,
+    Inlet,
+    Outlet,
+    StateIn,
+    StateOut,
+    declared_handlers,
+    declared_ports,
+)
+from realnet.serving import Serving
+from realnet.waits import Waits
+
+T = TypeVar("T")
+
+
+class Surroundings(Protocol):
+    """What a cell needs of its node."""
+
+    codec: Codec
+    waits: Waits
+    clock: Clock
+    run_info: RunInfo
+
+    def route(self, packet: wire.Packet, frames: Sequence[Frame]) -> None: ...
+    def is_local(self, peer: str) -> bool: ...
+    def failed(self, address: Address, error: BaseException) -> None: ...
+    def observe(self, address: Address, kind: str, row: dict[str, Any]) -> None: ...
+    def finish(self, address: Address, text: str) -> None: ...
+    async def arena(self, name: str, slot_bytes: int, slots: int) -> str: ...
+
+
+class Cell:
+    """One actor at work."""
+
+    def __init__(
+        self,
+        node: Surroundings,
+        actor_class: type[Actor[Any]],
+        address: Address,
+        config: Config,
+        shared: dict[type[Shared], Any],
+    ):
+        self._node = node
+        self.address = address
+        self.codec = node.codec
+        self.waits = node.waits
+        self.clock = node.clock
+        seed = hashlib.blake2b(f"{node.run_info.name} {address}".encode(), digest_size=8).digest()
+        self.rng = random.Random(int.from_bytes(seed, "big"))
+        self.calls = Calls(self.codec, self.waits, str(address), self.clock.now)
+        self.doing = ""
+        self.busy_spans_s: deque[tuple[float, float, str]] = deque(maxlen=4096)
+        self._busy_since: tuple[float, str] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._threads: ThreadPoolExecutor | None = None
+        self._closing = False
+
+        self.actor = actor_class()
+        self.actor.config = config
+        self.actor.address = address
+        self.actor.run_info = node.run_info
+        self.actor.clock = self.clock
+        self.actor.rng = self.rng
+        self.actor._world = self
+        self.actor._shared = shared
+        for request in declared_handlers(actor_class):
+            self.codec.register(request)
+        self.serving = Serving(
+            self,
+            str(address),
+            {
+                request.__name__: getattr(self.actor, method)
+                for request, method in declared_handlers(actor_class).items()
+            },
+        )
+        self.ports: dict[str, LivePort] = {}
+        for name, declared in declared_ports(actor_class).items():
+            self.ports[name] = self._live(declared)
+        self.actor.__dict__["_live_ports"] = self.ports
+
+    def _live(self, declared: Any) -> LivePort:
+        name: str = declared.name
+        for kind in declared.types:
+            self.codec.register(kind)
+            if issubclass(kind, Request | StreamRequest):
+                self.codec.register(reply_type(kind))
+        if isinstance(declared, Inlet):
+            window = declared.window
+            if isinstance(window, str):
+                window = int(getattr(self.actor.config, window))
+            handler = getattr(self.actor, declared.handler_name, None)
+            if handler is None:
+                raise ConfigError(
+                    f"{type(self.actor).__name__}.{name} is an Inlet without a handler: mark one "
+                    f"with @{name}.handler"
+                )
+            return LiveInlet(self, name, window, handler)
+        if isinstance(declared, Outlet):
+            return LiveOutlet(self, name)
+        if isinstance(declared, Ask):
+            return LiveAsk(self, name, declared.prefer == "local")
+        if isinstance(declared, StateIn):
+            return LiveStateIn(self, name)
+        if isinstance(declared, StateOut):
+            return LiveStateOut(self, name)
+        raise TypeError(f"{declared!r} is no port")
+
+    # ------------------------------------------------------------ operations in and out
+
+    def receive(self, packet: wire.Packet, frames: Sequence[Frame]) -> None:
+        """An operation came for this actor. A failure in taking it is the actor's failure."""
+        try:
+            if packet.port:
+                port = self.ports.get(packet.port)
+                if port is not None:
+                    port.receive(packet.sender, packet.sender_port, packet.op, frames)
+            else:
+                self.serving.receive(packet.sender, packet.sender_port, packet.op, frames)
+        except Exception as error:
+            self._report(error)
+
+    def post(
+        self, to: str, port: str, sender_port: str, op: wire.AnyOp, frames: Sequence[Frame] = ()
+    ) -> None:
+        """Send one operation."""
+        self._node.route(wire.Packet(to, port, self.address.full, sender_port, op), frames)
+
+    def is_local(self, peer: str) -> bool:
+        """Tell whether a peer lives in this process and records need no codec."""
+        return self._node.is_local(peer)
+
+    def later(self, fn: Callable[[], None]) -> None:
+        """Call `fn` at the end of this turn of the loop."""
+        asyncio.get_running_loop().call_soon(fn)
+
+    # ------------------------------------------------------------ world
+
+    def task(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Run a coroutine; its failure is the actor's."""
+        task = asyncio.get_running_loop().create_task(work, name=f"{self.address} {name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
+    spawn = task
+
+    def _task_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._report(cast(BaseException, task.exception()))
+
+    def _report(self, error: BaseException) -> None:
+        if not (self._closing and isinstance(error, Stopping)):
+            self._node.failed(self.address, error)
+
+    async def compute(self, fn: Callable[..., T], *args: Any, label: str = "compute") -> T:
+        """Run blocking work in the actor's one thread and note when it was busy."""
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(1, thread_name_prefix=str(self.address))
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, self._timed, fn, args, label
+        )
+
+    def _timed(self, fn: Callable[..., T], args: tuple[Any, ...], label: str) -> T:
+        start_s = time.monotonic()
+        self._busy_since = (start_s, label)
+        try:
+            return fn(*args)
+        finally:
+            # What a beat has taken already starts where that beat was.
+            since_s, _ = self._busy_since or (start_s, label)
+            self._busy_since = None
+            self.busy_spans_s.append((since_s, time.monotonic(), label))
+
+    def take_busy_spans(self) -> list[tuple[float, float, str]]:
+        """Return and forget the spans in which compute was busy; an open one is cut at now."""
+        spans = []
+        while self.busy_spans_s:
+            spans.append(self.busy_spans_s.popleft())
+        if self._busy_since is not None:
+            now = time.monotonic()
+            since_s, label = self._busy_since
+            self._busy_since = (now, label)
+            spans.append((since_s, now, label))
+        return spans
+
+    def observe(self, kind: str, row: dict[str, Any]) -> None:
+        """Report a row of metrics or an event."""
+        self._node.observe(self.address, kind, row)
+
+    def progress(self, text: str) -> None:
+        """Note what the actor is doing."""
+        self.doing = text
+
+    def finish(self, text: str) -> None:
+        """Ask for the normal end of the run."""
+        self._node.finish(self.address, text)
+
+    async def arena(self, name: str, slot_bytes: int, slots: int) -> str:
+        """Get shared memory of this host."""
+        return await self._node.arena(name, slot_bytes, slots)
+
+    # ------------------------------------------------------------ life
+
+    def begin_run(self) -> None:
+        """Start the actor's main loop, once it is up."""
+        if type(self.actor).run is not Actor.run:
+            self.task(self.actor.run(), "run")
+
+    async def end(self, graceful: bool) -> None:
+        """Drain if asked to, then stop and release everything."""
+        if graceful:
+            await self.actor.drain()
+        self._closing = True
+        tasks = [t for t in self._tasks if t is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.actor.stop()
+        for port in self.ports.values():
+            port.close()
+        self.calls.close()
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,147 @@
+"""The records between the head of a run and its members.
+
+A member is told a slot and reads everything else from the run's folder: no record names code to
+run. Knows nothing of how either end works.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from realnet.message import Message, Nothing, Request
+
+HEAD = "head/0~0"
+HEAD_SLOT = "head/0~0"
+
+
+def member_of(slot: str) -> str:
+    """Return the full address of the member actor of a slot's incarnation ("generator/0~1")."""
+    name, _, incarnation = slot.partition("~")
+    return f"@{name}/0~{incarnation}"
+
+
+class Peer(Message):
+    """One process of the run. `slot` has its incarnation; so have `actors`."""
+
+    slot: str
+    endpoint: str
+    actors: tuple[str, ...]
+    up: bool = False
+
+
+class Joined(Message):
+    """Who else is there."""
+
+    peers: tuple[Peer, ...]
+
+
+class Join(Request[Joined]):
+    """A process has loaded its code and wants to take part."""
+
+    peer: Peer
+    pid: int
+    schemas: dict[str, str] = {}
+
+
+class PeerJoined(Message):
+    """Another process can be reached."""
+
+    peer: Peer
+
+
+class PeerUp(Message):
+    """The actors of a process are up: wire them."""
+
+    slot: str
+
+
+class PeerDown(Message):
+    """This incarnation is dead."""
+
+    slot: str
+    why: str
+
+
+class Begin(Request[Nothing]):
+    """Start your actors; reply when they are up."""
+
+
+class StopActors(Request[Nothing]):
+    """Stop your actors of this role; `graceful` drains them first."""
+
+    role: str
+    graceful: bool
+
+
+class Leave(Message):
+    """End the process."""
+
+
+class Span(msgspec.Struct, frozen=True, array_like=True):
+    """Compute was busy from one monotonic second to another."""
+
+    start_s: float
+    end_s: float
+    label: str
+
+
+class Doing(Message):
+    """What one actor is doing: its own words, what it waits for, when it computed."""
+
+    actor: str
+    text: str
+    waits: tuple[tuple[str, float], ...]
+    spans: tuple[Span, ...]
+
+
+class Beat(Message):
+    """Sent by the member's loop: the loop is alive. `lag_s` is how late this beat is."""
+
+    slot: str
+    lag_s: float
+    doing: tuple[Doing, ...]
+
+
+class Observation(Message):
+    """One row for metrics.jsonl or events.jsonl, as JSON text."""
+
+    actor: str
+    kind: str
+    time_s: float
+    row: str
+
+
+class Observed(Message):
+    """Rows that actors reported."""
+
+    rows: tuple[Observation, ...]
+
+
+class Failed(Message):
+    """An actor raised. `fatal`: a restart would end the same way."""
+
+    slot: str
+    actor: str
+    text: str
+    trace: str
+    fatal: bool
+
+
+class Finish(Message):
+    """An actor says that the run has reached its end."""
+
+    actor: str
+    text: str
+
+
+class ArenaOpened(Message):
+    """Where the shared memory is."""
+
+    path: str
+
+
+class OpenArena(Request[ArenaOpened]):
+    """An actor wants shared memory on its host."""
+
+    name: str
+    num_bytes: int

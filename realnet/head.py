@@ -1,0 +1,324 @@
+"""The head: the control plane of one run.
+
+It starts the processes of a plan, tells everybody who is there, restarts what dies, ends what
+hangs, stops all in order and says in one message how the run ended. Decisions are made by
+`supervision.py` and `liveness.py`; this actor carries their effects out.
+
+Knows nothing of what roles do, nor how processes are started: a `Launcher` does that. Called by
+`run.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from realnet.actor import Actor
+from realnet.arena import Arenas
+from realnet.config import Config
+from realnet.control import (
+    ArenaOpened,
+    Beat,
+    Begin,
+    Failed,
+    Finish,
+    Join,
+    Joined,
+    Leave,
+    Observed,
+    OpenArena,
+    Peer,
+    PeerDown,
+    PeerJoined,
+    PeerUp,
+    StopActors,
+    member_of,
+)
+from realnet.errors import AskError, RealnetError
+from realnet.liveness import Beats, Hung
+from realnet.message import Message
+from realnet.node import Node
+from realnet.observe.record import Record
+from realnet.ports import Ask, handles
+from realnet.supervision import Begin as BeginSlot
+from realnet.supervision import Down, Effect, GiveUp, Restart, Slot, Spawn, Supervisor, Up
+from realnet.topology.plan import Plan
+
+TICK_S = 0.1
+
+
+class Launcher(Protocol):
+    """How processes come and go. `launch/local.py` and `launch/inline.py` implement it."""
+
+    def spawn(self, slot: str, incarnation: int, exited: Callable[[str], None]) -> int:
+        """Start a process and return its pid; `exited(how)` is called once when it ends."""
+
+    def kill(self, slot: str) -> None:
+        """End a process at once. Only one that this launcher started."""
+
+    def alive(self) -> list[str]:
+        """The slots whose process has not ended."""
+
+
+class HeadConfig(Config):
+    """How patient the head is."""
+
+    suspect_after_s: float = 3.0
+    hung_after_s: float = 15.0
+    grace_s: float = 25.0
+
+
+class Status:
+    """What is known of one slot, for views."""
+
+    def __init__(self) -> None:
+        self.pid = 0
+        self.doing: dict[str, str] = {}
+        self.waits: dict[str, tuple[tuple[str, float], ...]] = {}
+        self.failure = ""
+
+
+class Head(Actor[HeadConfig]):
+    """The control plane of one run."""
+
+    members = Ask(Begin, StopActors)
+
+    def prepare(self, node: Node, plan: Plan, launcher: Launcher, record: Record) -> None:
+        """Hand in what the head works with, before `begin`."""
+        self.node, self.plan, self.launcher, self.record = node, plan, launcher, record
+        self._members = node.cells[self.address.full].ports["members"]
+        self.supervisor = Supervisor(
+            [Slot(s.name, s.after, Restart(*_patience(plan, s.roles[0]))) for s in plan.slots]
+        )
+        self.beats = Beats(self.config.suspect_after_s, self.config.hung_after_s)
+        self.status: dict[str, Status] = {s.name: Status() for s in plan.slots}
+        self.arenas = Arenas()
+        self.ended: asyncio.Future[tuple[bool, str]] = asyncio.get_running_loop().create_future()
+        self._peers: dict[str, Peer] = {}
+        self._begun: dict[str, float] = {}
+        node.on_wire_error = lambda error: self.say(str(error))
+
+    # ------------------------------------------------------------ life of a run
+
+    def launch(self) -> None:
+        """Start every process, and the head's own watch."""
+        self._apply(self.supervisor.start(self.clock.now()))
+        self.spawn(self._tick(), name="tick")
+
+    async def stop_all(self, graceful: bool) -> bool:
+        """Stop every role stage by stage, then every process. True if all ended by themselves."""
+        self.supervisor.stop()
+        deadline_s = self.clock.now() + self.config.grace_s
+        for stage in self.plan.stop_order if graceful else ():
+            await asyncio.gather(
+                *(
+                    self._stop_role(slot.name, role, deadline_s)
+                    for slot in self.plan.slots
+                    for role in stage
+                    if role in slot.roles
+                )
+            )
+        for peer in self._peers.values():
+            self._tell(peer.slot, Leave())
+        clean = await self._wait_gone(min(deadline_s, self.clock.now() + 3.0) if graceful else 0.0)
+        for slot in self.launcher.alive():
+            self.launcher.kill(slot)
+        await self._wait_gone(self.clock.now() + 5.0)
+        self.arenas.close()
+        return clean
+
+    async def _stop_role(self, slot: str, role: str, deadline_s: float) -> None:
+        peer = next((p for p in self._peers.values() if p.slot.startswith(slot + "~")), None)
+        if peer is None or self.supervisor.slots[slot].state != "up":
+            return
+        self.status[slot].doing[f"{role}/{slot.rpartition('/')[2]}"] = "stopping"
+        left_s = max(0.1, deadline_s - self.clock.now())
+        try:
+            await self.members(
+                StopActors(role, graceful=True), deadline_s=left_s, to=member_of(peer.slot)
+            )
+        except AskError as error:
+            self.say(f"{role} in {slot} did not stop in order: {error}")
+
+    async def _wait_gone(self, until_s: float) -> bool:
+        while self.launcher.alive():
+            if self.clock.now() >= until_s:
+                return False
+            await self.clock.sleep(0.02)
+        return True
+
+    async def _tick(self) -> None:
+        while True:
+            await self.clock.sleep(TICK_S)
+            now_s = self.clock.now()
+            if not self.supervisor.stopping:
+                for effect in self.beats.tick(now_s):
+                    name = effect.name
+                    if isinstance(effect, Hung):
+                        doing = "; ".join(t for t in self.status[name].doing.values() if t)
+                        self.status[name].failure = (
+                            f"has not answered for {effect.silent_s:.1f} s"
+                            + (f" (last: {doing})" if doing else "")
+                        )
+                        self.say(f"{name} {self.status[name].failure}; killed")
+                        self.launcher.kill(name)
+                    else:
+                        self.say(f"{name} is silent for {effect.silent_s:.1f} s")
+            self._apply(self.supervisor.tick(now_s))
+
+    def say(self, text: str, **fields: Any) -> None:
+        """Write an event of the head itself."""
+        self.record.write("head/0", "event", self.clock.now(), {"text": text, **fields})
+
+    # ------------------------------------------------------------ what members say
+
+    @handles
+    async def join(self, request: Join) -> Joined:
+        """A process has loaded its code."""
+        peer = request.peer
+        name, _, incarnation = peer.slot.partition("~")
+        slot = self.supervisor.slots.get(name)
+        if slot is None or slot.incarnation != int(incarnation):
+            raise RealnetError(f"{peer.slot} is not expected in this run (an old incarnation?)")
+        self.node.connect(peer)
+        self._members.peer_up(member_of(peer.slot), "")
+        others = tuple(self._peers.values())
+        self._peers[peer.slot] = peer
+        self._broadcast(PeerJoined(peer), but=peer.slot)
+        self.beats.watch(name, self.clock.now())
+        self.spawn(self._joined(name, int(incarnation)), name=f"begin {name}")
+        return Joined(others)
+
+    async def _joined(self, name: str, incarnation: int) -> None:
+        self._apply(self.supervisor.joined(name, incarnation, self.clock.now()))
+
+    @handles
+    async def arena_wanted(self, request: OpenArena) -> ArenaOpened:
+        """Somebody wants shared memory on this host."""
+        return ArenaOpened(self.arenas.open(request.name, request.num_bytes))
+
+    @handles
+    async def beat(self, record: Beat) -> None:
+        """The loop of a process is alive, and this is what its actors do."""
+        name = record.slot.partition("~")[0]
+        for recovered in self.beats.beat(name, self.clock.now()):
+            self.say(f"{name} answers again after {recovered.silent_s:.1f} s")
+        status = self.status[name]
+        for doing in record.doing:
+            status.doing[doing.actor] = doing.text
+            status.waits[doing.actor] = doing.waits
+            self.record.busy.add(doing.actor, [(s.start_s, s.end_s, s.label) for s in doing.spans])
+
+    @handles
+    async def observed(self, record: Observed) -> None:
+        """Rows for the files."""
+        for row in record.rows:
+            self.record.write(row.actor, row.kind, row.time_s, json.loads(row.row))
+
+    @handles
+    async def failed(self, record: Failed) -> None:
+        """An actor raised; its process ends by itself a moment later."""
+        name = record.slot.partition("~")[0]
+        self.status[name].failure = record.text
+        self.record.write(
+            record.actor,
+            "event",
+            self.clock.now(),
+            {"text": f"{record.actor} failed: {record.text}", "trace": record.trace},
+        )
+        if record.fatal:
+            self._end(False, f"{record.actor}: {record.text}")
+
+    @handles
+    async def finish_run(self, record: Finish) -> None:
+        """A role says that the run has reached its end."""
+        self._end(True, record.text)
+
+    def _end(self, well: bool, text: str) -> None:
+        if not self.ended.done():
+            self.ended.set_result((well, text))
+
+    # ------------------------------------------------------------ effects
+
+    def _apply(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Spawn):
+                self._spawn_slot(effect)
+            elif isinstance(effect, BeginSlot):
+                self.spawn(self._begin(effect.slot), name=f"begin {effect.slot}")
+            elif isinstance(effect, Up):
+                self._up(effect)
+            elif isinstance(effect, Down):
+                self._down(effect)
+            elif isinstance(effect, GiveUp):
+                failure = self.status[effect.slot].failure
+                self._end(False, f"{effect.slot} cannot go on: {failure or effect.why}")
+
+    def _spawn_slot(self, effect: Spawn) -> None:
+        slot, incarnation = effect
+
+        def exited(how: str) -> None:
+            failure = self.status[slot].failure
+            why = f"{failure} ({how})" if failure else how
+            self._apply(self.supervisor.exited(slot, incarnation, self.clock.now(), why))
+
+        self.status[slot] = Status()
+        self.status[slot].pid = self.launcher.spawn(slot, incarnation, exited)
+        if incarnation > 1:
+            times = self.supervisor.slots[slot].restarts
+            self.say(f"{slot} is started again (restart {times})", slot=slot, restart=times)
+
+    async def _begin(self, slot: str) -> None:
+        incarnation = self.supervisor.slots[slot].incarnation
+        full = f"{slot}~{incarnation}"
+        try:
+            await self.members(Begin(), deadline_s=1e6, to=member_of(full))
+        except AskError:
+            return  # it failed or died; its exit tells the rest
+        self._apply(self.supervisor.ready(slot, incarnation, self.clock.now()))
+
+    def _up(self, effect: Up) -> None:
+        full = f"{effect.slot}~{effect.incarnation}"
+        peer = self._peers[full]
+        self._peers[full] = Peer(peer.slot, peer.endpoint, peer.actors, up=True)
+        self._broadcast(PeerUp(full))
+
+    def _down(self, effect: Down) -> None:
+        full = f"{effect.slot}~{effect.incarnation}"
+        self.beats.forget(effect.slot)
+        self._peers.pop(full, None)
+        self._members.peer_down(member_of(full))
+        self.node.peer_down(full)
+        if not self.supervisor.stopping:
+            self.say(f"{effect.slot} died: {effect.why}", slot=effect.slot)
+        self._broadcast(PeerDown(full, effect.why))
+
+    def _broadcast(self, record: Message, but: str = "") -> None:
+        for slot in self._peers:
+            if slot != but:
+                self._tell(slot, record)
+
+    def _tell(self, slot: str, record: Message) -> None:
+        self.members.tell(record, to=member_of(slot))
+
+    # ------------------------------------------------------------ as the owner of its node
+
+    def actor_failed(self, address: Any, error: BaseException) -> None:
+        """The head itself raised: a bug of realnet; end the run and show it."""
+        self._end(False, f"the head failed: {error!r}")
+        raise error
+
+    def actor_finished(self, address: Any, text: str) -> None:
+        """A role that lives in the head's own process says that the run has reached its end."""
+        self._end(True, text)
+
+    async def open_arena(self, name: str, slot_bytes: int, slots: int) -> str:
+        """A role that lives in the head's own process wants shared memory."""
+        return self.arenas.open(name, slot_bytes * slots)
+
+
+def _patience(plan: Plan, role: str) -> tuple[int, float]:
+    planned = plan.roles[role]
+    return planned.restarts, planned.restart_per_s

@@ -1,0 +1,82 @@
+"""Runs every process of a plan inside one loop, over the memory transport.
+
+The same nodes, members and codec as real processes, without processes: for tests, and for stepping
+through a topology with a debugger. Killing a slot drops its node in the middle of what it does.
+
+Knows nothing of roles. Called by `head.py` through its `Launcher` protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from realnet.member import make_member, run_info
+from realnet.node import Node
+from realnet.topology.plan import Plan
+from realnet.transport.memory import MemoryNetwork
+
+
+class _Slot:
+    def __init__(self, node: Node, task: asyncio.Task[None], exited: Callable[[str], None]):
+        self.node = node
+        self.task = task
+        self.exited = exited
+
+
+class InlineLauncher:
+    """The slots that live in this loop."""
+
+    def __init__(self, plan: Plan, folder: Path, network: MemoryNetwork, head_endpoint: str):
+        self._plan = plan
+        self._folder = folder
+        self._network = network
+        self._endpoint = head_endpoint
+        self._slots: dict[str, _Slot] = {}
+
+    def spawn(self, slot: str, incarnation: int, exited: Callable[[str], None]) -> int:
+        """Start a slot as a node of this loop."""
+        transport = self._network.transport(f"{slot}~{incarnation}")
+        info = run_info(self._plan, self._folder, 1, False)
+        node = Node(f"{slot}~{incarnation}", transport, info, self._plan.wires)
+        task = asyncio.get_running_loop().create_task(self._live(node, slot, incarnation))
+        self._slots[slot] = _Slot(node, task, exited)
+        return 0
+
+    async def _live(self, node: Node, slot: str, incarnation: int) -> None:
+        planned = next(s for s in self._plan.slots if s.name == slot)
+        member = make_member(node, self._plan, planned, incarnation)
+        for cls in member.classes.values():
+            cls.preload()
+        node.listen()
+        await member.join(self._endpoint)
+        await member.left.wait()
+        node.flush()
+        self._drop(slot, "exit code 1" if member.failed else "exit code 0")
+
+    def kill(self, slot: str) -> None:
+        """Drop a slot at once."""
+        if slot in self._slots:
+            self._drop(slot, "killed by SIGKILL")
+
+    def alive(self) -> list[str]:
+        """The slots that have not ended."""
+        return list(self._slots)
+
+    def _drop(self, slot: str, how: str) -> None:
+        gone = self._slots.pop(slot)
+        gone.node.owner = None  # its last words reach nobody
+        gone.node.closed = True
+        gone.node.transport.close()
+        current = asyncio.current_task()
+        for cell in gone.node.cells.values():
+            for task in list(cell._tasks):
+                if task is not current:
+                    task.cancel()
+            cell.calls.close()
+            if cell._threads is not None:
+                cell._threads.shutdown(wait=False, cancel_futures=True)
+        if gone.task is not current:
+            gone.task.cancel()
+        asyncio.get_running_loop().call_soon(gone.exited, how)

@@ -1,0 +1,294 @@
+"""A member: the process of one slot, from its start to its end.
+
+`python -m realnet.member` is started by a launcher with a run folder, a slot and an incarnation.
+It loads the role classes, joins the head, starts its actors when told, beats, reports and leaves.
+It dies with its parent, whatever it is doing (PR_SET_PDEATHSIG).
+
+Knows nothing of what roles do. `MemberActor` is what the head talks to; it also runs inside one
+process beside others (`launch/inline.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from realnet.actor import Actor, RunInfo
+from realnet.address import Address, parse_address
+from realnet.cell import Cell
+from realnet.config import Config, read_table
+from realnet.control import (
+    HEAD,
+    HEAD_SLOT,
+    Beat,
+    Begin,
+    Doing,
+    Failed,
+    Finish,
+    Join,
+    Leave,
+    Observed,
+    OpenArena,
+    Peer,
+    PeerDown,
+    PeerJoined,
+    PeerUp,
+    Span,
+    StopActors,
+)
+from realnet.errors import ConfigError, RealnetError
+from realnet.message import Nothing, schema_hash
+from realnet.node import Node
+from realnet.ports import Ask, handles
+from realnet.topology.kinds import load_kind
+from realnet.topology.plan import Plan, SlotPlan, read_plan
+from realnet.topology.resolve import shared_values
+
+BEAT_S = 0.25
+EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
+_PR_SET_PDEATHSIG = 1
+
+
+class MemberConfig(Config):
+    """Nothing to configure: the plan says it all."""
+
+
+class MemberActor(Actor[MemberConfig]):
+    """What the head talks to in every process. `left` is set when the process may end."""
+
+    head = Ask(Join, OpenArena)
+
+    node: Node
+    plan: Plan
+    slot: SlotPlan
+    classes: dict[str, type[Actor[Any]]]
+
+    def prepare(self, node: Node, plan: Plan, slot: SlotPlan, cell: Cell) -> None:
+        """Hand in what the process knows, before `join`."""
+        self.node, self.plan, self.slot = node, plan, slot
+        self._cell = cell
+        self.left = asyncio.Event()
+        self.failed = False
+        self.classes = {
+            r: load_kind(plan.roles[r].kind, Path(plan.base), f"plan.json: roles.{r}")
+            for r in slot.roles
+        }
+        self._role_cells: dict[str, Cell] = {}
+        node.owner = self
+
+    @property
+    def _slot_full(self) -> str:
+        return f"{self.slot.name}~{self.address.incarnation}"
+
+    def _actor(self, role: str) -> Address:
+        return Address(role, self.slot.index, self.address.incarnation)
+
+    async def join(self, head_endpoint: str) -> None:
+        """Say hello to the head and learn who else is there."""
+        self.node.connect(Peer(HEAD_SLOT, head_endpoint, (HEAD,)))
+        self._cell.ports["head"].peer_up(HEAD, "")
+        actors = tuple(self._actor(r).full for r in self.slot.roles)
+        me = Peer(self._slot_full, self.node.transport.endpoint, actors)
+        kinds = {t for c in self.classes.values() for t in _wire_types(c)}
+        schemas = {t.__name__: schema_hash(t) for t in kinds}
+        joined = await self.head(Join(me, os.getpid(), schemas), deadline_s=30.0)
+        for peer in joined.peers:
+            self.node.connect(peer)
+            if peer.up:
+                self.node.peer_up(peer.slot)
+        self.spawn(self._beat(), name="beat")
+
+    # ------------------------------------------------------------ the head's orders
+
+    @handles
+    async def begin(self, request: Begin) -> Nothing:
+        """Make and start the actors of this process."""
+        for role in self.slot.roles:
+            planned = self.plan.roles[role]
+            cls = self.classes[role]
+            config = read_table(cls.Config, planned.config, f"plan.json: roles.{role}")
+            shared = shared_values(cls, planned.policy, self.plan.shared)
+            cell = self.node.add(cls, self._actor(role), config, shared)
+            self._role_cells[role] = cell
+        for cell in self._role_cells.values():
+            try:
+                await cell.actor.start()
+            except Exception as error:
+                self.actor_failed(cell.address, error)
+                raise
+        return Nothing()
+
+    @handles
+    async def peer_joined(self, record: PeerJoined) -> None:
+        """Another process can be reached."""
+        self.node.connect(record.peer)
+
+    @handles
+    async def peer_up(self, record: PeerUp) -> None:
+        """Another process is up; or this one is, and everybody knows."""
+        if record.slot != self._slot_full:
+            self.node.peer_up(record.slot)
+            return
+        self.node.local_up([c.address.full for c in self._role_cells.values()])
+        for cell in self._role_cells.values():
+            cell.begin_run()
+
+    @handles
+    async def peer_down(self, record: PeerDown) -> None:
+        """Another process is dead."""
+        self.node.peer_down(record.slot)
+
+    @handles
+    async def stop_actors(self, request: StopActors) -> Nothing:
+        """Drain (if graceful) and stop the actor of one role."""
+        cell = self._role_cells.pop(request.role, None)
+        if cell is not None:
+            await cell.end(request.graceful)
+            self._report()
+            self.node.remove(cell)
+        return Nothing()
+
+    @handles
+    async def leave(self, record: Leave) -> None:
+        """End the process."""
+        self._report()
+        self.left.set()
+
+    # ------------------------------------------------------------ what the node's actors want
+
+    def actor_failed(self, address: Address, error: BaseException) -> None:
+        """An actor raised: tell the head once, then end the process. It is restarted as a whole."""
+        if self.failed:
+            return
+        self.failed = True
+        trace = "".join(traceback.format_exception(error))
+        print(trace, file=sys.stderr, flush=True)  # noqa: T201
+        text = str(error) if isinstance(error, RealnetError) else f"{type(error).__name__}: {error}"
+        fatal = isinstance(error, ConfigError)
+        self._report()
+        self.head.tell(Failed(self._slot_full, str(address), text, trace, fatal))
+        self._leave_in(0.2)
+
+    def _leave_in(self, seconds: float) -> None:
+        """Leave a moment later, so that the last words get out."""
+        asyncio.get_running_loop().call_later(seconds, self.left.set)
+
+    def actor_finished(self, address: Address, text: str) -> None:
+        """An actor says that the run is done."""
+        self._report()
+        self.head.tell(Finish(str(address), text))
+
+    async def open_arena(self, name: str, slot_bytes: int, slots: int) -> str:
+        """Ask the agent of this host for shared memory."""
+        opened = await self.head(OpenArena(name, slot_bytes * slots), deadline_s=60.0)
+        return opened.path
+
+    # ------------------------------------------------------------ beats
+
+    async def _beat(self) -> None:
+        due_s = self.clock.now()
+        while True:
+            due_s = max(due_s + BEAT_S, self.clock.now())
+            await self.clock.sleep(due_s - self.clock.now())
+            self._report(lag_s=max(0.0, self.clock.now() - due_s))
+
+    def _report(self, lag_s: float = 0.0) -> None:
+        doing = tuple(
+            Doing(
+                str(cell.address),
+                cell.doing,
+                tuple(self.node.waits.of(str(cell.address))[:3]),
+                tuple(Span(a, b, label) for a, b, label in cell.take_busy_spans()),
+            )
+            for cell in self._role_cells.values()
+        )
+        self.head.tell(Beat(self._slot_full, lag_s, doing))
+        rows = self.node.observations
+        while rows:
+            batch = tuple(rows.popleft() for _ in range(min(len(rows), 500)))
+            self.head.tell(Observed(batch))
+
+
+def _wire_types(cls: type[Actor[Any]]) -> list[Any]:
+    from realnet.ports import declared_ports
+
+    return [t for port in declared_ports(cls).values() for t in port.types]
+
+
+def make_member(node: Node, plan: Plan, slot: SlotPlan, incarnation: int) -> MemberActor:
+    """Put the member actor into a node."""
+    address = parse_address(f"@{slot.name}/0~{incarnation}")
+    cell = node.add(MemberActor, address, MemberConfig())
+    member = cell.actor
+    assert isinstance(member, MemberActor)
+    member.prepare(node, plan, slot, cell)
+    return member
+
+
+def run_info(plan: Plan, folder: Path, attempt: int, resumed: bool) -> RunInfo:
+    """Return what actors are told of the run."""
+    return RunInfo(plan.name, folder, attempt, resumed, Path(plan.base))
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent dies."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before we asked
+        os._exit(EXIT_FAILED)
+
+
+async def _main(folder: Path, slot_name: str, incarnation: int, head_endpoint: str) -> int:
+    from realnet.transport.zmq import ZmqTransport
+
+    plan = read_plan(folder)
+    if plan.digest() != os.environ["REALNET_PLAN"]:
+        raise ConfigError(f"{folder}/plan.json is not the plan that this run was started with")
+    slot = next(s for s in plan.slots if s.name == slot_name)
+    sockets = Path(head_endpoint.removeprefix("ipc://")).parent
+    transport = ZmqTransport(sockets, f"{slot_name.replace('/', '.')}.{incarnation}")
+    info = run_info(
+        plan, folder, int(os.environ["REALNET_ATTEMPT"]), os.environ["REALNET_RESUMED"] == "1"
+    )
+    node = Node(f"{slot_name}~{incarnation}", transport, info, plan.wires)
+    member = make_member(node, plan, slot, incarnation)
+    for cls in member.classes.values():
+        cls.preload()
+    node.listen()
+    await member.join(head_endpoint)
+    await member.left.wait()
+    node.flush()
+    node.closed = True
+    transport.close()
+    return EXIT_FAILED if member.failed else EXIT_OK
+
+
+def main(argv: Sequence[str]) -> int:
+    """Entry point of the process: FOLDER SLOT INCARNATION HEAD_ENDPOINT PARENT_PID."""
+    folder, slot, incarnation, endpoint, parent = argv
+    die_with_parent(int(parent))
+    for number in (signal.SIGINT, signal.SIGTERM):  # the head decides when we stop
+        signal.signal(number, signal.SIG_IGN)
+    import uvloop
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_main(Path(folder), slot, int(incarnation), endpoint))
+    except ConfigError as error:
+        print(error, file=sys.stderr, flush=True)  # noqa: T201
+        return EXIT_CONFIG
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads of libraries (a compute step that is under way) must not hold the process.
+    os._exit(code)

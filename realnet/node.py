@@ -1,0 +1,301 @@
+"""A node: the actors of one process, and the links to other processes.
+
+It routes operations between local cells and links, coalesces all packets for one peer into one
+batch a turn, and keeps for later what comes from a peer that it has not been told of yet. It hears
+of peers (joined, up, down) from its member actor or head, which owns it.
+
+Knows nothing of how processes are started, of topologies' text, or of sockets beyond `Transport`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from realnet import wire
+from realnet.actor import Actor, Clock, RunInfo
+from realnet.address import Address, parse_address
+from realnet.cell import Cell
+from realnet.codec import Codec, Frame
+from realnet.config import Config, Shared
+from realnet.control import Observation, Peer, member_of
+from realnet.errors import WireError
+from realnet.topology.plan import WirePlan
+from realnet.transport import Transport
+from realnet.waits import Waits
+
+MAX_EARLY = 20_000
+FLUSH_BYTES = 1 << 20
+_NEEDS_UP = wire.Backlog | wire.Item | wire.Grant | wire.Ack | wire.Value
+
+
+class Owner(Protocol):
+    """Whoever owns a node: its member actor, or the head."""
+
+    def actor_failed(self, address: Address, error: BaseException) -> None: ...
+    def actor_finished(self, address: Address, text: str) -> None: ...
+    async def open_arena(self, name: str, slot_bytes: int, slots: int) -> str: ...
+
+
+class _Link:
+    """What is waiting to go to one peer at the end of this turn."""
+
+    def __init__(self) -> None:
+        self.packets: list[wire.Packet] = []
+        self.frames: list[Frame] = []
+        self.bytes = 0
+        self.number = 0
+        self.scheduled = False
+
+
+class Node:
+    """One process's share of a run."""
+
+    def __init__(
+        self,
+        slot: str,
+        transport: Transport,
+        run_info: RunInfo,
+        wires: Sequence[WirePlan] = (),
+        *,
+        now: Callable[[], float] = time.monotonic,
+        force_codec: bool = False,
+    ):
+        self.slot = slot
+        self.transport = transport
+        self.run_info = run_info
+        self.codec = Codec()
+        self.clock = Clock(now)
+        self.waits = Waits(now)
+        self.cells: dict[str, Cell] = {}
+        self.owner: Owner | None = None
+        self.observations: deque[Observation] = deque(maxlen=50_000)
+        self.on_wire_error: Callable[[WireError], None] | None = None
+        self._force_codec = force_codec
+        self._wires = list(wires)
+        self._links: dict[str, _Link] = {}
+        self._peers: dict[str, Peer] = {}
+        self._up: set[str] = set()
+        self._dead: set[str] = set()
+        self._slot_of: dict[str, str] = {}
+        self._early: dict[str, deque[tuple[wire.Packet, list[Frame]]]] = {}
+        self._numbers: dict[str, int] = {}
+        self.closed = False
+
+    def listen(self) -> None:
+        """Start to receive."""
+        self.transport.listen(self._receive)
+
+    # ------------------------------------------------------------ cells
+
+    def add(
+        self,
+        actor_class: type[Actor[Any]],
+        address: Address,
+        config: Config,
+        shared: dict[type[Shared], Any] | None = None,
+    ) -> Cell:
+        """Put an actor into this process."""
+        cell = Cell(self, actor_class, address, config, shared or {})
+        self.cells[address.full] = cell
+        self._slot_of[address.full] = self.slot
+        for peer in self._peers.values():
+            if peer.slot in self._up:
+                self._wire(peer, only=cell)
+        return cell
+
+    def remove(self, cell: Cell) -> None:
+        """Take an actor out of this process."""
+        self.cells.pop(cell.address.full, None)
+        self._slot_of.pop(cell.address.full, None)
+
+    def is_local(self, peer: str) -> bool:
+        """Tell whether a peer's records need no codec."""
+        return peer in self.cells and not self._force_codec
+
+    # ------------------------------------------------------------ peers
+
+    def connect(self, peer: Peer) -> None:
+        """A process can be reached; its actors may call and be called."""
+        if peer.slot in self._peers or peer.slot == self.slot or peer.slot in self._dead:
+            return
+        self._peers[peer.slot] = peer
+        for actor in (*peer.actors, member_of(peer.slot), peer.slot):
+            self._slot_of[actor] = peer.slot
+        self.transport.connect(peer.slot, peer.endpoint)
+        self._links.setdefault(peer.slot, _Link())
+        self._replay(peer.slot)
+
+    def peer_up(self, slot: str) -> None:
+        """The actors of a process are up: tell the ports that are wired to them."""
+        peer = self._peers.get(slot)
+        if peer is not None and slot not in self._up:
+            self._up.add(slot)
+            self._wire(peer)
+            self._replay(slot)
+
+    def local_up(self, addresses: Sequence[str]) -> None:
+        """The actors of this process are up: wire them to each other."""
+        self._wire(Peer(self.slot, "", tuple(addresses)))
+
+    def peer_down(self, slot: str) -> None:
+        """An incarnation is dead: its ports, open calls and links go."""
+        self._dead.add(slot)
+        self._early.pop(slot, None)
+        peer = self._peers.pop(slot, None)
+        if peer is None:
+            return
+        self._up.discard(slot)
+        self._links.pop(slot, None)
+        self.transport.disconnect(slot)
+        gone = (*peer.actors, member_of(slot))
+        for actor in gone:
+            self._slot_of.pop(actor, None)
+        for cell in list(self.cells.values()):
+            for actor in gone:
+                for port in cell.ports.values():
+                    if actor in port.peers:
+                        port.peer_down(actor)
+                cell.serving.peer_down(actor)
+
+    def _wire(self, peer: Peer, only: Cell | None = None) -> None:
+        for cell in [only] if only else list(self.cells.values()):
+            mine = cell.address.role
+            for actor in peer.actors:
+                theirs = parse_address(actor).role
+                for w in self._wires:
+                    if w.from_role == mine and w.to_role == theirs and w.from_port in cell.ports:
+                        cell.ports[w.from_port].peer_up(actor, w.to_port)
+                    if w.to_role == mine and w.from_role == theirs and w.to_port in cell.ports:
+                        cell.ports[w.to_port].peer_up(actor, w.from_port)
+
+    # ------------------------------------------------------------ routing
+
+    def route(self, packet: wire.Packet, frames: Sequence[Frame]) -> None:
+        """Send one operation to where its actor lives; to a dead one it is dropped."""
+        cell = self.cells.get(packet.to)
+        if cell is not None:
+            asyncio.get_running_loop().call_soon(cell.receive, packet, frames)
+            return
+        slot = self._slot_of.get(packet.to)
+        link = self._links.get(slot) if slot is not None else None
+        if slot is None or link is None:
+            return
+        link.packets.append(packet)
+        link.frames.extend(frames)
+        link.bytes += sum(len(f) for f in frames) + _body_bytes(packet.op)
+        if link.bytes > FLUSH_BYTES:
+            self._flush(slot)
+        elif not link.scheduled:
+            link.scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush, slot)
+
+    def _flush(self, slot: str) -> None:
+        link = self._links.get(slot)
+        if link is None:
+            return
+        link.scheduled = False
+        if not link.packets or self.closed:
+            return
+        packets, link.packets = link.packets, []
+        frames, link.frames = link.frames, []
+        link.bytes = 0
+        link.number += 1
+        header = self.codec.encode_batch(
+            wire.Batch(wire.PROTOCOL, self.run_info.name, self.slot, link.number, packets)
+        )
+        self.transport.send(slot, [header, *frames])
+
+    def flush(self) -> None:
+        """Send what waits, now (before a process ends)."""
+        for slot in list(self._links):
+            self._flush(slot)
+
+    def _receive(self, frames: list[Frame]) -> None:
+        try:
+            batch = self.codec.decode_batch(frames)
+            if batch.run != self.run_info.name:
+                raise WireError(
+                    f"{batch.sender} belongs to run {batch.run!r}, this is {self.run_info.name!r}"
+                )
+            if batch.sender in self._dead:
+                return
+            expected = self._numbers.get(batch.sender, 0) + 1
+            if batch.number < expected:
+                return  # a repeated batch
+            if batch.number > expected:
+                raise WireError(
+                    f"{batch.number - expected} batches from {batch.sender} were lost on the link"
+                )
+            self._numbers[batch.sender] = batch.number
+        except WireError as error:
+            if self.on_wire_error is not None:
+                self.on_wire_error(error)
+            return
+        at = 1
+        for packet in batch.packets:
+            count = _num_frames(packet.op)
+            self._take(batch.sender, packet, frames[at : at + count])
+            at += count
+
+    def _take(self, sender_slot: str, packet: wire.Packet, frames: list[Frame]) -> None:
+        known = sender_slot in self._peers or packet.to.startswith(("head/", "@"))
+        if not known or (isinstance(packet.op, _NEEDS_UP) and sender_slot not in self._up):
+            early = self._early.setdefault(sender_slot, deque(maxlen=MAX_EARLY))
+            early.append((packet, frames))
+            return
+        cell = self.cells.get(packet.to)
+        if cell is not None:
+            cell.receive(packet, frames)
+
+    def _replay(self, slot: str) -> None:
+        early = self._early.pop(slot, None)
+        for packet, frames in early or ():
+            self._take(slot, packet, frames)
+
+    # ------------------------------------------------------------ reports
+
+    def failed(self, address: Address, error: BaseException) -> None:
+        """An actor raised."""
+        if self.owner is not None:
+            self.owner.actor_failed(address, error)
+
+    def finish(self, address: Address, text: str) -> None:
+        """An actor says that the run is done."""
+        if self.owner is not None:
+            self.owner.actor_finished(address, text)
+
+    def observe(self, address: Address, kind: str, row: dict[str, Any]) -> None:
+        """Keep a row until the next beat takes it to the head."""
+        text = msgspec.json.encode(row, enc_hook=_plain).decode()
+        self.observations.append(Observation(str(address), kind, self.clock.now(), text))
+
+    async def arena(self, name: str, slot_bytes: int, slots: int) -> str:
+        """Get shared memory of this host."""
+        assert self.owner is not None
+        return await self.owner.open_arena(name, slot_bytes, slots)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    item = getattr(value, "item", None)  # numpy and torch scalars
+    if callable(item):
+        return item()
+    return str(value)
+
+
+def _num_frames(op: wire.AnyOp) -> int:
+    body = getattr(op, "body", None)
+    return body.frames if body is not None else 0
+
+
+def _body_bytes(op: wire.AnyOp) -> int:
+    raw = getattr(getattr(op, "body", None), "raw", None)
+    return len(memoryview(raw)) if raw is not None else 32

@@ -1,0 +1,155 @@
+"""One run from start to end: folder, head, processes, signals, the last message.
+
+Knows nothing of what roles do: the view and the report are named by the topology. Called by the
+command line (`cli.py`) and by tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from realnet.address import parse_address
+from realnet.control import HEAD, HEAD_SLOT
+from realnet.head import Head, HeadConfig
+from realnet.launch.inline import InlineLauncher
+from realnet.launch.local import LocalLauncher
+from realnet.member import run_info
+from realnet.node import Node
+from realnet.observe.record import Record
+from realnet.observe.view import View
+from realnet.runfolder import RunFolder
+from realnet.topology.kinds import load_object
+from realnet.topology.plan import Plan, write_plan
+from realnet.transport.memory import MemoryNetwork
+
+VIEW_S = 0.5
+INTERRUPTED = 130
+
+
+class Outcome(NamedTuple):
+    """How a run ended. `code` is the exit code: 0 well, 1 failed, 130 interrupted."""
+
+    code: int
+    text: str
+
+
+async def run_plan(plan: Plan, folder: RunFolder, view: View, *, inline: bool = False) -> Outcome:
+    """Run a plan to its end and return how it ended. The folder stays the caller's to close."""
+    write_plan(plan, folder.path)
+    started_s = time.monotonic()
+    record = Record(folder.path, started_s, folder.attempt)
+    record.watchers.append(view.row)
+    info = run_info(plan, folder.path, folder.attempt, folder.resumed)
+    if inline:
+        network = MemoryNetwork()
+        node = Node(HEAD_SLOT, network.transport("head"), info)
+    else:
+        from realnet.transport.zmq import ZmqTransport
+
+        node = Node(HEAD_SLOT, ZmqTransport(folder.sockets, "head"), info)
+    endpoint = node.transport.endpoint
+    launcher = (
+        InlineLauncher(plan, folder.path, network, endpoint)
+        if inline
+        else LocalLauncher(plan, folder.path, folder.logs, endpoint, folder.attempt, folder.resumed)
+    )
+    config = HeadConfig(
+        suspect_after_s=float(plan.run["suspect"]),
+        hung_after_s=float(plan.run["hung"]),
+        grace_s=float(plan.run["grace"]),
+    )
+    cell = node.add(Head, parse_address(HEAD), config)
+    head = cell.actor
+    assert isinstance(head, Head)
+    head.prepare(node, plan, launcher, record)
+    node.owner = head
+    node.listen()
+    view.start(plan, head)
+    try:
+        outcome = await _watch(head, view)
+    finally:
+        view.stop()
+        await cell.end(graceful=False)
+        _write_busy(record, folder.path, started_s)
+        record.close()
+        node.closed = True
+        node.transport.close(0.2)
+    _report(plan, folder.path, view)
+    return outcome
+
+
+async def _watch(head: Head, view: View) -> Outcome:
+    """Wait for the end of the run or a signal; stop everything; say how it was."""
+    loop = asyncio.get_running_loop()
+    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, signals.put_nowait, number)
+    try:
+        head.launch()
+        asked = asyncio.ensure_future(signals.get())
+        drawing = asyncio.ensure_future(_draw(view))
+        either: set[asyncio.Future[Any]] = {asked, head.ended}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        graceful, outcome = _what_now(head, asked)
+        head.say(outcome.text if not graceful else f"stopping: {outcome.text}")
+        asked = asked if not asked.done() else asyncio.ensure_future(signals.get())
+        stopping = asyncio.ensure_future(head.stop_all(graceful))
+        either = {asked, stopping}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():  # a second signal: at once
+            stopping.cancel()
+            await asyncio.gather(stopping, return_exceptions=True)
+            await head.stop_all(graceful=False)
+            outcome = Outcome(INTERRUPTED, "stopped at once: asked a second time")
+        else:
+            stopping.result()
+        asked.cancel()
+        drawing.cancel()
+        await asyncio.gather(asked, drawing, return_exceptions=True)
+        return outcome
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+def _what_now(head: Head, asked: asyncio.Future[signal.Signals]) -> tuple[bool, Outcome]:
+    """Return whether to drain, and the outcome as far as it is known."""
+    if head.ended.done():
+        well, text = head.ended.result()
+        return well, Outcome(0 if well else 1, text)
+    return True, Outcome(INTERRUPTED, f"asked to stop ({asked.result().name})")
+
+
+async def _draw(view: View) -> None:
+    while True:
+        view.draw()
+        await asyncio.sleep(VIEW_S)
+
+
+def _write_busy(record: Record, folder: Path, started_s: float) -> None:
+    """Write who was busy when, for the report; seconds since the start of this attempt."""
+    spans: dict[str, Any] = {
+        actor: [[round(a - started_s, 3), round(b - started_s, 3)] for a, b in mine]
+        for actor, mine in record.busy.spans.items()
+    }
+    labels = {
+        actor: {label: round(s, 3) for label, s in by.items()}
+        for actor, by in record.busy.seconds.items()
+    }
+    (folder / "busy.json").write_text(json.dumps({"spans": spans, "seconds": labels}))
+
+
+def _report(plan: Plan, folder: Path, view: View) -> None:
+    reference = str(plan.run.get("report", ""))
+    if reference:
+        try:
+            path = load_object(reference, Path(plan.base), "[run].report")(folder)
+        except Exception as error:  # a report that fails must not spoil a run that went well
+            view.say(f"the report could not be written: {error!r}")
+        else:
+            view.say(f"report: {path}")

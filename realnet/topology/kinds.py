@@ -1,0 +1,88 @@
+"""From the `kind` of a role to its class.
+
+A kind is a short name that an installed package registered (entry point group "realnet.kinds"),
+"pkg.mod:Class", or "file.py:Class" beside the topology. It comes from the topology file on disk
+only, never from a message.
+
+Knows nothing of wires. Called by `resolve.py`, and by a process that reads a plan.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from realnet.actor import Actor
+from realnet.errors import LostReference, listed, nearest
+
+GROUP = "realnet.kinds"
+
+
+def registered_kinds() -> dict[str, str]:
+    """Return short name -> "pkg.mod:Class" of every registered kind."""
+    return {point.name: point.value for point in entry_points(group=GROUP)}
+
+
+def load_kind(kind: str, base: Path, where: str) -> type[Actor[Any]]:
+    """Return the role class; `where` opens the complaint when there is none."""
+    spelled = kind
+    if ":" not in kind:
+        known = registered_kinds()
+        if kind not in known:
+            raise LostReference(
+                f'{where}: no role kind is called "{kind}".{nearest(kind, known)} '
+                f'Known kinds: {listed(known)}; your own is kind = "file.py:Class"'
+            )
+        spelled = known[kind]
+    target = load_object(spelled, base, where)
+    if not (isinstance(target, type) and issubclass(target, Actor)):
+        raise LostReference(f'{where}: "{kind}" is no role: {target!r} is not an Actor class')
+    return target
+
+
+def load_object(reference: str, base: Path, where: str) -> Any:
+    """Return what "pkg.mod:name" or "file.py:name" names."""
+    place, _, name = reference.partition(":")
+    if not name:
+        raise LostReference(f'{where}: "{reference}": write "pkg.mod:name" or "file.py:name"')
+    module = _from_file(base / place, where) if place.endswith(".py") else _from_name(place, where)
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        known = [n for n in vars(module) if not n.startswith("_")]
+        raise LostReference(f'{where}: {place} has no "{name}".{nearest(name, known)}') from None
+
+
+def _from_file(path: Path, where: str) -> ModuleType:
+    if not path.is_file():
+        beside = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise LostReference(f"{where}: no file {path}.{nearest(path.name, beside)}")
+    name = f"realnet_user_{path.stem}"
+    known = sys.modules.get(name)
+    if known is not None and getattr(known, "__file__", None) == str(path):
+        return known  # one file is one module, or its classes would exist twice
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise LostReference(f"{where}: {path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise LostReference(f"{where}: {path} cannot be loaded: {error!r}") from error
+    return module
+
+
+def _from_name(place: str, where: str) -> ModuleType:
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        raise LostReference(
+            f"{where}: there is no module {error.name}; is its package installed?"
+        ) from None
