@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 from realnet import Actor, Ask, Config, StateIn, doc
@@ -65,16 +66,15 @@ class Evaluator(Actor[EvaluatorConfig]):
         import realnet.roles.models.reference  # noqa: F401
 
     @classmethod
-    def check(cls, config: EvaluatorConfig, shared: dict[type[Shared], Any], base: Any) -> None:
+    def check(cls, config: EvaluatorConfig, shared: dict[type[Shared], Any], base: Path) -> None:
         """Refuse held-out tasks that cannot be read, or none at all."""
         del config
-        held_out = {name: task for name, task in shared[Task].items() if task.use == "eval"}
-        if not held_out:
+        if not any(task.use == "eval" for task in shared[Task].values()):
             raise ConfigError(
                 "[roles.evaluator]: there is nothing to measure. Write a [tasks.X] with "
                 'use = "eval", or take the role out: evaluator = false'
             )
-        check_tasks(held_out, base)
+        check_tasks(shared[Task], base, use="eval")
 
     async def start(self) -> None:
         """Open tasks and tokenizer, and read the held-out problems."""

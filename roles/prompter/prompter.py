@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from pathlib import Path
 from typing import Annotated, Any
 
 from realnet import Actor, Ask, Config, Outlet, StateIn, doc
@@ -54,10 +55,10 @@ class Prompter(Actor[PrompterConfig]):
         import realnet.roles.models.reference  # noqa: F401
 
     @classmethod
-    def check(cls, config: PrompterConfig, shared: dict[type[Shared], Any], base: Any) -> None:
-        """Refuse tasks whose data, template or answer cannot be read."""
+    def check(cls, config: PrompterConfig, shared: dict[type[Shared], Any], base: Path) -> None:
+        """Refuse tasks to train on whose data, template or answer cannot be read, or none."""
         del config
-        check_tasks(shared[Task], base)
+        check_tasks(shared[Task], base, use="train")
 
     async def start(self) -> None:
         """Open tasks and tokenizer."""

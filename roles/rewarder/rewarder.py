@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 from realnet import Actor, Config, Delivery, Inlet, Outlet, doc, handles
@@ -41,7 +42,7 @@ class Rewarder(Actor[RewarderConfig]):
     scored = Outlet(Scored)
 
     @classmethod
-    def check(cls, config: RewarderConfig, shared: dict[type[Shared], Any], base: Any) -> None:
+    def check(cls, config: RewarderConfig, shared: dict[type[Shared], Any], base: Path) -> None:
         """Refuse rewards that are not there. Imports none of them."""
         del config
         problems: list[str] = []

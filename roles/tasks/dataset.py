@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from realnet.errors import ConfigError, listed, nearest
 from realnet.roles.messages import Task
@@ -143,9 +143,18 @@ class Dataset:
         return self._open[name]
 
 
-def check_tasks(tasks: Mapping[str, Task], base: Path) -> None:
-    """Check every task's data, template and answer. Raises ConfigError; imports nothing heavy."""
-    Dataset(tasks, base).check()
+def check_tasks(
+    tasks: Mapping[str, Task], base: Path, use: Literal["train", "eval", "any"] = "any"
+) -> None:
+    """Check data, template and answer of every task of this use. Raises ConfigError.
+
+    Imports nothing heavy. With use = "train" there must be such a task.
+    """
+    chosen = {name: task for name, task in tasks.items() if use in ("any", task.use)}
+    dataset = Dataset(chosen, base)
+    dataset.check()
+    if use == "train":
+        dataset.train(0)
 
 
 def demos(task: Task, k: int, progress: float = 0.0, where: str = "[tasks]") -> tuple[str, str]:
