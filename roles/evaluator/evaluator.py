@@ -57,8 +57,8 @@ class Evaluator(Actor[EvaluatorConfig]):
     shared = (Policy, Task, Schedule)
     versions = StateIn(Announced, joined_by="policy")
     status = StateIn(PolicyStatus, joined_by="policy")
-    driver = Ask(Attempt, joined_by="policy")
-    rewarder = Ask(Judge, joined_by="policy")
+    driver = Ask(Attempt)
+    rewarder = Ask(Judge)
 
     @classmethod
     def preload(cls) -> None:
