@@ -1,0 +1,199 @@
+"""The generator: answers `Generate` with a stream of `Delta`, with the newest version there is.
+
+It follows the announcements of its policy's parameter server, copies the newest version when one
+appears, and swaps it in between tokens, in the middle of sequences. Requests for a pinned version
+(evaluation) are written by a second engine, the pinned lane, that has one version at a time.
+
+Knows nothing of tickets, groups, rewards or text. The driver and other agents ask it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
+from typing import Annotated
+
+from realnet import Actor, Config, StateIn, doc, handles
+from realnet.config import Seconds
+from realnet.errors import RealnetError
+from realnet.roles.generator.engine import Engine, EngineConfig, make_engine
+from realnet.roles.generator.lane import Lane
+from realnet.roles.messages import Announced, Delta, Generate, Held, Policy, Version
+from realnet.roles.models.reference import load_tokenizer
+from realnet.roles.weights import WeightReader, WeightsDamaged, WeightsGone, tensors
+
+
+class GeneratorConfig(Config):
+    """`[roles.generator]`."""
+
+    engine: Annotated[EngineConfig, doc('{ kind = "torch", slots = 64, kv = "recompute" }')] = (
+        EngineConfig()
+    )
+    figures: Annotated[Seconds, doc("how often speed and load are written down")] = Seconds(5)
+
+
+class Generator(Actor[GeneratorConfig]):
+    """Writes tokens. See the module."""
+
+    shared = (Policy,)
+    versions = StateIn(Announced, joined_by="policy")
+
+    @classmethod
+    def preload(cls) -> None:
+        with suppress(ImportError):  # the fake engine does without torch
+            import realnet.roles.generator.torch_engine  # noqa: F401
+
+    async def start(self) -> None:
+        policy = self.one(Policy)
+        tokenizer = load_tokenizer(policy, self.run_info.base)
+        self._vocab_size = tokenizer.vocab_size
+        self._work = asyncio.Event()
+        self._announced: Announced | None = None
+        self._news = asyncio.Condition()
+        self._reader = WeightReader()
+        self._buffer = bytearray()
+        self._loading = asyncio.Lock()  # one buffer: one version is copied at a time
+        self._pinning = asyncio.Lock()
+        self._stall_s = 0.0
+        self._pinned: Lane | None = None
+        self._main = Lane(await self._engine(), self._work.set)
+
+    async def run(self) -> None:
+        """Step the lanes in turn while there is work; otherwise wait."""
+        self.spawn(self._follow(), name="follow versions")
+        self.spawn(self._figures(), name="figures")
+        block = self.config.engine.block
+        while True:
+            lanes = [lane for lane in (self._main, self._pinned) if lane and lane.has_work]
+            if not lanes:
+                self._work.clear()
+                what = "requests" if self._main.engine.version else "the first version"
+                async with self.waiting(what):
+                    await self._work.wait()
+            for lane in lanes:
+                lane.deliver(await self.compute(lane.engine.step, block, label="generate"))
+
+    async def stop(self) -> None:
+        self._reader.close()
+
+    @handles
+    async def generate(self, request: Generate) -> AsyncIterator[Delta]:
+        """Answer one request. Closing the stream ends it."""
+        lane = await self._lane(request.pinned)
+        try:
+            async with aclosing(lane.stream(request)) as deltas:
+                async for delta in deltas:
+                    yield delta
+        finally:
+            lane.release()
+
+    # ------------------------------------------------------------ versions
+
+    async def _follow(self) -> None:
+        """Take every newest version that appears; what cannot be taken is retried with the next."""
+        announced = await self.versions.get()
+        while True:
+            async with self._news:
+                self._announced = announced
+                self._news.notify_all()
+            newest = announced.newest
+            if newest is not None and newest.manifest.version != self._main.engine.version:
+                try:
+                    await self._load(self._main.engine, newest)
+                    self.progress(f"writes {newest.manifest.version}")
+                except (WeightsGone, WeightsDamaged) as error:
+                    self.event(f"{self.address} keeps its version: {error}")
+            announced = await self.versions.changed()
+
+    async def _load(self, engine: Engine, held: Held) -> None:
+        """Copy a version and swap it in. Only the swap, and the copy's turn, hold tokens up."""
+        manifest = held.manifest
+        async with self._loading:
+            if self.config.engine.kind == "fake":
+                weights = {}
+            else:
+                if len(self._buffer) != manifest.num_bytes:
+                    self._buffer = bytearray(manifest.num_bytes)
+                await self.compute(self._reader.copy, held, self._buffer, label="copy weights")
+                weights = tensors(manifest, self._buffer)
+            await self.compute(engine.stage, weights, manifest.version, label="stage weights")
+            stall_s = await self.compute(self._swap, engine, label="swap weights")
+        self._stall_s = max(self._stall_s, stall_s)
+        self._work.set()
+
+    def _swap(self, engine: Engine) -> float:
+        """Swap, in the compute thread; return how long tokens waited for it."""
+        start_s = self.clock.now()
+        engine.swap()
+        return self.clock.now() - start_s
+
+    async def _engine(self) -> Engine:
+        return await self.compute(
+            make_engine,
+            self.config.engine,
+            self.one(Policy),
+            self._vocab_size,
+            self.run_info.base,
+            self.rng.getrandbits(63),
+            label="build engine",
+        )
+
+    # ------------------------------------------------------------ pinned versions
+
+    async def _lane(self, pinned: Version | None) -> Lane:
+        """Return the lane that writes this version (None: always the newest), held for one user."""
+        if pinned is None:
+            return self._main.hold()
+        async with self._pinning:  # in order, so that a stream of one pin does not starve another
+            lane = self._pinned
+            if lane is None:
+                lane = self._pinned = Lane(await self._engine(), self._work.set)
+            if lane.engine.version != pinned:
+                held = await self._find(pinned)
+                async with self.waiting("the pinned lane to be idle"):
+                    await lane.idle()
+                try:
+                    await self._load(lane.engine, held)
+                except (WeightsGone, WeightsDamaged) as error:
+                    raise RealnetError(f"{pinned} is pinned, but cannot be had: {error}") from None
+            return lane.hold()
+
+    async def _find(self, pinned: Version) -> Held:
+        """Return where a version is held; one that is newer than the newest known is waited for."""
+        while True:
+            announced = self._announced
+            if announced is not None:
+                known = [*announced.older, *([announced.newest] if announced.newest else [])]
+                for held in known:
+                    if held.manifest.version == pinned:
+                        return held
+                newest = announced.newest and announced.newest.manifest.version
+                if newest and (newest.branch, newest.number) >= (pinned.branch, pinned.number):
+                    versions = ", ".join(str(held.manifest.version) for held in known)
+                    raise RealnetError(
+                        f"{pinned} is pinned, but no longer held; held are: {versions}. Ask again "
+                        f"with one of these, or let the parameter server keep more"
+                    )
+            async with self.waiting(f"{pinned} to be announced"), self._news:
+                if announced is self._announced:
+                    await self._news.wait()
+
+    # ------------------------------------------------------------ figures
+
+    async def _figures(self) -> None:
+        """Write down speed and load at intervals."""
+        tokens, since_s = 0, self.clock.now()
+        while True:
+            await self.clock.sleep(self.config.figures)
+            lanes = [lane for lane in (self._main, self._pinned) if lane]
+            written, now_s = sum(lane.tokens for lane in lanes), self.clock.now()
+            version = self._main.engine.version
+            self.metrics(
+                tokens_per_s=(written - tokens) / max(now_s - since_s, 1e-9),
+                running=sum(lane.engine.num_running for lane in lanes),
+                waiting=sum(lane.engine.num_waiting for lane in lanes),
+                swap_stall_ms=1e3 * self._stall_s,
+                version=version.number if version else -1,
+            )
+            tokens, since_s, self._stall_s = written, now_s, 0.0
