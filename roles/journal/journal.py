@@ -16,6 +16,7 @@ import errno
 import fcntl
 import os
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -66,7 +67,8 @@ class Journal:
         self._threads = None if run else ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._run: Runner = run or self._run_in_thread
         self._file = -1
-        self._lock_file = -1
+        self._files: list[int] = []
+        weakref.finalize(self, _close, self._files)  # an owner that was killed does not close
         self._end = 0
         self._broken = ""
         self._pending: list[bytes] = []
@@ -82,9 +84,10 @@ class Journal:
         Raises JournalDamaged, and CheckpointError when another process has the journal.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock_file = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        self._files.append(lock)
+        try:  # held by the process: an actor that is dropped and made anew in one gets it again
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise CheckpointError(
                 f"another process writes {self.folder}: is an older trainer of this run alive? "
@@ -107,6 +110,7 @@ class Journal:
             self._start_segment(segments[-1])
             return
         self._file = os.open(path, os.O_RDWR)
+        self._files.append(self._file)
         os.ftruncate(self._file, self._end)
         os.lseek(self._file, self._end, os.SEEK_SET)
         os.fsync(self._file)
@@ -124,10 +128,8 @@ class Journal:
         """Let go of files and thread. What is not durable by now is not written."""
         if self._threads is not None:
             self._threads.shutdown(wait=True, cancel_futures=True)
-        for file in (self._file, self._lock_file):
-            if file >= 0:
-                os.close(file)
-        self._file = self._lock_file = -1
+        _close(self._files)
+        self._file = -1
         self._broken = self._broken or "it was closed"
 
     # ------------------------------------------------------------ appending
@@ -237,6 +239,7 @@ class Journal:
         except OSError as error:
             self._notice(f"{self.folder}: no new segment ({error.strerror}); the old one grows")
         else:
+            self._files.remove(old)
             os.close(old)
 
     def _start_segment(self, index: int) -> None:
@@ -250,6 +253,7 @@ class Journal:
             os.close(file)
             path.unlink(missing_ok=True)
             raise
+        self._files.append(file)
         self._file, self.segment, self._end = file, index, len(frames.MAGIC)
 
     def _usable(self) -> None:
@@ -267,6 +271,11 @@ class Journal:
             lost = min(set(range(found[0], found[-1])) - set(found))
             raise frames.JournalDamaged(f"{self._path(lost)} is missing: segments follow it")
         return found
+
+
+def _close(files: list[int]) -> None:
+    while files:
+        os.close(files.pop())
 
 
 def _sync_folder(folder: Path) -> None:

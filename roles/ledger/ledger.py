@@ -181,9 +181,9 @@ class Ledger:
             f"ticket {ticket} of {self.policy} was never issued (next: {self.issued})"
         )
 
-    def is_issued(self, ticket: int) -> bool:
-        """Tell whether the ledger knows this ticket."""
-        return 0 <= ticket < self.issued
+    def is_waiting(self, ticket: int) -> bool:
+        """Tell whether this ticket was issued and nobody reported to have it."""
+        return self._open.get(ticket) is _S.WAITING
 
     def is_open(self, ticket: int) -> bool:
         """Tell whether samples of this ticket are still wanted: it is waiting or leased."""

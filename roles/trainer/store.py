@@ -169,8 +169,11 @@ class Store:
     async def report(
         self, handed: Iterable[int], set_aside: Iterable[tuple[int, str]]
     ) -> list[tuple[int, str]]:
-        """Enter what a prompter tells; return the tickets that were newly set aside."""
-        known = [t for t in handed if self.ledger.state(t) is TicketState.WAITING]
+        """Enter what a prompter tells; return the tickets that were newly set aside.
+
+        What is late, repeated or of a ticket that nobody knows any more changes nothing.
+        """
+        known = [t for t in handed if self.ledger.is_waiting(t)]
         if known:
             self._apply(Handed(tuple(known)), self.journal.segment)
             self.journal.queue([records.pack(Handed(tuple(known)))])
