@@ -135,8 +135,7 @@ def _read_role(
             f"Policies: {listed(policies)}"
         )
     restarts, per_s = _restart(own.get("restart"), cls, where)
-    roles.classes[name], roles.configs[name] = cls, config
-    roles.plans[name] = RolePlan(
+    plan = RolePlan(
         name=name,
         kind=kind,
         count=_whole(own, "count", 1, where, least=1),
@@ -149,6 +148,7 @@ def _read_role(
         restarts=restarts,
         restart_per_s=per_s,
     )
+    roles.classes[name], roles.configs[name], roles.plans[name] = cls, config, plan
 
 
 def _whole(own: Mapping[str, Any], key: str, default: int, where: str, least: int) -> int:

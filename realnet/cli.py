@@ -1,0 +1,221 @@
+"""The command line: check, plan, explain, run, report.
+
+Thin: reads a topology, hands it on, prints errors without tracebacks. Knows nothing of roles.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+
+from realnet.errors import ConfigError, RealnetError
+from realnet.topology import Plan, Source, read_plan, read_source, resolve
+from realnet.topology.kinds import load_object
+
+RUNS = Path("runs")
+EXIT_CONFIG = 2
+
+_file = click.argument("topology", type=click.Path(path_type=Path))
+_set = click.option(
+    "--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override one value."
+)
+
+
+class _Tidy(click.Group):
+    """Shows realnet's own errors as what they are: text for the user."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ConfigError as error:
+            _complain(str(error))
+            sys.exit(EXIT_CONFIG)
+        except RealnetError as error:
+            _complain(str(error))
+            sys.exit(1)
+
+
+def _complain(text: str) -> None:
+    for line in text.splitlines():
+        click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+        click.echo(line, err=True)
+
+
+@click.group(cls=_Tidy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="realnet-rl", prog_name="realnet")
+def main() -> None:
+    """Typed actors over ZeroMQ, wired by a topology file."""
+
+
+@main.command()
+@_file
+@_set
+def check(topology: Path, overrides: tuple[str, ...]) -> None:
+    """Read a topology and say what is wrong with it."""
+    plan = resolve(read_source(topology, overrides))
+    click.echo(
+        f"{topology}: in order ({len(plan.roles)} roles, {len(plan.slots)} processes, "
+        f"{len(plan.wires)} wires)"
+    )
+
+
+@main.command()
+@_file
+@_set
+@click.option("--json", "as_json", is_flag=True, help="Print plan.json instead.")
+def plan(topology: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Show processes, wires and order of a topology without starting anything."""
+    source = read_source(topology, overrides)
+    made = resolve(source)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(made), indent=1))
+        return
+    _print_plan(made)
+
+
+def _print_plan(made: Plan) -> None:
+    click.secho(f"{made.title}", bold=True)
+    click.echo(f"\nprocesses ({len(made.slots)})")
+    for slot in made.slots:
+        role = made.roles[slot.roles[0]]
+        needs = f"{role.cpus} cpu" + (f", {role.gpus} gpu" if role.gpus else "")
+        inside = f"  with {', '.join(slot.roles[1:])}" if slot.roles[1:] else ""
+        click.echo(
+            f"  {slot.name:<22} {needs}, at most {role.restarts} restarts in "
+            f"{role.restart_per_s:g} s{inside}"
+        )
+    click.echo(f"\nwires ({len(made.wires)})")
+    for wire in made.wires:
+        click.echo(f"  {wire.kind:<6} {wire!s:<58} {wire.why}")
+    click.echo("\nstart  " + ", then ".join(" + ".join(s) for s in reversed(made.stop_order)))
+    click.echo("stop   " + ", then ".join(" + ".join(s) for s in made.stop_order))
+
+
+@main.command()
+@_file
+@click.argument("key", required=False)
+@_set
+def explain(topology: Path, key: str | None, overrides: tuple[str, ...]) -> None:
+    """Say what a key (roles.trainer.lr, or trainer.lr) is, and which file wrote it."""
+    source = read_source(topology, overrides)
+    resolve(source)
+    for path, file in sorted(source.origin.items()):
+        if key is None or path == key or path.endswith("." + key):
+            value = _value(source, path)
+            if not isinstance(value, dict) or key is not None:
+                click.echo(f"{path} = {value!r}    from {file}")
+
+
+def _value(source: Source, path: str) -> Any:
+    value: Any = source.tables
+    for part in path.split("."):
+        value = value.get(part, {}) if isinstance(value, dict) else {}
+    return value
+
+
+@main.command()
+@_file
+@_set
+@click.option("--name", default="", help="Name of the run's folder under runs/.")
+@click.option("--resume", is_flag=True, help="Go on with the newest run of this topology.")
+@click.option("--inline", is_flag=True, help="All roles in one process and loop (to debug).")
+@click.option("--runs", type=click.Path(path_type=Path), default=RUNS, show_default=True)
+def run(
+    topology: Path, overrides: tuple[str, ...], name: str, resume: bool, inline: bool, runs: Path
+) -> None:
+    """Run a topology on this machine until it is done. Ctrl-C stops it in order."""
+    sys.exit(_run(topology, overrides, name, resume, inline, runs))
+
+
+def _run(
+    topology: Path, overrides: tuple[str, ...], name: str, resume: bool, inline: bool, runs: Path
+) -> int:
+    from realnet.run import run_plan
+    from realnet.runfolder import RunFolder, new_name, newest_run
+
+    source = read_source(topology, overrides)
+    if resume:
+        path = runs / name if name else newest_run(runs, source.title)
+        read_plan(path)  # it must be a run
+        made = resolve(source, path.name)
+    else:
+        path = runs / (name or new_name(runs, source.title))
+        if (path / "plan.json").exists():
+            raise ConfigError(f"{path} exists; resume it with --resume, or choose another --name")
+        made = resolve(source, path.name)
+    folder = RunFolder(path, resumed=resume)
+    view = _view(made)
+    try:
+        view.say(f"{path}  ({'resumed, ' if resume else ''}attempt {folder.attempt})")
+        (folder.path / "topology.toml").write_text(_resolved(source), encoding="utf-8")
+        if inline:
+            outcome = asyncio.run(run_plan(made, folder, view, inline=True))
+        else:
+            import uvloop
+
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                outcome = runner.run(run_plan(made, folder, view))
+        for line in view.summary():
+            view.say(line)
+        view.say(f"{'done' if outcome.code == 0 else 'ended'}: {outcome.text}")
+        if outcome.code == 1:
+            view.say(f"logs: {os.path.relpath(folder.logs)}")
+        return outcome.code
+    finally:
+        folder.close()
+
+
+def _view(made: Plan) -> Any:
+    from realnet.observe.view import View
+
+    reference = str(made.run.get("view", ""))
+    cls = load_object(reference, Path(made.base), "[run].view") if reference else View
+    return cls(Console(highlight=False, soft_wrap=True))
+
+
+def _resolved(source: Source) -> str:
+    """The merged topology, each value with the file that wrote it."""
+    lines = [f"# resolved from {source.path}"]
+    for top, tables in source.tables.items():
+        sections = {"": tables} if top in ("run", "policy", "wires") else tables
+        for name, section in sections.items():
+            path = f"{top}.{name}" if name else top
+            lines.append(f"\n[{path}]")
+            for key, value in section.items():
+                origin = source.origin.get(f"{path}.{key}", "")
+                lines.append(f"{key} = {_toml(value)}    # {origin}")
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f'"{k}" = {_toml(v)}' for k, v in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    if isinstance(value, str):
+        return msgspec.json.encode(value).decode()
+    return repr(value)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def report(folder: Path) -> None:
+    """Write report.html of a run again."""
+    made = read_plan(folder)
+    reference = str(made.run.get("report", ""))
+    if not reference:
+        raise ConfigError(f"{folder}: its topology names no [run].report")
+    click.echo(load_object(reference, Path(made.base), "[run].report")(folder))
+
+
+if __name__ == "__main__":
+    main()

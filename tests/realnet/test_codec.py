@@ -1,0 +1,128 @@
+"""Records to bytes and back; only declared errors for damaged bytes."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import msgpack
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from realnet import Message, wire
+from realnet.codec import MAX_FRAMES, Codec
+from realnet.errors import TooLarge, UnknownKind, WireError
+
+
+class Inner(Message):
+    name: str
+    weight: float = 0.5
+
+
+class Sample(Message):
+    ids: npt.NDArray[np.int32]
+    logprobs: npt.NDArray[np.float32]
+    inner: Inner
+    tags: tuple[str, ...] = ()
+    note: str | None = None
+
+
+def sample(n: int = 5) -> Sample:
+    return Sample(np.arange(n, dtype=np.int32), np.linspace(-3, 0, n, dtype=np.float32), Inner("x"))
+
+
+@pytest.mark.parametrize("n", [0, 1, 5, 20_000, 300_000])
+def test_arrays_come_back_exact(n: int) -> None:
+    codec = Codec([Sample])
+    body, frames = codec.encode(sample(n))
+    assert body.frames == len(frames) == (2 if n >= 20_000 else 0)
+    back = codec.decode(body, frames)
+    assert isinstance(back, Sample)
+    assert np.array_equal(back.ids, sample(n).ids)
+    assert np.array_equal(back.logprobs, sample(n).logprobs)
+    assert back.inner == Inner("x")
+
+
+def test_shapes_and_dtypes() -> None:
+    class Any3(Message):
+        array: npt.NDArray[Any]
+
+    codec = Codec([Any3])
+    for dtype in ("bool", "uint8", "int64", "float16", "float64", "uint16"):
+        array = np.arange(24).reshape(2, 3, 4).astype(dtype)[:, ::2]
+        back = codec.copy(Any3(array))
+        assert isinstance(back, Any3)
+        assert back.array.dtype == array.dtype
+        assert np.array_equal(back.array, array)
+    with pytest.raises(TypeError, match="complex"):
+        codec.encode(Any3(np.zeros(3, complex)))
+
+
+def test_any_msgpack_reader_understands_a_batch() -> None:
+    codec = Codec([Sample])
+    body, _ = codec.encode(sample())
+    packet = wire.Packet("a/0~1", "in", "b/0~1", "out", wire.Item(3, "k", 1, body))
+    header = codec.encode_batch(wire.Batch(wire.PROTOCOL, "run", "b/0~1", 1, [packet]))
+    plain = msgpack.unpackb(header)
+    assert plain[:4] == [wire.PROTOCOL, "run", "b/0~1", 1]
+    assert plain[4][0][4][1:4] == [3, "k", 1]
+    assert plain[4][0][4][4][0] == "Sample"
+
+
+def test_fields_may_be_added_at_the_end() -> None:
+    class Old(Message):
+        a: int
+
+    class New(Message):
+        a: int
+        b: str = "later"
+
+    old, _ = Codec([Old]).encode(Old(1))
+    assert Codec([New]).decode(wire.Body("New", old.raw), []) == New(1)
+    new, _ = Codec([New]).encode(New(1, "x"))
+    assert Codec([Old]).decode(wire.Body("Old", new.raw), []) == Old(1)
+
+
+def test_errors_name_kind_field_and_sender() -> None:
+    codec = Codec([Sample])
+    with pytest.raises(UnknownKind, match=r"'Sampel'.*Did you mean \"Sample\""):
+        codec.decode(wire.Body("Sampel", msgspec.Raw(b"\x90")), [])
+    wrong = msgspec.msgpack.encode([1, 2, 3])
+    with pytest.raises(WireError, match="Sample from worker/1 is damaged"):
+        codec.decode(wire.Body("Sample", msgspec.Raw(wrong)), [], "worker/1")
+    with pytest.raises(TooLarge, match="frames"):
+        codec.decode_batch([b"x"] * (MAX_FRAMES + 1))
+    batch = codec.encode_batch(wire.Batch(99, "run", "b/0~1", 1, []))
+    with pytest.raises(WireError, match="speaks protocol 99, this run is 1"):
+        codec.decode_batch([batch])
+
+
+def test_two_types_of_one_name_are_refused() -> None:
+    codec = Codec([Sample])
+    with pytest.raises(WireError, match="two record types are called Sample"):
+        codec.register(type("Sample", (Message,), {}))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_mutated_bytes_give_declared_errors_only(seed: int) -> None:
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    codec = Codec([Sample])
+    body, _ = codec.encode(sample())
+    packet = wire.Packet("a/0~1", "in", "b/0~1", "out", wire.Item(3, "k", 1, body))
+    header = codec.encode_batch(wire.Batch(wire.PROTOCOL, "run", "b/0~1", 1, [packet]))
+    for _ in range(5000):
+        damaged = bytearray(header)
+        for _ in range(rng.randint(1, 4)):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        if rng.random() < 0.2:
+            del damaged[rng.randrange(len(damaged)) :]
+        try:
+            batch = codec.decode_batch([bytes(damaged)])
+            for p in batch.packets:
+                if isinstance(p.op, wire.Item):
+                    codec.decode(p.op.body, [])
+        except WireError:
+            continue
