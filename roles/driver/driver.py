@@ -44,9 +44,7 @@ class DriverConfig(Config):
     tickets: Annotated[int, doc("tickets in hand at once; each asks for `group` answers", ge=1)] = (
         16
     )
-    deadline: Annotated[Seconds, doc("of one ask; what was written by then stays")] = Seconds(
-        120
-    )
+    deadline: Annotated[Seconds, doc("of one ask; what was written by then stays")] = Seconds(120)
 
 
 class Driver(Actor[DriverConfig]):

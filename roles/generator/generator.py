@@ -75,7 +75,8 @@ class Generator(Actor[GeneratorConfig]):
                 lane.deliver(await self.compute(lane.engine.step, block, label="generate"))
 
     async def stop(self) -> None:
-        self._reader.close()
+        # In the compute thread, after a copy that may still be going on there.
+        await self.compute(self._reader.close, label="close weights")
 
     @handles
     async def generate(self, request: Generate) -> AsyncIterator[Delta]:

@@ -91,8 +91,7 @@ class Deadly(Actor[Config]):
     async def generate(self, request: Generate) -> AsyncIterator[Delta]:
         logprobs = np.array([-1, -2], np.float32)
         yield Delta(np.array([20, 21], np.int32), logprobs, Version("policy", 0, 90))
-        # The next delta is asked for when the first is on its way; what the kill sends comes later.
-        self.sent += 1
+        self.sent += 1  # asked for the next one: the first is on its way
         await asyncio.Event().wait()
 
 
@@ -275,6 +274,8 @@ async def test_a_dead_generator_costs_no_token(tmp_path: Path) -> None:
         rest.versions.set(announce(91))
         rest.spawn(rest.tickets.send(ticket(0, group=2)), name="send")
         await soon(lambda: deadly.sent == 2)
+        for _ in range(3):
+            await asyncio.sleep(0)  # what is on its way arrives at the next turn of the loop
         dead = made.cells[deadly.address.full]
         made.kill(deadly)
         made.join(driver, "engine", generator)
