@@ -7,13 +7,15 @@ array-encoded and grow only at the end, as on the wire. Knows nothing of what th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from realnet.codec import Codec
 from realnet.errors import CheckpointError
 from realnet.message import Message
 from realnet.roles.journal import Record
-from realnet.roles.messages import GroupClosed, Scored
+from realnet.roles.messages import Group, GroupClosed, Scored
 from realnet.wire import Body
 
 
@@ -68,6 +70,11 @@ def pack(record: Message) -> Record:
     """Return kind and bytes of a record, for the journal."""
     body, _ = _codec.encode(record)
     return body.kind, bytes(body.raw)
+
+
+def pack_groups(groups: Sequence[Group]) -> bytes:
+    """Return groups as one MessagePack list of [kind, body], to look at later."""
+    return msgspec.msgpack.encode([pack(s) for group in groups for s in group.scored])
 
 
 def unpack(kind: str, body: bytes, where: str) -> Message:

@@ -51,6 +51,7 @@ class Store:
         self.lineage = Lineage(name)
         self.published = -1  # the last step whose version generators can have; -1: none yet
         self.trained_s = 0.0
+        self.on_aside: Callable[[int, str], None] = lambda ticket, reason: None
         self._full = full
         self._redo: set[int] = set()  # open tickets that nobody has: to go out again
         self._plans: dict[int, tuple[int, ...]] = {}
@@ -166,10 +167,8 @@ class Store:
             raise
         return ((start, end),)
 
-    async def report(
-        self, handed: Iterable[int], set_aside: Iterable[tuple[int, str]]
-    ) -> list[tuple[int, str]]:
-        """Enter what a prompter tells; return the tickets that were newly set aside.
+    async def report(self, handed: Iterable[int], set_aside: Iterable[tuple[int, str]]) -> None:
+        """Enter what a prompter tells.
 
         What is late, repeated or of a ticket that nobody knows any more changes nothing.
         """
@@ -179,7 +178,6 @@ class Store:
             self.journal.queue([records.pack(Handed(tuple(known)))])
         news = [(t, reason) for t, reason in set_aside if self.ledger.is_open(t)]
         await self._keep(*(Ended(ticket, reason) for ticket, reason in news))
-        return news
 
     # ------------------------------------------------------------ arrivals
 
@@ -304,8 +302,7 @@ class Store:
             return False
         self._first_segment.setdefault(ticket, segment)
         if isinstance(result, Hopeless):
-            self.ledger.set_aside(ticket, result.reason)
-            self._forget(ticket)
+            self._end(ticket, result.reason, dropped=False)
         elif result is not None:
             self.ledger.buffer(ticket)
             self._redo.discard(ticket)
@@ -317,6 +314,8 @@ class Store:
             return False
         (self.ledger.drop if dropped else self.ledger.set_aside)(ticket, reason)
         self._forget(ticket)
+        if not dropped:
+            self.on_aside(ticket, reason)
         return True
 
     def _ask_again(self, tickets: Iterable[int]) -> None:

@@ -145,8 +145,9 @@ class Outside:
         if self.held:
             ticket = self.rng.choice(sorted(self.held))
             del self.held[ticket]
-            for told, _ in await life.store.report((), [(ticket, "poison")]):
-                self.aside.add(told)
+            if life.store.ledger.is_open(ticket):
+                self.aside.add(ticket)
+            await life.store.report((), [(ticket, "poison")])
 
 
 async def act(life: Life, outside: Outside, history: list[tuple[int, ...]], move: str) -> None:

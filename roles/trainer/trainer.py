@@ -1,0 +1,412 @@
+"""The trainer: scored groups in, steps, new versions out; owner of the policy's ledger.
+
+    TakeSlots -> room -> tickets        samples, closings -> journal -> acknowledged
+    a batch of whole groups -> step -> version published -> checkpoint -> journal trimmed
+
+Waits for: scored groups, the parameter server, space on the disk. A trainer that was killed starts
+from its checkpoint and journal like one that was resumed. What must survive is the store's business
+(`store.py`), gradients are the learner's (`learner.py`); neither knows of actors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+
+from realnet import Actor, Ask, Delivery, Inlet, StateOut, doc, handles
+from realnet.config import Shared
+from realnet.errors import CheckpointError, ConfigError
+from realnet.message import Nothing
+from realnet.roles.journal import Journal, JournalFull
+from realnet.roles.ledger import IllegalMove
+from realnet.roles.messages import (
+    CommitVersion,
+    Group,
+    GroupClosed,
+    OpenSlot,
+    Policy,
+    PolicyStatus,
+    ReportTickets,
+    Schedule,
+    Scored,
+    Slots,
+    TakeSlots,
+    Task,
+    Version,
+)
+from realnet.roles.tasks import demos
+from realnet.roles.trainer.checkpoint import Checkpoints, Found
+from realnet.roles.trainer.failures import Failures
+from realnet.roles.trainer.learner_config import LearnerConfig, NonFinite
+from realnet.roles.trainer.meta import read_meta
+from realnet.roles.trainer.publisher import Publisher
+from realnet.roles.trainer.store import Store
+
+if TYPE_CHECKING:
+    from realnet.roles.trainer.learner import Learner
+
+_NAME = "policy"  # of the policy, in every key; a topology's [policy] is called so
+_PAUSE_S = 5.0  # between tries when the disk is full
+_LAST_TRIES = 3  # of the last checkpoint
+_SHOWN = 5  # set-aside tickets told one by one; the ledger counts all
+
+
+class TrainerConfig(LearnerConfig):
+    """`[roles.trainer]`: how the policy learns, and when to give up."""
+
+    failures: Annotated[int, doc("batches in a row without finite loss that end the run", ge=1)] = 3
+
+
+class Trainer(Actor[TrainerConfig]):
+    """Trains one policy. See the module."""
+
+    shared = (Policy, Schedule, Task)
+    scored = Inlet(Scored, window=1024)
+    closed = Inlet(GroupClosed, joined_by="policy", window=256)
+    server = Ask(OpenSlot, CommitVersion, joined_by="policy")
+    status = StateOut(PolicyStatus, joined_by="policy")
+
+    @classmethod
+    def preload(cls) -> None:
+        """Import torch and the models before the process joins the run."""
+        import realnet.roles.trainer.learner  # noqa: F401
+
+    @classmethod
+    def check(cls, config: TrainerConfig, shared: dict[type[Shared], Any], base: Path) -> None:
+        """Refuse a warm start without demonstrations."""
+        del base
+        if config.warm_start.steps:
+            demo_tasks(shared[Task])
+
+    # ------------------------------------------------------------ start
+
+    async def start(self) -> None:
+        """Load or make the policy, and everything known about its tickets."""
+        self._ready, self._bell = asyncio.Event(), asyncio.Event()
+        self._stepping = asyncio.Lock()  # held from the choice of a batch until it is trained
+        self._draining = self._finished = False
+        self._saved = -1
+        self._asides = 0
+        self._policy, self._schedule = self.one(Policy), self.one(Schedule)
+        folder = self.run_info.folder
+        self._failures = Failures(folder / "failures", self.config.failures)
+        self._checkpoints = Checkpoints(folder / "checkpoints", keep=self._schedule.save.keep)
+        self._journal = Journal(folder / "journal", notice=self._notice)
+        self._store = Store(_NAME, self._policy, self._journal, self._disk_full)
+        self._loop = asyncio.get_running_loop()
+        self.progress("building the model")
+        self._learner: Learner = await self.compute(self._build, label="build model")
+        self._publisher = Publisher(self, self.server, self.clock.sleep, self._learner.weights)
+        self.progress("reading checkpoint and journal")
+        found = await self.compute(self._rebuild, label="read checkpoint")
+        if found is not None:
+            await self._resume(found)
+        else:
+            await self.compute(self._warm_start, label="warm start")
+            await self._save()
+        self._began_s = self.clock.now() - self._store.trained_s
+        self._store.on_aside = self._tell_aside
+        self._ready.set()
+
+    def _build(self) -> Learner:
+        from realnet.roles.models.reference import load_tokenizer
+        from realnet.roles.trainer.learner import Learner
+
+        base = self.run_info.base
+        return Learner(self._policy, self.config, load_tokenizer(self._policy, base), base)
+
+    def _rebuild(self) -> Found | None:
+        """Load the newest whole checkpoint and replay the journal after it."""
+        self._journal.open()
+        found = self._checkpoints.newest(self._notice)
+        self._store.rebuild(found, self._notice)
+        if found is not None:
+            self._learner.load(found.folder / "learner")
+        return found
+
+    async def _resume(self, found: Found) -> None:
+        """Go on from a checkpoint, on a branch of its own."""
+        version = await self._store.resume(read_meta(found).version)
+        self._saved = found.step
+        what = "resumed" if self.run_info.resumed else "was restarted and resumed"
+        self.event(f"{self.address} {what} at step {found.step} as {version}", step=found.step)
+
+    def _warm_start(self) -> None:
+        """Train on demonstrations, in the compute thread."""
+        steps = self.config.warm_start.steps
+        if not steps:
+            return
+        tasks = demo_tasks(self.all(Task))
+
+        def demo(k: int, progress: float) -> tuple[str, str]:
+            name, task = tasks[k % len(tasks)]
+            return demos(task, k // len(tasks), progress, f"[tasks.{name}]")
+
+        def report(step: int, of: int, signs: dict[str, float]) -> None:
+            self._loop.call_soon_threadsafe(self.progress, f"warm start {step}/{of}")
+            if step % 20 == 0 or step == of:
+                row = {f"warm_start_{name}": value for name, value in signs.items()}
+                self._loop.call_soon_threadsafe(self._row, {"warm_start_step": step, **row})
+
+        self._learner.warm_start(demo, report)
+
+    # ------------------------------------------------------------ what comes in
+
+    @scored.handler
+    async def take_scored(self, item: Delivery[Scored]) -> None:
+        """Keep a sample; it is acknowledged when it is durable."""
+        await self._arrived(item)
+
+    @closed.handler
+    async def take_closed(self, item: Delivery[GroupClosed]) -> None:
+        """Keep the word that a group is complete."""
+        await self._arrived(item)
+
+    async def _arrived(self, item: Delivery[Scored] | Delivery[GroupClosed]) -> None:
+        await self._ready.wait()
+        try:
+            await self._store.arrived(item.body)
+        except IllegalMove as error:  # of tickets that a journal which was moved away knew
+            item.set_aside(str(error))
+        self._ring()
+
+    @handles
+    async def take_slots(self, request: TakeSlots) -> Slots:
+        """Issue tickets as soon as there is room."""
+        await self._ready.wait()
+        while True:
+            pairs = await self._store.take(request.want, first=request.first)
+            if pairs is not None:
+                return Slots(pairs)
+            ledger = self._store.ledger
+            async with self.waiting(f"room: {ledger.out} tickets out, bound {ledger.bound}"):
+                await self._bell.wait()
+
+    @handles
+    async def report_tickets(self, request: ReportTickets) -> Nothing:
+        """Enter what became of tickets before they were answered."""
+        await self._ready.wait()
+        await self._store.report(request.handed, request.set_aside)
+        self._ring()
+        return Nothing()
+
+    def _ring(self) -> None:
+        """Wake everybody who waits for groups or room: both may have changed."""
+        bell, self._bell = self._bell, asyncio.Event()
+        bell.set()
+
+    # ------------------------------------------------------------ the loop
+
+    async def run(self) -> None:
+        """Step until the schedule's end."""
+        self._ring()
+        await self._publish()
+        if self._schedule.until.time is not None:
+            self.spawn(self._time_up(), name="end of time")
+        while not self._over():
+            start_s = self.clock.now()
+            await self._groups()
+            if self._over():
+                break
+            row = await self._step(wait_s=self.clock.now() - start_s)
+            if row is None:
+                continue
+            row["publish_s"] = await self._publish()
+            self.metrics(step=self._store.step, **row)
+            if self._store.step - max(self._saved, 0) >= self._schedule.save.every:
+                async with self._stepping:
+                    await self._save()
+        if not self._draining:
+            await self._end()
+
+    def _over(self) -> bool:
+        until = self._schedule.until
+        late = until.time is not None and self._elapsed_s() >= until.time
+        return self._draining or late or self._store.step >= until.steps
+
+    def _elapsed_s(self) -> float:
+        return self.clock.now() - self._began_s
+
+    async def _time_up(self) -> None:
+        """Wake the loop when the time of the run is over."""
+        time_s = self._schedule.until.time
+        if time_s is not None:
+            await self.clock.sleep(max(0.0, time_s - self._elapsed_s()))
+            self._ring()
+
+    async def _groups(self) -> None:
+        """Wait until a batch is whole, or it is over."""
+        while self._store.batch_ready() is None and not self._over():
+            have = self._store.assembly.ready
+            async with self.waiting(f"{have} of {self._policy.batch} scored groups"):
+                await self._bell.wait()
+
+    async def _step(self, wait_s: float) -> dict[str, float] | None:
+        """Train on one batch; return its row of metrics, or None when there is none."""
+        store = self._store
+        async with self._stepping:
+            groups = store.batch_ready()
+            if groups is None or self._draining:
+                return None
+            start_s = self.clock.now()
+            self.progress(f"step {store.step + 1}")
+            await store.begin_step(groups)
+            try:
+                signs = await self.compute(
+                    self._learner.step, groups, store.version, self._age, label="train"
+                )
+            except NonFinite as error:
+                await self._failed(groups, str(error))
+                return None
+            store.trained(groups)
+            self._failures.finite()
+        step_s = self.clock.now() - start_s
+        counts = {f"tickets_{state}": float(n) for state, n in store.ledger.counts().items()}
+        timing = {"wait_s": wait_s, "step_s": step_s, "branch": float(store.version.branch)}
+        return {**signs, **counts, **timing, "duplicates": float(store.assembly.duplicates)}
+
+    def _age(self, version: Version) -> int:
+        return self._store.lineage.age(version, self._store.version)
+
+    async def _failed(self, groups: Sequence[Group], reason: str) -> None:
+        """Keep a batch that gave no finite loss, and drop its tickets."""
+        step = self._store.step + 1
+        path = await self.compute(self._failures.keep, step, groups, reason, label="keep batch")
+        await self._store.dropped(groups, f"no finite loss in step {step}")
+        self._ring()
+        self.event(f"step {step} was not taken: {reason}; batch kept in {path}", step=step)
+        self._failures.judge(step, reason)
+
+    async def _publish(self) -> float:
+        """Publish the current version and open the room that it gives; return the seconds."""
+        start_s = self.clock.now()
+        version = self._store.version
+        await self._publisher.publish(version)
+        self._store.published = version.number
+        self._show()
+        self._ring()
+        self.progress(f"collects for step {version.number + 1}")
+        return self.clock.now() - start_s
+
+    def _show(self) -> None:
+        store = self._store
+        self.status.set(PolicyStatus(store.version, store.step, store.room(), self._finished))
+
+    # ------------------------------------------------------------ checkpoints and the end
+
+    async def _save(self) -> bool:
+        """Write a checkpoint and trim the journal below it. False, and told, when it failed."""
+        store, step = self._store, self._store.step
+        if step == self._saved:
+            return True
+        if self._ready.is_set():
+            store.trained_s = self._elapsed_s()
+        try:
+            await self.compute(
+                self._checkpoints.save, step, store.snapshot(), self._write, label="checkpoint"
+            )
+        except CheckpointError as error:
+            self.event(f"{error}. The next step tries again", step=step)
+            return False
+        self._saved = step
+        await self._journal.rotate()
+        await self._journal.trim(await self.compute(self._oldest_needed, label="checkpoint"))
+        return True
+
+    def _write(self, folder: Path) -> None:
+        self._learner.save(folder / "learner")
+
+    def _oldest_needed(self) -> int:
+        """Return the first journal segment that any checkpoint which is kept needs."""
+        kept = [Found(step, folder) for step, folder in self._checkpoints.all()]
+        return min(read_meta(found).journal_from for found in kept)
+
+    async def _end(self) -> None:
+        """The schedule is done: save, export, close the books, end the run."""
+        self._finished = True
+        self._show()
+        async with self._stepping:
+            for attempt in range(_LAST_TRIES):
+                if await self._save():
+                    break
+                if attempt + 1 == _LAST_TRIES:
+                    raise CheckpointError(f"the last checkpoint failed {_LAST_TRIES} times")
+                async with self.waiting("space on the disk for the last checkpoint"):
+                    await self.clock.sleep(_PAUSE_S)
+            if self._schedule.save.export == "hf":
+                folder = self.run_info.folder / "export"
+                self.progress("exporting")
+                await self.compute(self._learner.export, folder, label="export")
+            await self._close_books()
+        self.finish(f"trained {self._store.step} steps")
+
+    async def _close_books(self) -> None:
+        """Check the ledger, write it to ledger.json, and tell its line."""
+        ledger = self._store.ledger
+        ledger.check()
+        book = {
+            "policy": ledger.policy,
+            "version": str(self._store.version),
+            "steps": ledger.steps,
+            "counts": ledger.counts(),
+            "reasons": {state.value: dict(known) for state, known in ledger.reasons.items()},
+            "tickets": [{"ticket": t, "state": s, "reason": r} for t, s, r in ledger.notes],
+        }
+        text = msgspec.json.format(msgspec.json.encode(book))
+        await self.compute((self.run_info.folder / "ledger.json").write_bytes, text, label="ledger")
+        self.event(ledger.line(), **ledger.counts())
+
+    async def drain(self) -> None:
+        """Finish the step that is going on and save, so that a resume goes on exactly here."""
+        self._draining = True
+        self._ring()
+        if not self._ready.is_set():
+            return
+        async with self._stepping:
+            if self._finished:
+                return
+            start_s = self.clock.now()
+            if await self._save():
+                took_s = self.clock.now() - start_s
+                self.event(f"asked to stop; saved step {self._saved} in {took_s:.1f} s")
+            await self._close_books()
+
+    async def stop(self) -> None:
+        """Let go of the journal."""
+        if hasattr(self, "_journal"):
+            self._journal.close()
+
+    # ------------------------------------------------------------ words
+
+    def _notice(self, text: str) -> None:
+        """Tell something from whatever thread."""
+        self._loop.call_soon_threadsafe(self.event, text)
+
+    def _row(self, row: dict[str, float]) -> None:
+        self.metrics(step=None, **row)
+
+    def _tell_aside(self, ticket: int, reason: str) -> None:
+        self._asides += 1
+        if self._asides <= _SHOWN:
+            more = "; further ones are counted in the ledger" if self._asides == _SHOWN else ""
+            self.event(f"ticket {ticket} set aside: {reason}{more}", ticket=ticket)
+
+    async def _disk_full(self, error: JournalFull) -> None:
+        self.event(f"{error}; trying again every {_PAUSE_S:g} s")
+        async with self.waiting("space on the disk for the journal"):
+            await self.clock.sleep(_PAUSE_S)
+
+
+def demo_tasks(tasks: dict[str, Task]) -> list[tuple[str, Task]]:
+    """Return the tasks that a warm start learns from: made ones that are trained on."""
+    found = [(n, t) for n, t in tasks.items() if t.use == "train" and t.data.startswith("new:")]
+    if not found:
+        raise ConfigError(
+            "roles.trainer.warm_start needs demonstrations, which only made tasks have: add one "
+            'with data = "new:addz" and use = "train", or start from a trained model'
+        )
+    return found
