@@ -15,11 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
-
 from realnet import Actor, Ask, Delivery, Inlet, StateOut, doc, handles
 from realnet.config import Shared
-from realnet.errors import CheckpointError, ConfigError
+from realnet.errors import CheckpointError
 from realnet.message import Nothing
 from realnet.roles.journal import Journal, JournalFull
 from realnet.roles.ledger import IllegalMove
@@ -38,9 +36,10 @@ from realnet.roles.messages import (
     Task,
     Version,
 )
-from realnet.roles.tasks import demos
 from realnet.roles.trainer.checkpoint import Checkpoints, Found
+from realnet.roles.trainer.demonstrations import demonstrations
 from realnet.roles.trainer.failures import Failures
+from realnet.roles.trainer.keeper import Keeper
 from realnet.roles.trainer.learner_config import LearnerConfig, NonFinite
 from realnet.roles.trainer.meta import read_meta
 from realnet.roles.trainer.publisher import Publisher
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
 _NAME = "policy"  # of the policy, in every key; a topology's [policy] is called so
 _PAUSE_S = 5.0  # between tries when the disk is full
 _LAST_TRIES = 3  # of the last checkpoint
+_WARM_ROW = 20  # updates of the warm start for one row of metrics
 _SHOWN = 5  # set-aside tickets told one by one; the ledger counts all
 
 
@@ -80,7 +80,7 @@ class Trainer(Actor[TrainerConfig]):
         """Refuse a warm start without demonstrations."""
         del base
         if config.warm_start.steps:
-            demo_tasks(shared[Task])
+            demonstrations(shared[Task])
 
     # ------------------------------------------------------------ start
 
@@ -89,17 +89,17 @@ class Trainer(Actor[TrainerConfig]):
         self._ready, self._bell = asyncio.Event(), asyncio.Event()
         self._stepping = asyncio.Lock()  # held from the choice of a batch until it is trained
         self._draining = self._finished = False
-        self._saved = -1
         self._asides = 0
         self._policy, self._schedule = self.one(Policy), self.one(Schedule)
         folder = self.run_info.folder
         self._failures = Failures(folder / "failures", self.config.failures)
-        self._checkpoints = Checkpoints(folder / "checkpoints", keep=self._schedule.save.keep)
         self._journal = Journal(folder / "journal", notice=self._notice)
         self._store = Store(_NAME, self._policy, self._journal, self._disk_full)
         self._loop = asyncio.get_running_loop()
         self.progress("building the model")
         self._learner: Learner = await self.compute(self._build, label="build model")
+        checkpoints = Checkpoints(folder / "checkpoints", keep=self._schedule.save.keep)
+        self._keeper = Keeper(self, self._store, checkpoints, self._learner)
         self._publisher = Publisher(self, self.server, self.clock.sleep, self._learner.weights)
         self.progress("reading checkpoint and journal")
         found = await self.compute(self._rebuild, label="read checkpoint")
@@ -107,7 +107,8 @@ class Trainer(Actor[TrainerConfig]):
             await self._resume(found)
         else:
             await self.compute(self._warm_start, label="warm start")
-            await self._save()
+            if not await self._keeper.save(0.0):
+                raise CheckpointError(f"{folder}: the first checkpoint could not be written")
         self._began_s = self.clock.now() - self._store.trained_s
         self._store.on_aside = self._tell_aside
         self._ready.set()
@@ -122,7 +123,7 @@ class Trainer(Actor[TrainerConfig]):
     def _rebuild(self) -> Found | None:
         """Load the newest whole checkpoint and replay the journal after it."""
         self._journal.open()
-        found = self._checkpoints.newest(self._notice)
+        found = self._keeper.checkpoints.newest(self._notice)
         self._store.rebuild(found, self._notice)
         if found is not None:
             self._learner.load(found.folder / "learner")
@@ -131,28 +132,24 @@ class Trainer(Actor[TrainerConfig]):
     async def _resume(self, found: Found) -> None:
         """Go on from a checkpoint, on a branch of its own."""
         version = await self._store.resume(read_meta(found).version)
-        self._saved = found.step
+        self._keeper.saved = found.step
         what = "resumed" if self.run_info.resumed else "was restarted and resumed"
         self.event(f"{self.address} {what} at step {found.step} as {version}", step=found.step)
 
     def _warm_start(self) -> None:
         """Train on demonstrations, in the compute thread."""
-        steps = self.config.warm_start.steps
-        if not steps:
-            return
-        tasks = demo_tasks(self.all(Task))
-
-        def demo(k: int, progress: float) -> tuple[str, str]:
-            name, task = tasks[k % len(tasks)]
-            return demos(task, k // len(tasks), progress, f"[tasks.{name}]")
 
         def report(step: int, of: int, signs: dict[str, float]) -> None:
-            self._loop.call_soon_threadsafe(self.progress, f"warm start {step}/{of}")
-            if step % 20 == 0 or step == of:
-                row = {f"warm_start_{name}": value for name, value in signs.items()}
-                self._loop.call_soon_threadsafe(self._row, {"warm_start_step": step, **row})
+            self._loop.call_soon_threadsafe(self._warmer, step, of, signs)
 
-        self._learner.warm_start(demo, report)
+        if self.config.warm_start.steps:
+            self._learner.warm_start(demonstrations(self.all(Task)), report)
+
+    def _warmer(self, step: int, of: int, signs: dict[str, float]) -> None:
+        self.progress(f"warm start {step}/{of}")
+        if step % _WARM_ROW == 0 or step == of:
+            row = {"warm_step": step, **{f"warm_{name}": value for name, value in signs.items()}}
+            self.metrics(step=None, **row)
 
     # ------------------------------------------------------------ what comes in
 
@@ -217,9 +214,9 @@ class Trainer(Actor[TrainerConfig]):
                 continue
             row["publish_s"] = await self._publish()
             self.metrics(step=self._store.step, **row)
-            if self._store.step - max(self._saved, 0) >= self._schedule.save.every:
+            if self._store.step - self._keeper.saved >= self._schedule.save.every:
                 async with self._stepping:
-                    await self._save()
+                    await self._keeper.save(self._elapsed_s())
         if not self._draining:
             await self._end()
 
@@ -298,40 +295,13 @@ class Trainer(Actor[TrainerConfig]):
 
     # ------------------------------------------------------------ checkpoints and the end
 
-    async def _save(self) -> bool:
-        """Write a checkpoint and trim the journal below it. False, and told, when it failed."""
-        store, step = self._store, self._store.step
-        if step == self._saved:
-            return True
-        if self._ready.is_set():
-            store.trained_s = self._elapsed_s()
-        try:
-            await self.compute(
-                self._checkpoints.save, step, store.snapshot(), self._write, label="checkpoint"
-            )
-        except CheckpointError as error:
-            self.event(f"{error}. The next step tries again", step=step)
-            return False
-        self._saved = step
-        await self._journal.rotate()
-        await self._journal.trim(await self.compute(self._oldest_needed, label="checkpoint"))
-        return True
-
-    def _write(self, folder: Path) -> None:
-        self._learner.save(folder / "learner")
-
-    def _oldest_needed(self) -> int:
-        """Return the first journal segment that any checkpoint which is kept needs."""
-        kept = [Found(step, folder) for step, folder in self._checkpoints.all()]
-        return min(read_meta(found).journal_from for found in kept)
-
     async def _end(self) -> None:
         """The schedule is done: save, export, close the books, end the run."""
         self._finished = True
         self._show()
         async with self._stepping:
             for attempt in range(_LAST_TRIES):
-                if await self._save():
+                if await self._keeper.save(self._elapsed_s()):
                     break
                 if attempt + 1 == _LAST_TRIES:
                     raise CheckpointError(f"the last checkpoint failed {_LAST_TRIES} times")
@@ -341,24 +311,8 @@ class Trainer(Actor[TrainerConfig]):
                 folder = self.run_info.folder / "export"
                 self.progress("exporting")
                 await self.compute(self._learner.export, folder, label="export")
-            await self._close_books()
+            await self._keeper.close_books()
         self.finish(f"trained {self._store.step} steps")
-
-    async def _close_books(self) -> None:
-        """Check the ledger, write it to ledger.json, and tell its line."""
-        ledger = self._store.ledger
-        ledger.check()
-        book = {
-            "policy": ledger.policy,
-            "version": str(self._store.version),
-            "steps": ledger.steps,
-            "counts": ledger.counts(),
-            "reasons": {state.value: dict(known) for state, known in ledger.reasons.items()},
-            "tickets": [{"ticket": t, "state": s, "reason": r} for t, s, r in ledger.notes],
-        }
-        text = msgspec.json.format(msgspec.json.encode(book))
-        await self.compute((self.run_info.folder / "ledger.json").write_bytes, text, label="ledger")
-        self.event(ledger.line(), **ledger.counts())
 
     async def drain(self) -> None:
         """Finish the step that is going on and save, so that a resume goes on exactly here."""
@@ -370,10 +324,10 @@ class Trainer(Actor[TrainerConfig]):
             if self._finished:
                 return
             start_s = self.clock.now()
-            if await self._save():
+            if await self._keeper.save(self._elapsed_s()):
                 took_s = self.clock.now() - start_s
-                self.event(f"asked to stop; saved step {self._saved} in {took_s:.1f} s")
-            await self._close_books()
+                self.event(f"asked to stop; saved step {self._keeper.saved} in {took_s:.1f} s")
+            await self._keeper.close_books()
 
     async def stop(self) -> None:
         """Let go of the journal."""
@@ -386,9 +340,6 @@ class Trainer(Actor[TrainerConfig]):
         """Tell something from whatever thread."""
         self._loop.call_soon_threadsafe(self.event, text)
 
-    def _row(self, row: dict[str, float]) -> None:
-        self.metrics(step=None, **row)
-
     def _tell_aside(self, ticket: int, reason: str) -> None:
         self._asides += 1
         if self._asides <= _SHOWN:
@@ -399,14 +350,3 @@ class Trainer(Actor[TrainerConfig]):
         self.event(f"{error}; trying again every {_PAUSE_S:g} s")
         async with self.waiting("space on the disk for the journal"):
             await self.clock.sleep(_PAUSE_S)
-
-
-def demo_tasks(tasks: dict[str, Task]) -> list[tuple[str, Task]]:
-    """Return the tasks that a warm start learns from: made ones that are trained on."""
-    found = [(n, t) for n, t in tasks.items() if t.use == "train" and t.data.startswith("new:")]
-    if not found:
-        raise ConfigError(
-            "roles.trainer.warm_start needs demonstrations, which only made tasks have: add one "
-            'with data = "new:addz" and use = "train", or start from a trained model'
-        )
-    return found

@@ -1,0 +1,31 @@
+"""Which demonstrations a warm start learns from.
+
+Knows tasks, not models. Called by the trainer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from realnet.errors import ConfigError
+from realnet.roles.messages import Task
+from realnet.roles.tasks import demos
+
+
+def demonstrations(tasks: Mapping[str, Task]) -> Callable[[int, float], tuple[str, str]]:
+    """Return the function (k, progress) -> (prompt, response) over the made tasks, in turns.
+
+    Raises ConfigError when no task that is trained on can give demonstrations.
+    """
+    made = [(n, t) for n, t in tasks.items() if t.use == "train" and t.data.startswith("new:")]
+    if not made:
+        raise ConfigError(
+            "roles.trainer.warm_start needs demonstrations, which only made tasks have: add one "
+            'with data = "new:addz" and use = "train", or start from a trained model'
+        )
+
+    def demo(k: int, progress: float) -> tuple[str, str]:
+        name, task = made[k % len(made)]
+        return demos(task, k // len(made), progress, f"[tasks.{name}]")
+
+    return demo

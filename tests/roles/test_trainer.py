@@ -1,0 +1,408 @@
+"""The trainer actor: steps, versions, checkpoints and books, through deaths at any moment.
+
+A made-up learner stands in for the model, and a test for everybody else; store, journal,
+checkpoints, parameter server and shared memory are the real ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from realnet.config import Steps
+from realnet.errors import PeerDied, Refused
+from realnet.live_ports import Delivery
+from realnet.message import Nothing
+from realnet.roles.messages import (
+    Announced,
+    Group,
+    GroupClosed,
+    OpenSlot,
+    Policy,
+    PolicyStatus,
+    ReportTickets,
+    Rollout,
+    SampleKey,
+    Save,
+    Schedule,
+    Scored,
+    Segment,
+    Span,
+    TakeSlots,
+    Task,
+    TicketKey,
+    Until,
+    Version,
+)
+from realnet.roles.parameter_server import ParameterServer, ParameterServerConfig
+from realnet.roles.trainer.failures import Diverged
+from realnet.roles.trainer.learner_config import NonFinite
+from realnet.roles.trainer.trainer import Trainer, TrainerConfig
+
+GROUP = 2
+
+
+class FakeLearner:
+    """Weights are one number that depends on every rollout trained with, in order."""
+
+    def __init__(self) -> None:
+        self.value = 1
+        self.bad: Callable[[Sequence[Group]], bool] = lambda groups: False
+
+    def step(
+        self, groups: Sequence[Group], current: Version, age: Callable[[Version], int]
+    ) -> dict[str, float]:
+        if self.bad(groups):
+            raise NonFinite(f"{current}: loss nan")
+        texts = "".join(s.rollout.text for g in groups for s in g.scored)
+        self.value = zlib.crc32(f"{self.value} {texts}".encode())
+        ages = [age(span.version) for g in groups for s in g.scored
+                for segment in s.rollout.segments for span in segment.spans]  # fmt: skip
+        return {"loss": 0.5, "age_max": float(max(ages))}
+
+    def weights(self) -> list[tuple[str, np.ndarray, str]]:
+        return [("value", np.full(100, self.value, np.int64), "int64")]
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "value").write_text(str(self.value))
+
+    def load(self, folder: Path) -> None:
+        self.value = int((folder / "value").read_text())
+
+    def export(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        (folder / "value").write_text(str(self.value))
+
+    def warm_start(self, demos: Any, report: Any) -> None:
+        raise AssertionError("not asked for")
+
+
+class Shown:
+    """The showing end of a state wire."""
+
+    def __init__(self) -> None:
+        self.value: Any = None
+
+    def set(self, value: Any) -> None:
+        self.value = value
+
+
+class World:
+    """A host with a parameter server and room for one trainer after another."""
+
+    def __init__(self, bench: Any, folder: Path, steps: int, every: int, max_age: int) -> None:
+        self.bench, self.folder = bench, folder
+        bench.world.arena = self._arena
+        bench.world.finish = self._finish
+        self.policy = Policy(model="new:llama", batch=3, group=GROUP, max_age=max_age)
+        self.schedule = Schedule(
+            until=Until(steps=steps), save=Save(every=Steps(every), keep=2, export="hf")
+        )
+        self.finished = ""
+        self.announced, self.status = Shown(), Shown()
+        self.numbers: list[Version] = []
+        self.before: Callable[[Any], None] = lambda request: None
+        self.server: Any = None
+        self.trainer: Any = None
+        self.learner = FakeLearner()
+        self.run: asyncio.Task[None] | None = None
+
+    def _finish(self, text: str) -> None:
+        self.finished = text
+
+    async def _arena(self, name: str, slot_bytes: int, slots: int) -> str:
+        path = self.folder / name
+        with path.open("ab") as file:
+            file.truncate(slot_bytes * slots)
+        return str(path)
+
+    async def _ask(self, request: Any) -> Any:
+        self.before(request)
+        try:
+            if isinstance(request, OpenSlot):
+                return await self.server.open_slot(request)
+            reply = await self.server.commit_version(request)
+        except Exception as error:
+            raise Refused(str(error)) from error
+        self.numbers.append(request.manifest.version)
+        return reply
+
+    async def begin(self) -> None:
+        """Start what is not there; the trainer goes on from what the run's folder holds."""
+        if self.server is None:
+            self.server = await self.bench.start(
+                ParameterServer,
+                ParameterServerConfig(),
+                {Policy: self.policy},
+                {"announced": self.announced},
+            )
+        self.learner = FakeLearner()
+        shared = {
+            Policy: self.policy,
+            Schedule: self.schedule,
+            Task: {"addz": Task(data="new:addz", reward={"exact": 1.0})},
+        }
+        ports = {"server": self.bench.ask(self._ask), "status": self.status}
+        self.trainer = await self.bench.start(Trainer, TrainerConfig(), shared, ports)
+        self.run = self.bench.run(self.trainer)
+
+    async def kill(self) -> None:
+        """End the trainer between two of its turns, as if by kill -9."""
+        assert self.run is not None
+        self.run.cancel()
+        self.trainer._journal.close()
+        await asyncio.gather(self.run, return_exceptions=True)
+
+    @property
+    def newest(self) -> Version:
+        assert isinstance(self.announced.value, Announced)
+        assert self.announced.value.newest is not None
+        return self.announced.value.newest.manifest.version
+
+
+@pytest.fixture
+def world(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., World]:
+    """A maker of worlds; every trainer gets the world's current learner."""
+
+    def make(steps: int = 6, every: int = 2, max_age: int = 1) -> World:
+        made = World(bench, tmp_path, steps, every, max_age)
+        monkeypatch.setattr(Trainer, "_build", lambda trainer: made.learner)
+        return made
+
+    return make
+
+
+def scored(ticket: int, sample: int, version: Version) -> Scored:
+    """A rollout whose text follows from its key and the version's number, not its branch."""
+    ids = np.arange(4, dtype=np.int32)
+    spans = (Span(version, 4),)
+    segment = Segment("model", ids, np.zeros(4, np.float32), spans, learn=True)
+    text = f"[{ticket}.{sample} by {version.number}]"
+    key = SampleKey(TicketKey("policy", ticket), sample)
+    return Scored(Rollout(key, "addz", "2+2=", text, "4", (segment,), "stop"), 1.0)
+
+
+class Outside:
+    """Prompter, driver and rewarder in one: keeps what is not acknowledged, over deaths."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.waiting: dict[str, Any] = {}  # key -> record in custody
+        self.asides: list[str] = []
+        self.open: set[asyncio.Task[Any]] = set()
+        self.first = True
+
+    async def turn(self) -> None:
+        """Take tickets, answer them with the newest version, deliver everything that waits."""
+        await self.take()
+        for key, record in list(self.waiting.items()):
+            await self._deliver(key, record)
+
+    async def take(self) -> None:
+        trainer = self.world.trainer
+        work = asyncio.ensure_future(trainer.take_slots(TakeSlots("policy", 4, self.first)))
+        for _ in range(40):
+            await asyncio.sleep(0.001 if not work.done() else 0)
+        if not work.done():  # no room: the deadline passes
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+            return
+        self.first = False
+        version = self.world.newest
+        for start, end in work.result().intervals:
+            for ticket in range(start, end):
+                for sample in range(GROUP):
+                    record = scored(ticket, sample, version)
+                    self.waiting.setdefault(f"{ticket}#{sample}", record)
+                closing = GroupClosed(TicketKey("policy", ticket), GROUP)
+                self.waiting.setdefault(f"{ticket}", closing)
+            handed = ReportTickets("policy", tuple(range(start, end)))
+            assert await trainer.report_tickets(handed) == Nothing()
+
+    async def _deliver(self, key: str, record: Any) -> None:
+        def done(aside: str | None) -> None:
+            self.waiting.pop(key, None)
+            if aside is not None:
+                self.asides.append(aside)
+
+        item: Delivery[Any] = Delivery(record, key, 1, done)
+        trainer = self.world.trainer
+        take = trainer.take_closed if isinstance(record, GroupClosed) else trainer.take_scored
+        await take(item)
+        item.settled()
+
+
+async def to_the_end(world: World, outside: Outside) -> None:
+    while not world.finished:
+        assert world.run is not None
+        if world.run.done():
+            world.run.result()
+        await outside.turn()
+    await world.run  # type: ignore[misc]
+
+
+def book(world: World) -> dict[str, Any]:
+    return json.loads((world.folder / "ledger.json").read_text())  # type: ignore[no-any-return]
+
+
+async def test_a_run_trains_publishes_saves_exports_and_closes_its_books(
+    world: Callable[..., World],
+) -> None:
+    made = world(steps=5, every=2)
+    await made.begin()
+    await to_the_end(made, Outside(made))
+    assert made.finished == "trained 5 steps"
+    assert [str(v) for v in made.numbers] == [f"policy v0.{n}" for n in range(6)]
+    status = made.status.value
+    assert isinstance(status, PolicyStatus)
+    assert (status.step, status.finished) == (5, True)
+    names = sorted(p.name for p in (made.folder / "checkpoints").iterdir())
+    assert names == ["step_000004", "step_000005"]
+    assert (made.folder / "export" / "value").read_text() == str(made.learner.value)
+    counts = book(made)["counts"]
+    assert counts["trained"] == 15
+    assert counts["issued"] == sum(counts.values()) - counts["issued"]
+    rows = [row for row in made.bench.world.metrics if "loss" in row]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+    assert all(row["age_max"] <= 1 for row in rows)
+    assert {"wait_s", "step_s", "publish_s", "tickets_trained", "duplicates"} <= set(rows[0])
+    assert any("15 trained" in event for event in made.bench.world.events)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+async def test_synchronous_runs_with_kills_end_with_the_weights_of_one_without(
+    world: Callable[..., World], every: int
+) -> None:
+    """At max_age 0 every batch follows from the version before it: deaths must change nothing."""
+    calm = world(steps=6, every=6, max_age=0)
+    calm.folder = calm.folder / "calm"
+    calm.folder.mkdir()
+    calm.bench.folder = calm.folder
+    await calm.begin()
+    await to_the_end(calm, Outside(calm))
+    assert [r["age_max"] for r in calm.bench.world.metrics if "loss" in r] == [0.0] * 6
+
+    for seed in range(6):
+        rng = random.Random(seed)
+        made = world(steps=6, every=every, max_age=0)
+        made.folder = made.folder / f"kills {seed}"
+        made.folder.mkdir()
+        made.bench.folder = made.folder
+        await made.begin()
+        outside = Outside(made)
+        kills = 0
+        while not made.finished:
+            work = asyncio.ensure_future(outside.turn())
+            for _ in range(rng.randrange(200)):
+                await asyncio.sleep(0)
+            if kills < 12 and not made.finished and rng.random() < 0.7:
+                await made.kill()
+                kills += 1
+                work.cancel()
+                await asyncio.gather(work, return_exceptions=True)
+                outside.first = True
+                await made.begin()
+            else:
+                await work
+        assert kills > 2
+        assert made.learner.value == calm.learner.value
+        assert len(set(made.numbers)) == len(made.numbers)
+        assert book(made)["counts"]["trained"] == 18
+        await made.kill()
+
+
+async def test_asked_to_stop_it_saves_and_a_resume_goes_on_exactly_there(
+    world: Callable[..., World],
+) -> None:
+    made = world(steps=6, every=100)
+    await made.begin()
+    outside = Outside(made)
+    while made.trainer._store.step < 3:
+        await outside.turn()
+    await made.trainer.drain()
+    step, value = made.trainer._store.step, made.learner.value
+    assert f"step {step}" in next(e for e in made.bench.world.events if "asked to stop" in e)
+    await made.kill()
+    await made.begin()
+    assert made.trainer._store.step == step
+    assert made.learner.value == value
+    assert str(made.trainer._store.version) == f"policy v1.{step}"
+    outside.first = True
+    await to_the_end(made, outside)
+    assert book(made)["counts"]["trained"] == 18
+
+
+async def test_a_parameter_server_that_dies_is_asked_again(world: Callable[..., World]) -> None:
+    made = world(steps=3)
+    asked = 0
+
+    def dying(request: Any) -> None:
+        nonlocal asked
+        asked += 1
+        if asked % 3:
+            raise PeerDied("parameter_server/0 died")
+
+    made.before = dying
+    await made.begin()
+    await to_the_end(made, Outside(made))
+    assert [v.number for v in made.numbers] == [0, 1, 2, 3]
+
+
+async def test_a_batch_without_finite_loss_is_kept_and_dropped(
+    world: Callable[..., World],
+) -> None:
+    made = world(steps=3)
+    await made.begin()
+    made.learner.bad = lambda groups: groups[0].key.ticket == 3
+    await to_the_end(made, Outside(made))
+    counts = book(made)["counts"]
+    assert (counts["dropped"], counts["trained"]) == (3, 9)
+    assert book(made)["reasons"]["dropped"] == {"no finite loss in step 2": 3}
+    kept = made.folder / "failures" / "step_000002-1.msgpack"
+    assert kept.stat().st_size > 100
+    assert any(str(kept) in event for event in made.bench.world.events)
+
+
+async def test_three_in_a_row_end_the_run_with_the_evidence(world: Callable[..., World]) -> None:
+    made = world(steps=3)
+    await made.begin()
+    made.learner.bad = lambda groups: True
+    outside = Outside(made)
+    with pytest.raises(Diverged, match=r"3 batches in a row .*step_000001-3\.msgpack"):
+        await to_the_end(made, outside)
+    assert made.learner.value == 1
+    made.trainer._store.ledger.check()
+
+
+async def test_a_schedule_that_is_done_ends_at_once(world: Callable[..., World]) -> None:
+    made = world(steps=2)
+    await made.begin()
+    await to_the_end(made, Outside(made))
+    await made.kill()
+    made.finished = ""
+    await made.begin()
+    await to_the_end(made, Outside(made))
+    assert made.finished == "trained 2 steps"
+    assert str(made.newest) == "policy v1.2"
+
+
+async def test_rollouts_of_tickets_that_nobody_issued_are_set_aside(
+    world: Callable[..., World],
+) -> None:
+    made = world()
+    await made.begin()
+    outside = Outside(made)
+    outside.waiting["99"] = GroupClosed(TicketKey("policy", 99), 1)
+    await outside.turn()
+    assert outside.asides == ["ticket 99 of policy was never issued (next: 0)"]
+    await made.trainer.report_tickets(ReportTickets("policy", (77,), ((78, "late"),)))
+    made.trainer._store.ledger.check()
