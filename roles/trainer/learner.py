@@ -231,6 +231,8 @@ def _model(policy: Policy, config: LearnerConfig, tokenizer: Tokenizer, base: Pa
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        torch.set_num_threads(config.threads)
     model: Any = build_model(policy, tokenizer, base, policy.seed)
     return model.to(device).eval()
 

@@ -55,6 +55,8 @@ class LearnerConfig(Config):
     device: Annotated[
         Literal["auto", "cpu", "cuda"], doc("where the model is; auto: a GPU if this role has one")
     ] = "auto"
+    # Several processes with several threads each on the same cores slow each other down 100-fold.
+    threads: Annotated[int, doc("of torch on the CPU; 1: repeats bit for bit", ge=1)] = 1
     warm_start: Annotated[WarmStart, doc("supervised training before version 0")] = WarmStart()
 
     def __post_init__(self) -> None:
