@@ -1,0 +1,171 @@
+"""Figures as words: durations, shares, the ledger's line, warnings that a person understands.
+
+Pure functions. Called by the view and the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+from realnet.roles.face.rows import Rows
+
+_STATES = ("trained", "buffered", "leased", "waiting", "set_aside", "dropped")
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def duration(seconds: float) -> str:
+    """Return "48 s", "2 min 41 s", "3 h 05 min"."""
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    if whole < 6000:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def short(value: float | None) -> str:
+    """Return a number with about three digits, for a table; "–" for none."""
+    if value is None:
+        return "–"
+    size = abs(value)
+    if size >= 1e6:
+        return f"{value / 1e6:.3g} M"
+    if size >= 10_000:
+        return f"{value / 1e3:.3g} k"
+    if size >= 100 or value == int(value):
+        return f"{value:.0f}"
+    if size >= 1:
+        return f"{value:.2f}".rstrip("0").rstrip(".")
+    return f"{value:.2g}" if size < 0.1 else f"{value:.2f}"
+
+
+def percent(value: float | None) -> str:
+    """Return "12 %"; "–" for none."""
+    if value is None:
+        return "–"
+    return f"{100 * value:.1f} %" if 0 < abs(value) < 0.01 else f"{100 * value:.0f} %"
+
+
+def spark(values: list[float], width: int = 12, low: float | None = None) -> str:
+    """Return a curve in blocks; `low` fixes its floor."""
+    if len(values) < 2:
+        return ""
+    if len(values) > width:
+        cuts = [round(i * len(values) / width) for i in range(width + 1)]
+        values = [_mean(values[a:b]) for a, b in pairwise(cuts)]
+    floor = min(values) if low is None else min(low, *values)
+    span = max(values) - floor
+    return "".join(_BLOCKS[min(7, int(8 * (v - floor) / span)) if span > 0 else 0] for v in values)
+
+
+def balance(counts: Mapping[str, int]) -> str:
+    """Return the ledger as a line: everything that was issued is in exactly one state."""
+    if "issued" not in counts:
+        return ""
+    parts = [f"{counts.get(state, 0)} {state.replace('_', ' ')}" for state in _STATES]
+    total = sum(counts.get(state, 0) for state in _STATES)
+    verdict = "balanced" if total == counts["issued"] else f"DOES NOT BALANCE: they are {total}"
+    return f"issued {counts['issued']} = {' + '.join(parts)} ({verdict})"
+
+
+def task_line(rows: Rows, task: str, shared: Mapping[str, Any]) -> str:
+    """Return "addz_test pass@1 0.15 -> 0.74 (192 held-out problems, T = 1)"."""
+    found = rows.measured(task)
+    if not found:
+        return f"{task}: not measured"
+    first, last = found[0], found[-1]
+    text = f"{task} pass@1 {first.share:.2f}"
+    text += f" -> {last.share:.2f}" if last.step > first.step else f" at step {first.step}"
+    about = how_measured(rows, task, shared)
+    return f"{text} ({about})" if about else text
+
+
+def how_measured(rows: Rows, task: str, shared: Mapping[str, Any]) -> str:
+    """Return "192 held-out problems, T = 1", as far as it is known."""
+    table = table_of(shared, "tasks", task)
+    count = rows.problems.get(task) or table.get("limit")
+    parts = [f"{count} held-out problems"] if count else []
+    if isinstance(table.get("temperature"), int | float):
+        parts.append(f"T = {table['temperature']:g}")
+    if isinstance(table.get("samples"), int) and table["samples"] > 1:
+        parts.append(f"mean of {table['samples']} answers")
+    return ", ".join(parts)
+
+
+def table_of(shared: Mapping[str, Any], table: str, name: str = "") -> dict[str, Any]:
+    """Return one shared record of a plan as plain data, {} when it is not there."""
+    records = shared.get(table)
+    record = records.get(name) if isinstance(records, Mapping) else None
+    return dict(record) if isinstance(record, Mapping) else {}
+
+
+def policy_of(shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the first policy of a plan."""
+    records = shared.get("policy")
+    return table_of(shared, "policy", next(iter(records), "") if records else "")
+
+
+def planned_steps(shared: Mapping[str, Any]) -> int:
+    """Return how many steps the schedule plans, 0 when that is unknown."""
+    until = table_of(shared, "run").get("until")
+    steps = until.get("steps") if isinstance(until, Mapping) else None
+    return steps if isinstance(steps, int) else 0
+
+
+def seconds_left(rows: Rows, shared: Mapping[str, Any]) -> float | None:
+    """Estimate how long the steps that are left take."""
+    times = [s for _, s in rows.step_times()[-15:]]
+    steps = planned_steps(shared)
+    return median(times) * max(0, steps - rows.step) if times and steps else None
+
+
+def warnings(rows: Rows, policy: Mapping[str, Any]) -> list[str]:
+    """Return what the last few steps show that a person should know, in words."""
+    found: list[str] = []
+    reward = rows.recent("reward")
+    equal = rows.recent("groups_equal") or 0.0
+    if equal >= 0.8:
+        why = ""
+        if reward is not None and (reward < 0.1 or reward > 0.9):
+            why = f" (the problems are too {'hard' if reward < 0.1 else 'easy'})"
+        found.append(f"{percent(equal)} of groups have equal rewards: no signal{why}")
+    if (cut := rows.recent("truncated") or 0.0) >= 0.3:
+        found.append(
+            f"{percent(cut)} of answers are cut at max_tokens = {policy.get('max_tokens', '?')}"
+        )
+    if (masked := rows.recent("tokens_masked") or 0.0) >= 0.1:
+        found.append(
+            f"{percent(masked)} of tokens are older than max_age = {policy.get('max_age', '?')} "
+            "and carry no gradient"
+        )
+    ess = rows.recent("ess")
+    if ess is not None and ess < 0.5 and rows.recent("tokens_trained"):
+        found.append(f"effective sample size {percent(ess)}: answers are far from the policy")
+    if (kl := rows.recent("kl") or 0.0) > 0.2:
+        found.append(f"KL {short(kl)} between generator and trainer: too much for stable steps")
+    if (clipped := rows.recent("clip_fraction") or 0.0) > 0.3:
+        found.append(f"{percent(clipped)} of tokens are clipped: steps are too large")
+    if (lost := rows.recent("unscored") or 0.0) > 0:
+        found.append(f"{short(lost)} answers a step could not be scored")
+    entropy = rows.recent("entropy")
+    if entropy is not None and entropy < 0.005:
+        found.append(f"entropy {short(entropy)}: answers hardly vary any more")
+    found += _jump(rows)
+    return found
+
+
+def _jump(rows: Rows) -> list[str]:
+    norms = [value for _, value in rows.curve("grad_norm")[-21:]]
+    if len(norms) < 6:
+        return []
+    usual = median(norms[:-1])
+    if usual <= 0 or norms[-1] < 10 * usual:
+        return []
+    return [f"gradient norm {short(norms[-1])}, usually {short(usual)}"]
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
