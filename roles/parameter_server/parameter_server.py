@@ -66,7 +66,9 @@ class ParameterServer(Actor[ParameterServerConfig]):
         await self._attach(note)
         newest = self._newest()
         if newest is not None:
-            self.event(f"serves {newest.manifest.version} again", held=len(self._held))
+            self.event(
+                f"{self.address} serves {newest.manifest.version} again", held=len(self._held)
+            )
             self._announce()
 
     async def stop(self) -> None:

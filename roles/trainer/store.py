@@ -51,6 +51,7 @@ class Store:
         self.lineage = Lineage(name)
         self.published = -1  # the last step whose version generators can have; -1: none yet
         self.trained_s = 0.0
+        self.lost_steps = 0  # steps begun after the checkpoint that `rebuild` found
         self.on_aside: Callable[[int, str], None] = lambda ticket, reason: None
         self._full = full
         self._redo: set[int] = set()  # open tickets that nobody has: to go out again
@@ -69,7 +70,7 @@ class Store:
 
     # ------------------------------------------------------------ rebuilding (blocking)
 
-    def rebuild(self, found: Found | None, notice: Callable[[str], None]) -> None:
+    def rebuild(self, found: Found | None) -> None:
         """Load the checkpoint, then replay the journal. Raises CheckpointError.
 
         The journal must be open. Afterwards call `resume` if there was a checkpoint.
@@ -90,11 +91,8 @@ class Store:
                 )
             return
         self._plans = {s: t for s, t in self._plans.items() if s > self.step}
+        self.lost_steps = len(self._plans)
         self.ledger.check()
-        notice(
-            f"went back to step {found.step}; {count} journal records; {self.assembly.ready} whole "
-            f"groups, {len(self.assembly.partial())} in parts"
-        )
 
     def _load(self, found: Found) -> None:
         meta = read_meta(found)
@@ -113,18 +111,18 @@ class Store:
         for ticket in self.ledger.tickets(TicketState.BUFFERED):
             self.ledger.unbuffer(ticket)  # its rollouts are in the journal: whole again in a moment
 
-    async def resume(self, at: Version) -> Version:
-        """Open a new branch at the version that was loaded; return its first version, durable.
+    async def resume(self, at: Version) -> int:
+        """Open a new branch, durable, at the version that was loaded.
 
         Groups of which every token will be too old when their turn comes (the steps that were lost
-        wrote them) are answered again: a step on them would teach nothing.
+        wrote them) are answered again: a step on them would teach nothing. Returns how many.
         """
         parent, number = at.branch, at.number
         branch = self.lineage.resume(at)
         self._redo = set(self.ledger.tickets(TicketState.WAITING))
         useless = self._stale(branch)
         await self._keep(Forked(branch, parent, number), *([Redo(useless)] if useless else []))
-        return self.version
+        return len(useless)
 
     def _stale(self, branch: int) -> tuple[int, ...]:
         """Return the tickets of whole groups without any token that will carry gradient."""

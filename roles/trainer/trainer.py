@@ -124,17 +124,23 @@ class Trainer(Actor[TrainerConfig]):
         """Load the newest whole checkpoint and replay the journal after it."""
         self._journal.open()
         found = self._keeper.checkpoints.newest(self._notice)
-        self._store.rebuild(found, self._notice)
+        self._store.rebuild(found)
         if found is not None:
             self._learner.load(found.folder / "learner")
         return found
 
     async def _resume(self, found: Found) -> None:
         """Go on from a checkpoint, on a branch of its own."""
-        version = await self._store.resume(read_meta(found).version)
+        store = self._store
+        again = await store.resume(read_meta(found).version)
         self._keeper.saved = found.step
         what = "resumed" if self.run_info.resumed else "was restarted and resumed"
-        self.event(f"{self.address} {what} at step {found.step} as {version}", step=found.step)
+        text = f"{self.address} {what} at step {found.step} as {store.version}"
+        if store.lost_steps:
+            text += f"; {store.lost_steps} steps begun after it are taken again"
+        if again:
+            text += f"; {again} tickets are answered again: what wrote them is gone"
+        self.event(text, step=found.step)
 
     def _warm_start(self) -> None:
         """Train on demonstrations, in the compute thread."""
@@ -214,7 +220,8 @@ class Trainer(Actor[TrainerConfig]):
                 continue
             row["publish_s"] = await self._publish()
             self.metrics(step=self._store.step, **row)
-            if self._store.step - self._keeper.saved >= self._schedule.save.every:
+            every = self._schedule.save.every
+            if self._store.step // every > self._keeper.saved // every:
                 async with self._stepping:
                     await self._keeper.save(self._elapsed_s())
         if not self._draining:

@@ -144,7 +144,7 @@ async def test_after_its_death_it_announces_what_is_whole(house: House) -> None:
     await written(server, version(5))
     again = await house.server()
     assert house.numbers() == [4, 3, 2]
-    assert "serves policy v0.4 again" in house.bench.world.events
+    assert "parameterserver/0 serves policy v0.4 again" in house.bench.world.events
     assert read(house.newest()) == 4
     await publish(again, version(5))
     assert house.numbers()[0] == 5

@@ -70,7 +70,7 @@ class Life:
     async def begin(self) -> Life:
         self.journal.open()
         found = self.checkpoints.newest(self.notices.append)
-        self.store.rebuild(found, self.notices.append)
+        self.store.rebuild(found)
         if found is None:
             self.save()
         else:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from realnet.config import Steps
 from realnet.errors import PeerDied, Refused
 from realnet.live_ports import Delivery
 from realnet.message import Nothing
+from realnet.roles.journal import Journal
 from realnet.roles.messages import (
     Announced,
     Group,
@@ -43,11 +46,19 @@ from realnet.roles.messages import (
     Version,
 )
 from realnet.roles.parameter_server import ParameterServer, ParameterServerConfig
+from realnet.roles.trainer import trainer as trainer_module
 from realnet.roles.trainer.failures import Diverged
 from realnet.roles.trainer.learner_config import NonFinite
 from realnet.roles.trainer.trainer import Trainer, TrainerConfig
 
 GROUP = 2
+
+
+async def in_turns(work: Callable[[], None]) -> None:
+    """Run the journal's work between turns of the loop: others act before it and after it."""
+    await asyncio.sleep(0)
+    work()
+    await asyncio.sleep(0)
 
 
 class FakeLearner:
@@ -155,12 +166,19 @@ class World:
         self.trainer = await self.bench.start(Trainer, TrainerConfig(), shared, ports)
         self.run = self.bench.run(self.trainer)
 
-    async def kill(self) -> None:
-        """End the trainer between two of its turns, as if by kill -9."""
+    async def kill(self, *others: asyncio.Future[Any]) -> None:
+        """End the trainer, and who talks to it, between two turns of the loop, as by kill -9."""
         assert self.run is not None
-        self.run.cancel()
+        self.check()
         self.trainer._journal.close()
-        await asyncio.gather(self.run, return_exceptions=True)
+        for task in (self.run, *others):
+            task.cancel()
+        await asyncio.gather(self.run, *others, return_exceptions=True)
+
+    def check(self) -> None:
+        """Fail when the trainer's main loop has failed."""
+        if self.run is not None and self.run.done():
+            self.run.result()
 
     @property
     def newest(self) -> Version:
@@ -176,6 +194,8 @@ def world(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     def make(steps: int = 6, every: int = 2, max_age: int = 1) -> World:
         made = World(bench, tmp_path, steps, every, max_age)
         monkeypatch.setattr(Trainer, "_build", lambda trainer: made.learner)
+        monkeypatch.setattr(trainer_module, "Journal", partial(Journal, run=in_turns))
+        monkeypatch.setattr(os, "fsync", lambda file: None)
         return made
 
     return make
@@ -210,8 +230,8 @@ class Outside:
     async def take(self) -> None:
         trainer = self.world.trainer
         work = asyncio.ensure_future(trainer.take_slots(TakeSlots("policy", 4, self.first)))
-        for _ in range(40):
-            await asyncio.sleep(0.001 if not work.done() else 0)
+        for _ in range(60):
+            await asyncio.sleep(0)
         if not work.done():  # no room: the deadline passes
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
@@ -243,9 +263,7 @@ class Outside:
 
 async def to_the_end(world: World, outside: Outside) -> None:
     while not world.finished:
-        assert world.run is not None
-        if world.run.done():
-            world.run.result()
+        world.check()
         await outside.turn()
     await world.run  # type: ignore[misc]
 
@@ -305,14 +323,13 @@ async def test_synchronous_runs_with_kills_end_with_the_weights_of_one_without(
             for _ in range(rng.randrange(200)):
                 await asyncio.sleep(0)
             if kills < 12 and not made.finished and rng.random() < 0.7:
-                await made.kill()
+                await made.kill(work)
                 kills += 1
-                work.cancel()
-                await asyncio.gather(work, return_exceptions=True)
                 outside.first = True
                 await made.begin()
             else:
                 await work
+                made.check()
         assert kills > 2
         assert made.learner.value == calm.learner.value
         assert len(set(made.numbers)) == len(made.numbers)
@@ -336,6 +353,7 @@ async def test_asked_to_stop_it_saves_and_a_resume_goes_on_exactly_there(
     assert made.trainer._store.step == step
     assert made.learner.value == value
     assert str(made.trainer._store.version) == f"policy v1.{step}"
+    assert made.trainer._store.lost_steps == 0
     outside.first = True
     await to_the_end(made, outside)
     assert book(made)["counts"]["trained"] == 18
