@@ -165,7 +165,7 @@ class RLView(View):
         """Return how far a warm start is, at intervals; "" once there are steps."""
         if self.rows.steps or self.head is None or now_s - self._told_s < EVERY_S / 3:
             return ""
-        role = role_of(self.plan, "trainer")
+        role = words.role_of(self.plan, "trainer")
         doings = (
             (actor, text)
             for status in self.head.status.values()
@@ -212,8 +212,8 @@ class RLView(View):
         if window is not None:
             record = self.head.record
             start_s, end_s = (record._started_s + t for t in window)
-            generator = record.busy.role(role_of(self.plan, "generator"), start_s)
-            trainer = record.busy.role(role_of(self.plan, "trainer"), start_s)
+            generator = record.busy.role(words.role_of(self.plan, "generator"), start_s)
+            trainer = record.busy.role(words.role_of(self.plan, "trainer"), start_s)
             self._overlap = measure(generator, trainer, (start_s, end_s))
             self._overlap_s = now_s
         return self._overlap
@@ -221,9 +221,3 @@ class RLView(View):
     @property
     def _shared(self) -> dict[str, dict[str, object]]:
         return self.plan.shared if self.plan else {}
-
-
-def role_of(plan: Plan | None, kind: str) -> str:
-    """Return the name that a topology gave to the role of this kind ("trainer" or "x.y:Trainer")."""
-    roles = plan.roles.values() if plan else ()
-    return next((r.name for r in roles if r.kind.rpartition(":")[2].lower() == kind), kind)

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from realnet.roles.face.rows import Rows
+from realnet.topology.plan import Plan
 
 _STATES = ("trained", "buffered", "leased", "waiting", "set_aside", "dropped")
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -106,6 +107,12 @@ def policy_of(shared: Mapping[str, Any]) -> dict[str, Any]:
     """Return the first policy of a plan."""
     records = shared.get("policy")
     return table_of(shared, "policy", next(iter(records), "") if records else "")
+
+
+def role_of(plan: Plan | None, kind: str) -> str:
+    """Return the name that a topology gave to the role of a kind ("trainer", "x.y:Trainer")."""
+    roles = plan.roles.values() if plan else ()
+    return next((r.name for r in roles if r.kind.rpartition(":")[2].lower() == kind), kind)
 
 
 def planned_steps(shared: Mapping[str, Any]) -> int:

@@ -1,0 +1,195 @@
+"""The report: one self-contained page that a run leaves behind.
+
+`report.html` opens from a file, at any width, light or dark, and loads nothing. It is made of what
+lies in the run's folder, also of a run that goes on or broke off. Everything that came from outside
+(prompts, answers, events) is escaped by the template.
+
+Called by `realnet run` and `realnet report`; `python -m realnet.roles.face.report FOLDER --curve
+FILE.svg` writes the pass@1 curve alone.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from realnet.roles.face import figures, words
+from realnet.roles.face.charts import CHART_CSS, DARK, LIGHT
+from realnet.roles.face.rows import Row, number
+from realnet.roles.face.story import Story, shareable
+
+_EVENTS = 200
+_BAD = ("died", "failed", "killed", "silent", "set aside", "not taken", "is gone", "cannot")
+
+
+class Tile(NamedTuple):
+    """One headline number."""
+
+    label: str
+    value: str
+    about: str = ""
+
+
+def write_report(folder: Path) -> Path:
+    """Write report.html into a run's folder and return its path."""
+    path = folder / "report.html"
+    partial = folder / ".report.html.partial"
+    partial.write_text(page(Story(folder)), encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def page(story: Story) -> str:
+    """Return the text of the page."""
+    import jinja2  # of the train extra: importing this module must work without it
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("report.html.j2")
+    return template.render(**_content(story))
+
+
+def _content(story: Story) -> dict[str, Any]:
+    rows = story.rows
+    notes = story.notes()
+    return {
+        "title": story.title,
+        "run": story.folder.resolve().name,
+        "light": LIGHT,
+        "dark": DARK,
+        "chart_css": CHART_CSS,
+        "outcome": story.outcome(),
+        "ending": story.ending(),
+        "tiles": tiles(story),
+        "tasks": [words.task_line(rows, task, story.shared) for task in rows.tasks()],
+        "hero": figures.hero(rows) if rows.evals else None,
+        "signs": figures.signs(rows),
+        "warnings": words.warnings(rows, words.policy_of(story.shared)),
+        "pairs": [_shown_pair(pair) for pair in story.pairs()],
+        "overlap": story.overlap(),
+        "timeline": figures.timeline(story),
+        "zoom": figures.zoom(story),
+        "work": figures.work(story),
+        "balance": words.balance(story.tickets()),
+        "states": _states(story),
+        "reasons": _reasons(story),
+        "events": [_shown_event(e) for e in notes[-_EVENTS:]],
+        "events_left_out": max(0, len(notes) - _EVENTS),
+        "several": len(rows.ended_s) > 1,
+        "roles": _roles(story),
+        "wires": [(w.kind, str(w), w.why) for w in story.plan.wires] if story.plan else [],
+        "policy": words.policy_of(story.shared),
+        "topology": shareable(story.topology),
+    }
+
+
+def tiles(story: Story) -> list[Tile]:
+    """Return the headline numbers."""
+    rows, found = story.rows, []
+    for task in rows.tasks()[:3]:
+        measured = rows.measured(task)
+        first, last = measured[0].share, measured[-1].share
+        value = f"{first:.2f} → {last:.2f}" if len(measured) > 1 else f"{last:.2f}"
+        found.append(Tile(f"{task} pass@1", value, words.how_measured(rows, task, story.shared)))
+    planned = words.planned_steps(story.shared)
+    found.append(Tile("steps", str(rows.step), f"of {planned} planned" if planned else ""))
+    attempts = len(rows.ended_s)
+    found.append(
+        Tile("wall time", words.duration(rows.wall_s), f"{attempts} attempts" * (attempts > 1))
+    )
+    overlap = story.overlap()
+    if overlap is not None:
+        about = (
+            f"generator {words.percent(overlap.generator_s / overlap.window_s)}, "
+            f"trainer {words.percent(overlap.trainer_s / overlap.window_s)}"
+        )
+        found.append(Tile("both busy", words.percent(overlap.share), about))
+    tokens = sum(value for _, value in rows.curve("tokens"))
+    if tokens:
+        found.append(Tile("tokens learnt from", words.short(tokens), "sum over the steps"))
+    return found
+
+
+def _states(story: Story) -> list[tuple[str, int]]:
+    return [(state.replace("_", " "), count) for state, count in story.tickets().items()]
+
+
+def _reasons(story: Story) -> list[tuple[str, str, int]]:
+    """Return (state, reason, count) of tickets that were not trained on."""
+    reasons = story.book.get("reasons")
+    found = []
+    for state, known in reasons.items() if isinstance(reasons, dict) else ():
+        for reason in known if isinstance(known, dict) else ():
+            count = number(known, reason)
+            if count is not None:
+                found.append((str(state).replace("_", " "), str(reason), int(count)))
+    return sorted(found, key=lambda item: -item[2])[:20]
+
+
+def _shown_pair(pair: Any) -> dict[str, Any]:
+    answers = [pair.first] if pair.first is pair.last else [pair.first, pair.last]
+    return {
+        "task": pair.task,
+        "prompt": pair.prompt,
+        "answer": pair.answer,
+        "answers": [_shown_answer(row) for row in answers],
+    }
+
+
+def _shown_answer(row: Row) -> dict[str, Any]:
+    reward = number(row, "reward")
+    return {
+        "step": int(row["step"]),
+        "text": str(row.get("text", "")),
+        "reward": "no score" if reward is None else f"reward {words.short(reward)}",
+        "good": reward is not None and reward >= 1.0,
+        "stop": "cut at max_tokens" if row.get("stop") == "length" else "",
+    }
+
+
+def _shown_event(event: Row) -> dict[str, Any]:
+    text = str(event.get("text", ""))
+    return {
+        "time": f"{number(event, 'time_s') or 0.0:.1f}",
+        "attempt": int(number(event, "attempt") or 1),
+        "actor": str(event.get("actor", "")),
+        "text": text,
+        "bad": any(word in text for word in _BAD),
+    }
+
+
+def _roles(story: Story) -> list[dict[str, Any]]:
+    """Return what was running, one entry a role."""
+    return [
+        {
+            "name": role.name,
+            "count": role.count,
+            "place": f"in the processes of {role.place}" if role.place else "",
+            "config": ", ".join(f"{key} = {value}" for key, value in role.config.items()),
+        }
+        for role in (story.plan.roles.values() if story.plan else ())
+    ]
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--curve", type=click.Path(path_type=Path), help="Write only the pass@1 curve (SVG).")
+def main(folder: Path, curve: Path | None) -> None:
+    """Write the report of a run again, or its curve alone."""
+    if curve is None:
+        click.echo(write_report(folder))
+        return
+    curve.write_text(figures.curve_file(Story(folder)), encoding="utf-8")
+    click.echo(curve)
+
+
+if __name__ == "__main__":
+    main()
