@@ -323,7 +323,9 @@ class Policy(Shared):
     context: Annotated[int, doc("longest prompt + answer, in tokens", ge=8)] = 1024
     batch: Annotated[int, doc("tickets a step", ge=1)] = 32
     group: Annotated[int, doc("answers a ticket", ge=1)] = 8
-    max_age: Annotated[int, doc("η: how many versions old a token may be; 0: synchronous", ge=0)] = 1
+    max_age: Annotated[
+        int, doc("η: how many versions old a token may be; 0: synchronous", ge=0)
+    ] = 1
     over_age: Annotated[Literal["mask", "allow"], doc("what happens to tokens older than η")] = (
         "mask"
     )
@@ -345,7 +347,9 @@ class Task(Shared):
     table = "tasks"
     many = True
 
-    data: Annotated[str, doc('"./file.jsonl" beside the topology, or "new:NAME" (made on the spot)')]
+    data: Annotated[
+        str, doc('"./file.jsonl" beside the topology, or "new:NAME" (made on the spot)')
+    ]
     reward: Annotated[dict[str, float], doc('{ math = 1.0, "file.py:function" = 0.1 }')]
     prompt: Annotated[str, doc('template with {column}s, or the path of one ("prompts/x.txt")')] = (
         "{question}"
@@ -353,9 +357,9 @@ class Task(Shared):
     chat: Annotated[bool, doc("put the prompt through the tokenizer's chat template")] = False
     columns: Annotated[dict[str, str], doc("name in the template = column of the data")] = {}
     answer: Annotated[Answer, doc('{ column = "answer", after = "####" }')] = Answer()
-    use: Annotated[Literal["train", "eval"], doc("trained on, or measured on held-out problems")] = (
-        "train"
-    )
+    use: Annotated[
+        Literal["train", "eval"], doc("trained on, or measured on held-out problems")
+    ] = "train"
     weight: Annotated[float, doc("share of this task in the mix", gt=0)] = 1.0
     limit: Annotated[int, doc("use only the first so many problems; 0: all", ge=0)] = 0
     seed: Annotated[int, doc("of the order (and of problems made on the spot)")] = 0
@@ -384,7 +388,7 @@ class Schedule(Shared):
     table = "run"
 
     until: Annotated[Until, doc('{ steps = 300, time = "3h" }')] = Until()
-    eval: Annotated[Steps, doc('how often held-out tasks are measured, e.g. "10 steps"')] = Steps(10)
+    eval: Annotated[Steps, doc('how often held-out tasks are measured: "10 steps"')] = Steps(10)
     save: Annotated[Save, doc('{ every = "20 steps", keep = 3 }')] = Save()
 
 

@@ -132,7 +132,11 @@ class Helper(Actor[HelperConfig]):
             yield Factor(i)
 
 
-class Sink(Actor[Config]):
+class SinkConfig(Config):
+    fail_at: int = 0
+
+
+class Sink(Actor[SinkConfig]):
     squares = Inlet(Square, window=64)
 
     async def start(self) -> None:
@@ -142,7 +146,14 @@ class Sink(Actor[Config]):
     @squares.handler
     async def on_square(self, item: Delivery[Square]) -> None:
         self.times += 1
-        self.got.setdefault(item.body.value, item.body)
+        if self.config.fail_at and self.times == self.config.fail_at:
+            raise RuntimeError("the sink is full")
+        if self.times == 100:
+            self.event("100 squares")
+        elif self.times % 500 == 0:
+            self.event(f"{self.times} squares since the start")
+        if len(self.got) < 10_000:
+            self.got.setdefault(item.body.value, item.body)
         await self.compute(lambda: None)
 
 

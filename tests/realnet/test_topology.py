@@ -138,7 +138,7 @@ def test_several_mistakes_come_at_once(folder: Path) -> None:
 
 
 def test_files(folder: Path) -> None:
-    with pytest.raises(ConfigError, match='no such topology file'):
+    with pytest.raises(ConfigError, match="no such topology file"):
         read_source(folder / "bsae.toml")
     (folder / "x.toml").write_text("a = [")
     with pytest.raises(ConfigError, match=r"x.toml: not TOML"):
@@ -146,7 +146,7 @@ def test_files(folder: Path) -> None:
     (folder / "x.toml").write_text('extends = "nowhere"')
     with pytest.raises(ConfigError, match='extends = "nowhere"'):
         read_source(folder / "x.toml")
-    with pytest.raises(ConfigError, match="write table.key=value"):
+    with pytest.raises(ConfigError, match=r"write table\.key=value"):
         read_source(folder / "base.toml", ["steps=3"])
 
 

@@ -243,7 +243,7 @@ async def test_close_leaves_no_process_behind(make: Make) -> None:
     marks = _tagged()
     assert len(marks) >= 3
     waits = [asyncio.create_task(ask(pool, "hang")) for _ in range(3)]
-    while pool.num_waiting == 3:  # noqa: ASYNC110 - the pool has no event for being busy
+    while pool.num_waiting == 3:
         await asyncio.sleep(0.001)
     await pool.close()
     assert not [pid for pid in pids | marks if alive(pid)]

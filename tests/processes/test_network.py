@@ -1,0 +1,109 @@
+"""A network that is not RL, in real processes: deaths, hangs, signals, orphans, messages."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from real_run import RealRun
+
+PIPELINE = Path(__file__).parent.parent / "realnet" / "pipeline.py"
+
+
+@pytest.fixture
+def topology(tmp_path: Path) -> Path:
+    shutil.copy(PIPELINE, tmp_path / "pipeline.py")
+    text = PIPELINE.read_text()
+    base = text[text.index('TOPOLOGY = """') + 14 :].partition('"""')[0]
+    path = tmp_path / "net.toml"
+    path.write_text(base.format(num=100_000_000, workers=2))
+    return path
+
+
+def ready(run: RealRun) -> bool:
+    return any("100 squares" in e for e in run.events())
+
+
+def test_kill_hang_and_interrupt(start: Callable[..., RealRun], topology: Path) -> None:
+    run = start(topology, "--set", 'run.suspect="1s"', "--set", 'run.hung="2s"')
+    run.until(lambda: ready(run))
+    sockets = Path((run.folder / ".sockets").read_text())
+    assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
+    run.kill("worker/0")
+    run.until(lambda: any("worker/0 died: killed by SIGKILL" in e for e in run.events()))
+    run.until(lambda: any("worker/0 is started again (restart 1)" in e for e in run.events()))
+    stopped = run.kill("worker/1", signal.SIGSTOP)
+    run.until(lambda: any("worker/1 has not answered for" in e for e in run.events()))
+    run.until(lambda: run.members().get("worker/1", stopped) != stopped)
+    run.until(lambda: sum("squares since" in e for e in run.events()) >= 1)
+    run.process.send_signal(signal.SIGINT)
+    assert run.wait(30) == 130
+    assert "ended: asked to stop (SIGINT)" in run.output()
+    assert "--resume" in run.output()
+    assert not run.members()
+    assert not sockets.exists()
+
+
+def test_when_the_head_is_killed_all_go(start: Callable[..., RealRun], topology: Path) -> None:
+    run = start(topology)
+    run.until(lambda: ready(run))
+    assert len(run.members()) == 5
+    run.process.kill()
+    run.process.wait()
+    run.end()
+    assert not run.members()
+
+
+def test_a_role_that_keeps_failing_ends_the_run_by_name(
+    start: Callable[..., RealRun], topology: Path
+) -> None:
+    run = start(
+        topology, "--set", "roles.sink.fail_at=5", "--set", 'roles.sink.restart="1 per 1min"'
+    )
+    assert run.wait() == 1
+    text = run.output()
+    assert "sink/0 failed: RuntimeError: the sink is full" in text
+    assert "ended: sink/0 cannot go on" in text
+    assert "logs:" in text
+    log = (run.folder / "attempts" / "latest" / "logs" / "sink-0.log").read_text()
+    assert "RuntimeError: the sink is full" in log
+
+
+def test_one_run_in_a_folder_at_a_time(start: Callable[..., RealRun], topology: Path) -> None:
+    run = start(topology)
+    run.until(lambda: ready(run))
+    second = start(topology, "--resume")
+    assert second.wait() == 1
+    assert "is in use by a run that is going on" in second.output()
+    assert run.process.poll() is None
+    third = start(topology)
+    assert third.wait() == 2
+    assert "resume it with --resume" in third.output()
+    run.process.send_signal(signal.SIGTERM)
+    assert run.wait(30) == 130
+
+
+def test_nothing_listens_on_a_network(start: Callable[..., RealRun], topology: Path) -> None:
+    run = start(topology)
+    run.until(lambda: ready(run))
+    ours = {os.path.realpath(f"/proc/{p}/ns/net") for p in run.members().values()}
+    assert ours
+    inodes = set()
+    for pid in (*run.members().values(), run.process.pid):
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                target = os.readlink(fd)
+            except OSError:
+                continue
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
+    listening = set()
+    for table in ("tcp", "tcp6", "udp", "udp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            listening.add(line.split()[9])
+    assert not inodes & listening

@@ -1,0 +1,106 @@
+"""A real run in real processes, started as a user would start it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+class RealRun:
+    """A `realnet run` that is going on. Everything is killed by pid, and only what it started."""
+
+    def __init__(self, topology: Path, runs: Path, *arguments: str):
+        self.folder = runs / "run"
+        self.log = runs / f"output-{time.monotonic_ns()}.txt"
+        with self.log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "realnet.cli", "run", str(topology)),
+                    *("--runs", str(runs), "--name", "run", *arguments),
+                ],
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.sockets: Path | None = None
+
+    def output(self) -> str:
+        return self.log.read_text(encoding="utf-8")
+
+    def rows(self, kind: str = "metrics") -> list[dict[str, Any]]:
+        path = self.folder / f"{kind}.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        rows = []
+        for line in lines:
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:  # the line being written
+                continue
+        return rows
+
+    def events(self) -> list[str]:
+        return [row["text"] for row in self.rows("events")]
+
+    def step(self) -> int:
+        steps = [r["step"] for r in self.rows() if r["actor"] == "trainer/0" and "step" in r]
+        return max(steps, default=-1)
+
+    def members(self) -> dict[str, int]:
+        """Slot -> pid of the processes that belong to this run."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                words = (entry / "cmdline").read_bytes().decode().split("\0")
+            except OSError:
+                continue
+            if "realnet.member" in words and str(self.folder.resolve()) in words:
+                found[words[words.index(str(self.folder.resolve())) + 1]] = int(entry.name)
+        return found
+
+    def workers(self) -> set[int]:
+        """Reward workers anywhere below this run's processes."""
+        found = set()
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and b"rewards.worker" in (entry / "cmdline").read_bytes():
+                    found.add(int(entry.name))
+            except OSError:
+                continue
+        return found
+
+    def kill(self, slot: str, number: signal.Signals = signal.SIGKILL) -> int:
+        pid = self.members()[slot]
+        os.kill(pid, number)
+        return pid
+
+    def until(self, condition: Callable[[], bool], budget_s: float = 90.0) -> None:
+        end_s = time.monotonic() + budget_s
+        while not condition():
+            if self.process.poll() is not None and not condition():
+                raise AssertionError(f"the run ended early:\n{self.output()}")
+            if time.monotonic() > end_s:
+                raise AssertionError(f"not reached in {budget_s} s:\n{self.output()}")
+            time.sleep(0.05)
+
+    def wait(self, budget_s: float = 120.0) -> int:
+        try:
+            return self.process.wait(budget_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still going after {budget_s} s:\n{self.output()}") from None
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        end_s = time.monotonic() + 5
+        while self.members() and time.monotonic() < end_s:
+            time.sleep(0.02)  # the kernel is ending them
