@@ -167,6 +167,9 @@ def _run(
         view.say(f"{'done' if outcome.code == 0 else 'ended'}: {outcome.text}")
         if outcome.code == 1:
             view.say(f"logs: {os.path.relpath(folder.logs)}")
+        if outcome.code:
+            where = "" if runs == RUNS else f" --runs {runs}"
+            view.say(f"go on with: realnet run {topology} --resume --name {path.name}{where}")
         return outcome.code
     finally:
         folder.close()

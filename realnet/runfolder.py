@@ -55,7 +55,7 @@ class RunFolder:
         (self.path / ".sockets").write_text(str(self.sockets))
 
     def _clear_old_sockets(self) -> None:
-        """A killed head leaves its socket folder: nobody else can hold it, since we have the lock."""
+        """A killed head leaves its sockets; nobody else can hold them, since we have the lock."""
         note = self.path / ".sockets"
         if note.is_file():
             old = Path(note.read_text().strip())
