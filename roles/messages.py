@@ -72,7 +72,11 @@ class Sampling(Message):
 
 
 class Ticket(Message):
-    """One prompt to be answered `group` times under one admission."""
+    """One prompt to be answered `group` times under one admission.
+
+    `at_least` is the version that was out when it was issued: nothing older may answer it, which
+    makes η = 0 exactly synchronous.
+    """
 
     key: TicketKey
     task: str
@@ -82,6 +86,7 @@ class Ticket(Message):
     group: int
     sampling: Sampling
     pinned: Version | None = None
+    at_least: Version | None = None
 
 
 class Span(Message):
@@ -158,7 +163,8 @@ class Delta(Message):
 class Generate(StreamRequest[Delta]):
     """Continue `prompt_ids + tokens_so_far`. A generator knows no tickets, groups or rewards.
 
-    `sampling.max_tokens` counts the tokens so far. With `pinned` set, exactly that version writes.
+    `sampling.max_tokens` counts the tokens so far. With `pinned` set, exactly that version writes;
+    with `at_least`, writing begins when the generator has that version or a newer one.
     `session` names requests that share a prefix.
     """
 
@@ -168,6 +174,7 @@ class Generate(StreamRequest[Delta]):
     tokens_so_far: Ints
     session: str = ""
     pinned: Version | None = None
+    at_least: Version | None = None
 
 
 class Rollouts(Message):

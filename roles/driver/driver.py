@@ -123,6 +123,7 @@ class Driver(Actor[DriverConfig]):
             tokens_so_far=np.zeros(0, np.int32),
             session=str(ticket.key),
             pinned=ticket.pinned,
+            at_least=ticket.at_least,
         )
         partial = Partial()
         stop = await write(self._ask, request, partial, self._pause)

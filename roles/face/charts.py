@@ -202,8 +202,7 @@ def trend(points: Points) -> list[tuple[float, float]]:
     reach = max(1, len(points) // 20)
     found = []
     for i, (x, _) in enumerate(points):
-        near = min(reach, i, len(points) - 1 - i)  # even on both sides: the ends are not bent
-        found.append((x, _centre(points[i - near : i + near + 1])[1]))
+        found.append((x, _centre(points[max(0, i - reach) : i + reach + 1])[1]))
     return found
 
 
@@ -249,11 +248,12 @@ def _axes(frame: Frame, show: Format, x_name: str) -> str:
             f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
             f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(show(value))}</text>'
         )
+    end = escape(f"{x_name} {frame.x1:.0f}" if frame.x1 == int(frame.x1) else x_name)
     parts.append(
         f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>'
-        f'<text x="{right}" y="{frame.height - 7}" text-anchor="end">{escape(x_name)}</text>'
+        f'<text x="{right}" y="{frame.height - 7}" text-anchor="end">{end}</text>'
     )
-    room = right - 34
+    room = right - 5 * len(end) - 14
     for value in ticks(frame.x0, frame.x1, 4 if frame.width < 500 else 8):
         x = frame.x(value)
         if value == int(value) and x < room:

@@ -158,7 +158,9 @@ def _speed(rows: Rows) -> Figure | None:
     if not curve:
         return None
     chart = line_chart([Series("tokens/s", curve, 3)])
-    return Figure("tokens generated a second", words.short(curve[-1][1]), chart, about="evals too")
+    return Figure(
+        "tokens generated a second", words.short(curve[-1][1]), chart, about="evaluation included"
+    )
 
 
 # ------------------------------------------------------------ time

@@ -11,6 +11,7 @@ FILE.svg` writes the pass@1 curve alone.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,12 +69,13 @@ def _content(story: Story) -> dict[str, Any]:
         "chart_css": CHART_CSS,
         "outcome": story.outcome(),
         "ending": story.ending(),
-        "tiles": tiles(story),
+        "tiles": [Tile(*(_together(text) for text in tile)) for tile in tiles(story)],
         "tasks": [words.task_line(rows, task, story.shared) for task in rows.tasks()],
         "hero": figures.hero(rows) if rows.evals else None,
         "signs": figures.signs(rows),
         "warnings": words.warnings(rows, words.policy_of(story.shared)),
         "pairs": [_shown_pair(pair) for pair in story.pairs()],
+        "several_tasks": len(rows.tasks()) > 1,
         "overlap": story.overlap(),
         "timeline": figures.timeline(story),
         "zoom": figures.zoom(story),
@@ -108,14 +110,19 @@ def tiles(story: Story) -> list[Tile]:
     overlap = story.overlap()
     if overlap is not None:
         about = (
-            f"generator {words.percent(overlap.generator_s / overlap.window_s)}, "
+            f"generator busy {words.percent(overlap.generator_s / overlap.window_s)}, "
             f"trainer {words.percent(overlap.trainer_s / overlap.window_s)}"
         )
-        found.append(Tile("both busy", words.percent(overlap.share), about))
+        found.append(Tile("overlap", words.percent(overlap.share), about))
     tokens = sum(value for _, value in rows.curve("tokens"))
     if tokens:
         found.append(Tile("tokens learnt from", words.short(tokens), "sum over the steps"))
     return found
+
+
+def _together(text: str) -> str:
+    """Keep numbers and their units on one line."""
+    return re.sub(r"(?<=[\w=]) (?=[%=\d]|min\b|s\b|h\b|[kM]\b)", "\u00a0", text)
 
 
 def _states(story: Story) -> list[tuple[str, int]]:

@@ -90,19 +90,16 @@ class Story:
     def outcome(self) -> str:
         """Return the run in one sentence."""
         rows = self.rows
-        if not rows.steps:
-            what = "No training step was finished"
-        else:
-            steps = f"{rows.step} step{'s' if rows.step != 1 else ''}"
-            what = f"{steps} in {words.duration(rows.wall_s)}"
         gains = [
             f"{task} pass@1 went from {found[0].share:.2f} to {found[-1].share:.2f}"
             for task in rows.tasks()
             if len(found := rows.measured(task)) > 1
         ]
-        if gains and rows.steps:
-            what = f"{'; '.join(gains)}, in {what}"
-        return f"{what}."
+        if not rows.steps:
+            return "No training step was finished."
+        steps = f"{rows.step} step{'s' if rows.step != 1 else ''}"
+        took = f"{steps} and {words.duration(rows.wall_s)}"
+        return f"{'; '.join(gains)} in {took}." if gains else f"Trained for {took}."
 
     def notes(self) -> list[Row]:
         """Return the events, without the evaluations: these are in the curves."""

@@ -44,7 +44,7 @@ def strip(
         x0, x1 = (_LEFT + (min(max(s, start_s), end_s) - start_s) * scale for s in shade)
         parts.append(
             f'<rect x="{x0:.1f}" width="{max(0.0, x1 - x0):.1f}" y="2" height="{height - _FOOT}" '
-            'style="fill:var(--grid)" opacity=".5" rx="3"/>'
+            'style="fill:var(--grid)" opacity=".75" rx="3"/>'
         )
     for i, lane in enumerate(lanes):
         y = _TOP + i * _ROW
@@ -130,8 +130,7 @@ def bars(
     rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], *, width: int, of_s: float
 ) -> str:
     """Return one bar for each row, cut into labelled seconds; full width is `of_s` seconds."""
-    labels = list(dict.fromkeys(label for _, pieces in rows for label, _ in pieces))
-    order = {label: i % 6 + 1 for i, label in enumerate(labels)}
+    order = dict(bar_colors(rows))
     left, parts = 118, []
     scale = (width - left - 56) / max(of_s, 1e-9)
     for i, (name, pieces) in enumerate(rows):
@@ -153,4 +152,5 @@ def bars(
 def bar_colors(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]]) -> list[tuple[str, int]]:
     """Return (label, colour) of the pieces that `bars` draws, for a legend."""
     labels = list(dict.fromkeys(label for _, pieces in rows for label, _ in pieces))
+    labels.sort(key=lambda label: label == "other")
     return [(label, i % 6 + 1) for i, label in enumerate(labels)]

@@ -132,7 +132,8 @@ class RLView(View):
     def line(self) -> str:
         """Return a line every few steps; before the first, now and then what the trainer does."""
         step, now_s = self.rows.step, self._now()
-        if step <= self._told_step:
+        self._told_step = min(self._told_step, step)  # a trainer may go back to a checkpoint
+        if step == self._told_step:
             return self._before_steps(now_s)
         until = words.planned_steps(self._shared)
         due = step // EVERY_STEPS > self._told_step // EVERY_STEPS or step in (1, until)
@@ -198,10 +199,12 @@ class RLView(View):
 
     def _final_tickets(self) -> dict[str, int]:
         """Return the counts of the closed books, which come as an event, or of the last step."""
+        live = self.rows.tickets()
         for event in reversed(self.rows.events):
             if "issued" in event and "trained" in event:
-                return {key: value for key, value in event.items() if isinstance(value, int)}
-        return self.rows.tickets()
+                closed = {key: value for key, value in event.items() if isinstance(value, int)}
+                return closed if closed["issued"] >= live.get("issued", 0) else live
+        return live
 
     def _overlapped(self, fresh: bool = False) -> Overlap | None:
         """Measure the overlap of this attempt so far, anew at intervals."""

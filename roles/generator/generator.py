@@ -51,6 +51,7 @@ class Generator(Actor[GeneratorConfig]):
         self._work = asyncio.Event()
         self._announced: Announced | None = None
         self._news = asyncio.Condition()
+        self._swapped = asyncio.Condition()
         self._reader = WeightReader()
         self._buffer = bytearray()
         self._loading = asyncio.Lock()  # one buffer: one version is copied at a time
@@ -81,6 +82,8 @@ class Generator(Actor[GeneratorConfig]):
     @handles
     async def generate(self, request: Generate) -> AsyncIterator[Delta]:
         """Answer one request. Closing the stream ends it."""
+        if request.pinned is None and request.at_least is not None:
+            await self._reached(request.at_least)
         lane = await self._lane(request.pinned)
         try:
             async with aclosing(lane.stream(request)) as deltas:
@@ -122,12 +125,21 @@ class Generator(Actor[GeneratorConfig]):
             stall_s = await self.compute(self._swap, engine, label="swap weights")
         self._stall_s = max(self._stall_s, stall_s)
         self._work.set()
+        async with self._swapped:
+            self._swapped.notify_all()
 
     def _swap(self, engine: Engine) -> float:
         """Swap, in the compute thread; return how long tokens waited for it."""
         start_s = self.clock.now()
         engine.swap()
         return self.clock.now() - start_s
+
+    async def _reached(self, version: Version) -> None:
+        """Wait until tokens are written by this version or a newer one."""
+        while not _covers(self._main.engine.version, version):
+            async with self.waiting(f"{version} to be swapped in"), self._swapped:
+                if not _covers(self._main.engine.version, version):
+                    await self._swapped.wait()
 
     async def _engine(self) -> Engine:
         return await self.compute(
@@ -198,3 +210,8 @@ class Generator(Actor[GeneratorConfig]):
                 version=version.number if version else -1,
             )
             tokens, since_s, self._stall_s = written, now_s, 0.0
+
+
+def _covers(have: Version | None, wanted: Version) -> bool:
+    """Tell whether a version is this one or newer; a later branch is newer than any number."""
+    return have is not None and (have.branch, have.number) >= (wanted.branch, wanted.number)

@@ -108,6 +108,7 @@ class Prompter(Actor[PrompterConfig]):
     async def _issue(self, ticket: int, branch: int) -> None:
         """Hand one ticket to a driver, or set it aside when it cannot be asked."""
         task, problem = self._dataset.train(ticket)
+        status = self.status.value  # it comes before the room that it gives
         try:
             record = make_ticket(
                 TicketKey(self._name, ticket),
@@ -117,6 +118,7 @@ class Prompter(Actor[PrompterConfig]):
                 self._tokenizer,
                 group=self._policy.group,
                 temperature=self._policy.temperature,
+                at_least=status.version if status is not None else None,
             )
         except CannotAsk as error:
             self._num_refused += 1

@@ -44,6 +44,7 @@ def make_ticket(
     group: int,
     temperature: float,
     pinned: Version | None = None,
+    at_least: Version | None = None,
 ) -> Ticket:
     """Return the ticket that asks this problem.
 
@@ -78,4 +79,5 @@ def make_ticket(
         group=group,
         sampling=sampling,
         pinned=pinned,
+        at_least=at_least,
     )
