@@ -209,7 +209,7 @@ def trend(points: Points) -> list[tuple[float, float]]:
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
     """Return round values that cover a range."""
     span = high - low
-    if not span > 0:
+    if not 1e-200 < span < math.inf:
         return [low]
     raw = span / about
     size = 10.0 ** math.floor(math.log10(raw))

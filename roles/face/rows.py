@@ -176,9 +176,13 @@ class Rows:
 def number(row: Row, key: str) -> float | None:
     """Return a finite number of a row, or None."""
     value = row.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        value = float(value)
+    except OverflowError:  # JSON has integers of any size
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _when(row: Row) -> tuple[float, float]:
