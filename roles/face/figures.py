@@ -15,7 +15,7 @@ from realnet.roles.face.charts import (
     stacked_chart,
     standalone,
 )
-from realnet.roles.face.rows import Rows, number
+from realnet.roles.face.rows import Rows, number, older
 from realnet.roles.face.story import Story
 from realnet.roles.face.strips import Lane, bar_colors, bars, strip
 
@@ -121,11 +121,9 @@ def _ages(rows: Rows) -> Figure | None:
         )
         for i, age in enumerate(ages)
     ]
-    last = rows.steps[-1]
-    older = 1.0 - (number(last, "age_0") or 0.0)
     return Figure(
         "token age",
-        f"{words.percent(older)} older than 0",
+        f"{words.percent(older(rows.steps[-1]))} older than 0",
         stacked_chart(series, show=words.percent),
         [(f"age {age}", _age_color(i)) for i, age in enumerate(ages[:6])],
         "versions between writing a token and training on it",

@@ -18,8 +18,10 @@ from typing import Any, NamedTuple
 Row = dict[str, Any]
 
 _EVAL = re.compile(r"eval/(.+)/pass@1")
+_AGE = re.compile(r"age_\d{1,6}")
 _COUNT = re.compile(r"\((\d+)(?: of \d+)? problems")
 _STATES = ("trained", "buffered", "leased", "waiting", "set_aside", "dropped")
+_OF_TRAINED = ("kl", "kl1", "ess", "clip_fraction", "weight_max", "weight_mean", "weight_capped")
 
 
 class Measured(NamedTuple):
@@ -107,17 +109,17 @@ class Rows:
 
     def curve(self, name: str) -> list[tuple[float, float]]:
         """Return (step, value) of one value of the training steps."""
-        pairs = ((float(r["step"]), number(r, name)) for r in self.steps)
+        pairs = ((float(r["step"]), sign(r, name)) for r in self.steps)
         return [(step, value) for step, value in pairs if value is not None]
 
     def recent(self, name: str, count: int = 5) -> float | None:
         """Return the mean of a value over the last few steps."""
-        found = [v for r in self.steps[-count:] if (v := number(r, name)) is not None]
+        found = [v for r in self.steps[-count:] if (v := sign(r, name)) is not None]
         return sum(found) / len(found) if found else None
 
     def ages(self) -> list[int]:
         """Return the token ages that occurred."""
-        found = {int(k[4:]) for r in self.steps for k in r if re.fullmatch(r"age_\d+", k)}
+        found = {int(k[4:]) for r in self.steps for k in r if _AGE.fullmatch(k)}
         return sorted(found)
 
     def step_times(self) -> list[tuple[float, float]]:
@@ -183,6 +185,20 @@ def number(row: Row, key: str) -> float | None:
     except OverflowError:  # JSON has integers of any size
         return None
     return value if math.isfinite(value) else None
+
+
+def sign(row: Row, name: str) -> float | None:
+    """Return a vital sign; None for a mean over trained tokens when there were none."""
+    if name in _OF_TRAINED and row.get("tokens_trained") == 0:
+        return None
+    return number(row, name)
+
+
+def older(row: Row) -> float | None:
+    """Return the share of tokens that an older version wrote; an age that has no value has none."""
+    if not any(_AGE.fullmatch(key) for key in row):
+        return None
+    return max(0.0, 1.0 - (number(row, "age_0") or 0.0))
 
 
 def _when(row: Row) -> tuple[float, float]:

@@ -21,7 +21,7 @@ from realnet.observe.record import read_rows
 from realnet.observe.view import Row, View
 from realnet.roles.face import words
 from realnet.roles.face.overlap import Overlap, measure
-from realnet.roles.face.rows import Rows, number
+from realnet.roles.face.rows import Rows, number, older, sign
 from realnet.topology.plan import Plan
 
 EVERY_STEPS = 5  # a line without a terminal
@@ -106,10 +106,10 @@ class RLView(View):
             shares = [m.share for m in rows.measured(task)]
             yield f"{task} pass@1", f"{shares[-1]:.2f} {words.spark(shares, low=0.0)}"
         yield "entropy", words.short(number(last, "entropy"))
-        yield "KL", words.short(number(last, "kl"))
-        weights = words.short(number(last, "weight_max"))
-        yield "weights", f"max {weights}, ESS {words.percent(number(last, 'ess'))}"
-        yield "clipped", words.percent(number(last, "clip_fraction"))
+        yield "KL", words.short(sign(last, "kl"))
+        weights = words.short(sign(last, "weight_max"))
+        yield "weights", f"max {weights}, ESS {words.percent(sign(last, 'ess'))}"
+        yield "clipped", words.percent(sign(last, "clip_fraction"))
         yield "grad norm", words.short(number(last, "grad_norm"))
         yield "length", f"{words.short(number(last, 'response_tokens'))} tokens"
         yield "truncated", words.percent(number(last, "truncated"))
@@ -117,8 +117,7 @@ class RLView(View):
         ages = [number(last, f"age_{age}") or 0.0 for age in rows.ages()]
         if ages:
             bars = "".join(words.spark([0.0, share, 1.0])[1] for share in ages)
-            old = 1.0 - (number(last, "age_0") or 0.0)
-            yield "token ages", f"{bars} ({words.percent(old)} older than 0)"
+            yield "token ages", f"{bars} ({words.percent(older(last))} older than 0)"
         speed = rows.tokens_per_s()
         if speed is not None:
             yield "generated", f"{words.short(speed)} tokens/s"
@@ -144,16 +143,16 @@ class RLView(View):
 
     def _line(self, until: int) -> str:
         rows, last = self.rows, self.rows.steps[-1]
-        old = number(last, "age_0")
+        old = older(last)
         parts = [
             f"step {rows.step}/{until or '?'}",
             f"reward {words.short(number(last, 'reward'))}",
             *(f"{task} {rows.measured(task)[-1].share:.2f}" for task in rows.tasks()),
             f"length {words.short(number(last, 'response_tokens'))}",
             f"entropy {words.short(number(last, 'entropy'))}",
-            f"KL {words.short(number(last, 'kl'))}",
-            f"ESS {words.percent(number(last, 'ess'))}",
-            *([f"{words.percent(1.0 - old)} of tokens older"] if old is not None else []),
+            f"KL {words.short(sign(last, 'kl'))}",
+            f"ESS {words.percent(sign(last, 'ess'))}",
+            *([f"{words.percent(old)} of tokens older"] if old is not None else []),
         ]
         left_s = words.seconds_left(rows, self._shared)
         if left_s:

@@ -149,7 +149,7 @@ def warnings(rows: Rows, policy: Mapping[str, Any]) -> list[str]:
             "and carry no gradient"
         )
     ess = rows.recent("ess")
-    if ess is not None and ess < 0.5 and rows.recent("tokens_trained"):
+    if ess is not None and ess < 0.5:
         found.append(f"effective sample size {percent(ess)}: answers are far from the policy")
     if (kl := rows.recent("kl") or 0.0) > 0.2:
         found.append(f"KL {short(kl)} between generator and trainer: too much for stable steps")

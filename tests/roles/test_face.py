@@ -15,7 +15,7 @@ from rich.console import Console
 from realnet.observe.record import Busy
 from realnet.roles.face import words
 from realnet.roles.face.overlap import clip, measure
-from realnet.roles.face.rows import Measured, Rows
+from realnet.roles.face.rows import Measured, Rows, older
 from realnet.roles.face.view import RLView
 from realnet.topology.plan import Plan
 
@@ -105,6 +105,21 @@ def test_rows_that_make_no_sense_are_passed_over() -> None:
     rows.add("metrics", step_row(1, 1.0, kl=float("inf")))
     assert rows.curve("kl") == []
     assert rows.step == 1
+
+
+def test_a_step_without_gradient_has_no_means_over_trained_tokens() -> None:
+    rows = Rows()
+    rows.add("metrics", step_row(1, 1.0, ess=0.0, tokens_trained=0.0))
+    rows.add("metrics", step_row(2, 2.0, tokens_trained=9.0))
+    assert rows.curve("ess") == [(2.0, 0.9)]
+    assert [step for step, _ in rows.curve("reward")] == [1, 2]
+    assert words.warnings(rows, {}) == []
+
+
+def test_ages_that_no_token_has_are_not_in_a_row() -> None:
+    assert older({"age_0": 0.25, "age_1": 0.75}) == 0.75
+    assert older({"age_1": 1.0}) == 1.0
+    assert older({"age_mean": 1.0}) is None
 
 
 def test_speeds_are_summed_over_generators_and_put_to_the_step_they_belong_to() -> None:
