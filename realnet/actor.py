@@ -78,6 +78,7 @@ class Actor(Generic[C]):
     config: C
     address: Address
     run_info: RunInfo
+    policy_name: str = ""  # of the policy that a topology says this role works on
     clock: Clock
     rng: random.Random
     _world: World

@@ -75,6 +75,7 @@ class Cell:
         address: Address,
         config: Config,
         shared: dict[type[Shared], Any],
+        policy: str = "",
     ):
         self._node = node
         self.address = address
@@ -95,6 +96,7 @@ class Cell:
         self.actor.config = config
         self.actor.address = address
         self.actor.run_info = node.run_info
+        self.actor.policy_name = policy
         self.actor.clock = self.clock
         self.actor.rng = self.rng
         self.actor._world = self

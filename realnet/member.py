@@ -115,7 +115,7 @@ class MemberActor(Actor[MemberConfig]):
             cls = self.classes[role]
             config = read_table(cls.Config, planned.config, f"plan.json: roles.{role}")
             shared = shared_values(cls, planned.policy, self.plan.shared)
-            cell = self.node.add(cls, self._actor(role), config, shared)
+            cell = self.node.add(cls, self._actor(role), config, shared, planned.policy)
             self._role_cells[role] = cell
         for cell in self._role_cells.values():
             try:

@@ -100,9 +100,10 @@ class Node:
         address: Address,
         config: Config,
         shared: dict[type[Shared], Any] | None = None,
+        policy: str = "",
     ) -> Cell:
         """Put an actor into this process."""
-        cell = Cell(self, actor_class, address, config, shared or {})
+        cell = Cell(self, actor_class, address, config, shared or {}, policy)
         self.cells[address.full] = cell
         self._slot_of[address.full] = self.slot
         for peer in self._peers.values():

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import msgspec
 
-from realnet.actor import RunInfo
 from realnet.errors import CheckpointError
 from realnet.roles.trainer.checkpoint import Checkpoints, Found
 from realnet.roles.trainer.meta import read_meta
@@ -21,8 +20,6 @@ from realnet.roles.trainer.store import Store
 
 class Surroundings(Protocol):
     """What saving needs of its actor."""
-
-    run_info: RunInfo
 
     def compute(self, fn: Callable[..., Any], *args: Any, label: str) -> Awaitable[Any]: ...
     def event(self, text: str, **fields: Any) -> None: ...
@@ -38,13 +35,19 @@ class Keeper:
     """The checkpoints and books of one trainer. `saved` is the step of the last checkpoint."""
 
     def __init__(
-        self, actor: Surroundings, store: Store, checkpoints: Checkpoints, learner: Saves
+        self,
+        actor: Surroundings,
+        store: Store,
+        checkpoints: Checkpoints,
+        learner: Saves,
+        folder: Path,
     ) -> None:
         self.checkpoints = checkpoints
         self.saved = -1
         self._actor = actor
         self._store = store
         self._learner = learner
+        self._folder = folder
 
     async def save(self, elapsed_s: float) -> bool:
         """Write a checkpoint, if there is none of this step. False, and told, when it failed."""
@@ -79,7 +82,7 @@ class Keeper:
             "tickets": [{"ticket": t, "state": s, "reason": r} for t, s, r in ledger.notes],
         }
         text = msgspec.json.format(msgspec.json.encode(book))
-        path = self._actor.run_info.folder / "ledger.json"
+        path = self._folder / "ledger.json"
         await self._actor.compute(path.write_bytes, text, label="ledger")
         self._actor.event(ledger.line(), **ledger.counts())
 

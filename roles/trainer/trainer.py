@@ -48,7 +48,7 @@ from realnet.roles.trainer.store import Store
 if TYPE_CHECKING:
     from realnet.roles.trainer.learner import Learner
 
-_NAME = "policy"  # of the policy, in every key; a topology's [policy] is called so
+_ONLY = "policy"  # what a topology's one [policy] is called
 _PAUSE_S = 5.0  # between tries when the disk is full
 _LAST_TRIES = 3  # of the last checkpoint
 _WARM_ROW = 20  # updates of the warm start for one row of metrics
@@ -91,15 +91,19 @@ class Trainer(Actor[TrainerConfig]):
         self._draining = self._finished = False
         self._asides = 0
         self._policy, self._schedule = self.one(Policy), self.one(Schedule)
-        folder = self.run_info.folder
+        name = self.policy_name or _ONLY
+        # Several policies in one run keep their journals and checkpoints apart.
+        folder = self.run_info.folder / ("" if name == _ONLY else name)
+        folder.mkdir(exist_ok=True)
+        self._folder = folder
         self._failures = Failures(folder / "failures", self.config.failures)
         self._journal = Journal(folder / "journal", notice=self._notice)
-        self._store = Store(_NAME, self._policy, self._journal, self._disk_full)
+        self._store = Store(name, self._policy, self._journal, self._disk_full)
         self._loop = asyncio.get_running_loop()
         self.progress("building the model")
         self._learner: Learner = await self.compute(self._build, label="build model")
         checkpoints = Checkpoints(folder / "checkpoints", keep=self._schedule.save.keep)
-        self._keeper = Keeper(self, self._store, checkpoints, self._learner)
+        self._keeper = Keeper(self, self._store, checkpoints, self._learner, folder)
         self._publisher = Publisher(self, self.server, self.clock.sleep, self._learner.weights)
         self.progress("reading checkpoint and journal")
         found = await self.compute(self._rebuild, label="read checkpoint")
@@ -315,9 +319,8 @@ class Trainer(Actor[TrainerConfig]):
                 async with self.waiting("space on the disk for the last checkpoint"):
                     await self.clock.sleep(_PAUSE_S)
             if self._schedule.save.export == "hf":
-                folder = self.run_info.folder / "export"
                 self.progress("exporting")
-                await self.compute(self._learner.export, folder, label="export")
+                await self.compute(self._learner.export, self._folder / "export", label="export")
             await self._keeper.close_books()
         self.finish(f"trained {self._store.step} steps")
 
