@@ -20,7 +20,7 @@ from realnet.roles.face.words import short
 Points = Sequence[tuple[float, float]]
 Format = Callable[[float | None], str]
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 24
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 10, 24
 _MOST = 240  # points of one line; more are averaged
 _HUGE = 1e30  # also keeps NaN out: it is not below anything
 _TREND = 24  # points from which a line is drawn with its moving mean
@@ -59,7 +59,6 @@ svg.chart { display: block; width: 100%; height: auto; font: 11px system-ui, san
 .chart .hit { fill: transparent; }
 .chart .hover line { stroke: var(--muted); opacity: 0; }
 .chart .hover:hover line { opacity: .8; }
-.chart .label { fill: var(--ink); font-weight: 600; }
 """
 
 
@@ -163,20 +162,31 @@ def svg(width: int, height: int, inside: str, label: str) -> str:
     )
 
 
-def standalone(chart: str, title: str, width: int, height: int) -> str:
+def standalone(
+    chart: str, title: str, width: int, height: int, legend: Sequence[tuple[str, int]] = ()
+) -> str:
     """Return the text of an SVG file with its own colours (light, and dark where asked for)."""
     light = "".join(f"--{name}:{color};" for name, color in LIGHT.items())
     dark = "".join(f"--{name}:{color};" for name, color in DARK.items())
     css = (
         f"svg{{{light}}}@media (prefers-color-scheme: dark){{svg{{{dark}}}}}{CHART_CSS}"
-        ".title{font:600 14px system-ui,sans-serif;fill:var(--ink) !important}"
+        ".chart text.title{font:600 14px system-ui,sans-serif;fill:var(--ink)}"
     )
-    inner = chart.replace('<svg class="chart"', f'<svg class="chart" y="34" height="{height}"', 1)
+    names = "".join(
+        f'<circle cx="21" cy="{43 + 18 * i}" r="5" style="fill:var(--c{color})"/>'
+        f'<text x="32" y="{47 + 18 * i}">{escape(name)}</text>'
+        for i, (name, color) in enumerate(legend)
+    )
+    above = 36 + 18 * len(legend)
+    whole = height + above + 4
+    inner = chart.replace(
+        '<svg class="chart"', f'<svg class="chart" y="{above}" height="{height}"', 1
+    )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" width="{width}" '
-        f'height="{height + 40}" viewBox="0 0 {width} {height + 40}"><style>{css}</style>'
-        f'<rect width="{width}" height="{height + 40}" rx="8" style="fill:var(--surface)"/>'
-        f'<text class="title" x="16" y="25">{escape(title)}</text>{inner}</svg>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" width="{width}" height="{whole}" '
+        f'viewBox="0 0 {width} {whole}"><style>{css}</style>'
+        f'<rect width="{width}" height="{whole}" rx="8" style="fill:var(--surface)"/>'
+        f'<text class="title" x="16" y="25">{escape(title)}</text>{names}{inner}</svg>\n'
     )
 
 
@@ -242,11 +252,12 @@ def _frame(points: Points, width: int, height: int, y_range: tuple[float, float]
 def _axes(frame: Frame, show: Format, x_name: str) -> str:
     parts = []
     right, bottom = frame.width - _RIGHT, frame.height - _BOTTOM
-    for value in ticks(frame.y0, frame.y1):
+    values = ticks(frame.y0, frame.y1)
+    for value, text in zip(values, _told(values, show), strict=True):
         y = frame.y(value)
         parts.append(
             f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(show(value))}</text>'
+            f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(text)}</text>'
         )
     end = escape(f"{x_name} {frame.x1:.0f}" if frame.x1 == int(frame.x1) else x_name)
     parts.append(
@@ -261,6 +272,16 @@ def _axes(frame: Frame, show: Format, x_name: str) -> str:
                 f'<text x="{x:.1f}" y="{frame.height - 7}" text-anchor="middle">{value:.0f}</text>'
             )
     return "".join(parts)
+
+
+def _told(values: Sequence[float], show: Format) -> list[str]:
+    """Return the texts of ticks, with more digits where two would read alike."""
+    texts = [show(value) for value in values]
+    if len(set(texts)) == len(texts):
+        return texts
+    if texts[0].endswith("%"):
+        return [f"{100 * value:.4g} %" for value in values]
+    return [f"{value:.5g}" for value in values]
 
 
 def _line(one: Series, frame: Frame) -> str:

@@ -76,12 +76,13 @@ def pass_curve(rows: Rows, width: int, height: int) -> str:
 def curve_file(story: Story, width: int = 720, height: int = 300) -> str:
     """Return a standalone SVG of the pass@1 curve."""
     rows = story.rows
-    tasks = [words.task_line(rows, task, story.shared) for task in rows.tasks()]
-    title = (
-        tasks[0] if len(tasks) == 1 else "pass@1 on held-out problems: " + ", ".join(rows.tasks())
-    )
-    title = title if tasks else f"{story.title}: nothing measured yet"
-    return standalone(pass_curve(rows, width, height), title, width, height)
+    lines = [words.task_line(rows, task, story.shared) for task in rows.tasks()]
+    chart = pass_curve(rows, width, height)
+    if len(lines) > 1:
+        legend = [(line, i % 6 + 1) for i, line in enumerate(lines)]
+        return standalone(chart, f"{story.title}: held-out problems", width, height, legend)
+    title = lines[0] if lines else f"{story.title}: nothing measured yet"
+    return standalone(chart, title, width, height)
 
 
 def hero(rows: Rows) -> Picture:

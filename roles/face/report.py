@@ -74,7 +74,7 @@ def _content(story: Story) -> dict[str, Any]:
         "hero": figures.hero(rows) if rows.evals else None,
         "signs": figures.signs(rows),
         "warnings": words.warnings(rows, words.policy_of(story.shared)),
-        "pairs": [_shown_pair(pair) for pair in story.pairs()],
+        "pairs": [_shown_pair(pair) for pair in story.pairs(3 if len(rows.tasks()) > 1 else 4)],
         "several_tasks": len(rows.tasks()) > 1,
         "overlap": story.overlap(),
         "timeline": figures.timeline(story),
@@ -88,7 +88,7 @@ def _content(story: Story) -> dict[str, Any]:
         "several": len(rows.ended_s) > 1,
         "roles": _roles(story),
         "wires": [(w.kind, str(w), w.why) for w in story.plan.wires] if story.plan else [],
-        "policy": words.policy_of(story.shared),
+        "policy": ", ".join(_flat(words.policy_of(story.shared))),
         "topology": shareable(story.topology),
     }
 
@@ -169,7 +169,7 @@ def _shown_event(event: Row) -> dict[str, Any]:
         "attempt": int(number(event, "attempt") or 1),
         "actor": str(event.get("actor", "")),
         "text": text,
-        "bad": any(word in text for word in _BAD),
+        "bad": "issued" not in event and any(word in text for word in _BAD),
     }
 
 
@@ -180,10 +180,21 @@ def _roles(story: Story) -> list[dict[str, Any]]:
             "name": role.name,
             "count": role.count,
             "place": f"in the processes of {role.place}" if role.place else "",
-            "config": ", ".join(f"{key} = {value}" for key, value in role.config.items()),
+            "config": ", ".join(_flat(role.config)),
         }
         for role in (story.plan.roles.values() if story.plan else ())
     ]
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> list[str]:
+    """Return "engine.kind = torch" for each value that says something."""
+    found: list[str] = []
+    for key, value in table.items():
+        if isinstance(value, dict):
+            found += _flat(value, f"{prefix}{key}.")
+        elif value not in (None, "", [], ()):
+            found.append(f"{prefix}{key} = {value}")
+    return found
 
 
 @click.command()

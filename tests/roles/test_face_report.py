@@ -16,6 +16,7 @@ from realnet.roles.face.charts import Series, line_chart, stacked_chart, thin, t
 from realnet.roles.face.report import main, write_report
 from realnet.roles.face.story import Story, shareable
 from realnet.roles.face.strips import Lane, strip
+from realnet.roles.face.words import percent
 from realnet.topology.plan import Plan, RolePlan, write_plan
 
 HOSTILE = '<script>alert("x")</script>'
@@ -214,6 +215,13 @@ def test_thin_keeps_both_ends_and_the_mean() -> None:
     assert len(kept) == 50
     assert (kept[0], kept[-1]) == (points[0], points[-1])
     assert all(abs(y - 0.5) < 0.1 for _, y in kept[1:-1])
+
+
+def test_ticks_never_read_alike() -> None:
+    text = line_chart([Series("ess", [(0.0, 0.991), (1.0, 0.999)])], show=percent)
+    told = [element.text for element in ET.fromstring(text).iter("text")]
+    assert len(told) == len(set(told))
+    assert "99.25 %" in told
 
 
 def test_a_trend_is_as_long_as_its_points_and_smoother() -> None:
