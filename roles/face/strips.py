@@ -14,6 +14,7 @@ from realnet.roles.face.overlap import Spans, clip
 from realnet.roles.face.words import duration, percent
 
 _ROW, _BAR, _TOP, _LEFT, _RIGHT, _FOOT = 30, 20, 8, 84, 10, 24
+_FIXED = {"generate": 1, "train": 2}  # as the lanes of generator and trainer
 
 
 class Lane(NamedTuple):
@@ -153,4 +154,5 @@ def bar_colors(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]]) -> list[
     """Return (label, colour) of the pieces that `bars` draws, for a legend."""
     labels = list(dict.fromkeys(label for _, pieces in rows for label, _ in pieces))
     labels.sort(key=lambda label: label == "other")
-    return [(label, i % 6 + 1) for i, label in enumerate(labels)]
+    others = [label for label in labels if label not in _FIXED]
+    return [(x, _FIXED[x] if x in _FIXED else 3 + others.index(x) % 4) for x in labels]

@@ -67,12 +67,13 @@ class RLView(View):
         parts: list[RenderableType] = [self._progress()]
         if self.rows.steps:
             parts.append(self._vitals())
-        counts = words.balance(self.rows.tickets())
+        lines = Table.grid()  # its cells wrap
+        counts = words.balance({k: n for k, n in self.rows.tickets().items() if n})
         if counts:
-            parts.append(Text(f"ledger: {counts}", style="dim"))
-        policy = words.policy_of(self._shared)
-        parts += [Text(f"! {text}", style="yellow") for text in words.warnings(self.rows, policy)]
-        return [*parts, Text("")]
+            lines.add_row(Text(f"ledger: {counts}", style="dim"))
+        for text in words.warnings(self.rows, words.policy_of(self._shared)):
+            lines.add_row(Text(f"! {text}", style="yellow"))
+        return [*parts, lines, Text("")]
 
     def _progress(self) -> Table:
         step, until = self.rows.step, words.planned_steps(self._shared)

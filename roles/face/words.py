@@ -47,7 +47,7 @@ def percent(value: float | None) -> str:
     """Return "12 %"; "–" for none."""
     if value is None:
         return "–"
-    return f"{100 * value:.1f} %" if 0 < abs(value) < 0.01 else f"{100 * value:.0f} %"
+    return f"{100 * value:.1f} %" if 0.0005 <= abs(value) < 0.01 else f"{100 * value:.0f} %"
 
 
 def spark(values: list[float], width: int = 12, low: float | None = None) -> str:
@@ -63,13 +63,13 @@ def spark(values: list[float], width: int = 12, low: float | None = None) -> str
 
 
 def balance(counts: Mapping[str, int]) -> str:
-    """Return the ledger as a line: everything that was issued is in exactly one state."""
+    """Return the ledger's counts as a line: all that was issued is in exactly one state."""
     if "issued" not in counts:
         return ""
-    parts = [f"{counts.get(state, 0)} {state.replace('_', ' ')}" for state in _STATES]
+    parts = [f"{counts[state]} {state.replace('_', ' ')}" for state in _STATES if state in counts]
     total = sum(counts.get(state, 0) for state in _STATES)
     verdict = "balanced" if total == counts["issued"] else f"DOES NOT BALANCE: they are {total}"
-    return f"issued {counts['issued']} = {' + '.join(parts)} ({verdict})"
+    return f"issued {counts['issued']} = {' + '.join(parts) or 0} ({verdict})"
 
 
 def task_line(rows: Rows, task: str, shared: Mapping[str, Any]) -> str:

@@ -139,7 +139,7 @@ def test_the_ledger_says_whether_it_balances() -> None:
     rows = Rows()
     rows.add("metrics", step_row(1, 1.0, **counted(issued=10, trained=7, leased=3)))
     text = words.balance(rows.tickets())
-    assert text.startswith("issued 10 = 7 trained + 0 buffered + 3 leased")
+    assert text.startswith("issued 10 = 7 trained + 3 leased")
     assert text.endswith("(balanced)")
     assert "DOES NOT BALANCE" in words.balance({"issued": 10, "trained": 7})
     assert words.balance({}) == ""
@@ -289,8 +289,7 @@ def test_the_summary_has_gain_time_overlap_and_ledger() -> None:
         "20 steps, 21 s",
         "generation and training were both busy 40 % of the wall time between the first and the "
         "last step; generator busy 90 %, trainer busy 50 %",
-        "ledger: issued 5 = 3 trained + 0 buffered + 0 leased + 0 waiting + 0 set aside "
-        "+ 2 dropped (balanced)",
+        "ledger: issued 5 = 3 trained + 2 dropped (balanced)",
     ]
 
 
