@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from realnet.roles.face import words
+from realnet.roles.face.canvas import standalone
 from realnet.roles.face.charts import (
     Format,
     Series,
     line_chart,
     stacked_chart,
-    standalone,
 )
 from realnet.roles.face.rows import Rows, number, older
 from realnet.roles.face.story import Story

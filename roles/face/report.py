@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import click
 
 from realnet.roles.face import figures, words
-from realnet.roles.face.charts import CHART_CSS, DARK, LIGHT
+from realnet.roles.face.canvas import CHART_CSS, DARK, LIGHT
 from realnet.roles.face.rows import Row, number
 from realnet.roles.face.story import Story, shareable
 

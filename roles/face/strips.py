@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-from realnet.roles.face.charts import svg, ticks
+from realnet.roles.face.canvas import svg
+from realnet.roles.face.charts import ticks
 from realnet.roles.face.overlap import Spans, clip
 from realnet.roles.face.words import duration, percent
 
