@@ -67,12 +67,14 @@ def resolve(source: Source, name: str = "") -> Plan:
     wires: list[WirePlan] = []
     if len(roles.classes) == len(tables):
         ends = {r: ends_of(r, roles.plans[r].policy, c) for r, c in roles.classes.items()}
-        wires, problems = wire(source.tables.get("wires", {}), ends, source.where("wires"))
-        roles.problems.extend(problems)
+        wires, problems = wire(source.tables.get("wires", {}), ends)
+        roles.problems.extend(source.locate(p) for p in problems)
     if not roles.problems:
         for role, cls in roles.classes.items():
             values = shared_values(cls, roles.plans[role].policy, shared)
+            before = len(roles.problems)
             _guard(roles, cls.check, roles.configs[role], values, source.base)
+            roles.problems[before:] = [source.locate(p) for p in roles.problems[before:]]
     if roles.problems:
         raise ConfigError("\n".join(dict.fromkeys(roles.problems)))
     return _lay_out(source, name or source.title, roles, wires, shared, run or {})

@@ -10,6 +10,7 @@ Knows nothing of role classes or what the keys mean. Called by `resolve.py`.
 from __future__ import annotations
 
 import copy
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,16 @@ class Source:
     def base(self) -> Path:
         """The folder that relative references start from."""
         return self.path.parent
+
+    def locate(self, complaint: str) -> str:
+        """Put the file in front of a complaint that begins with "[table].key"."""
+        match = re.match(r"\[([\w.]+)\](?:\.(\w+))?", complaint)
+        if match is None:
+            return complaint
+        key = f"{match[1]}.{match[2]}"
+        if match[2] and key in self.origin:
+            return f"{self.origin[key]}: {complaint}"
+        return f"{self.where(match[1]).partition(':')[0]}: {complaint}"
 
     def where(self, *path: str) -> str:
         """Return 'file: [table]' for an error about this path."""
@@ -167,7 +178,12 @@ def _override(tables: dict[str, Any], text: str, origin: dict[str, str]) -> None
         table = table.setdefault(key, {})
         if not isinstance(table, dict):
             raise ConfigError(f"--set {text}: {key} is not a table")
-    table[keys[-1]] = parsed
+    if parsed is False and keys[-1] in table:
+        del table[keys[-1]]  # as in a file
+    elif len(keys) == 2 and keys[0] in NAMED and not isinstance(parsed, dict):
+        raise ConfigError(f"--set {text}: [{path.strip()}] is a table; set a key of it")
+    else:
+        table[keys[-1]] = parsed
     origin[".".join(keys)] = "--set"
 
 

@@ -45,22 +45,20 @@ def ends_of(name: str, policy: str, cls: type[Actor[Any]]) -> Ends:
     return Ends(name, policy, declared_ports(cls), frozenset(declared_handlers(cls)))
 
 
-def wire(
-    chains: Mapping[str, Any], roles: Mapping[str, Ends], where: str
-) -> tuple[list[WirePlan], list[str]]:
+def wire(chains: Mapping[str, Any], roles: Mapping[str, Ends]) -> tuple[list[WirePlan], list[str]]:
     """Return the wires of all chains and those joined by policy, and every problem found."""
     wires: list[WirePlan] = []
     problems: list[str] = []
     for name, chain in chains.items():
         if not isinstance(chain, str):
-            problems.append(f'{where}.{name} must be a chain such as "a -> b -> c", not {chain!r}')
+            problems.append(f'[wires].{name} must be a chain such as "a -> b -> c", not {chain!r}')
             continue
         stops = [stop.strip() for stop in chain.split("->")]
         if len(stops) < 2:
-            problems.append(f'{where}.{name} = "{chain}": a chain needs at least two roles')
+            problems.append(f'[wires].{name} = "{chain}": a chain needs at least two roles')
         for left, right in itertools.pairwise(stops):
             try:
-                wires.append(_hop(left, right, roles, f"{where}.{name}", name))
+                wires.append(_hop(left, right, roles, f"[wires].{name}", name))
             except ConfigError as error:
                 problems.append(str(error))
     wires.extend(_joined(roles, wires))
