@@ -36,7 +36,7 @@ DARK = {
     "c6": "#ee7099",
 }
 CHART_CSS = """
-svg.chart { display: block; width: 100%; height: auto; font: 11px system-ui, sans-serif; }
+.chart { font: 11px system-ui, sans-serif; }
 .chart text { fill: var(--muted); }
 .chart .grid { stroke: var(--grid); stroke-width: 1; }
 .chart .axis { stroke: var(--muted); stroke-width: 1; opacity: .6; }

@@ -192,7 +192,7 @@ def _axes(frame: Frame, show: Format, x_name: str) -> str:
         f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>'
         f'<text x="{right}" y="{frame.height - 7}" text-anchor="end">{end}</text>'
     )
-    room = right - 5 * len(end) - 14
+    room = right - 6 * len(end) - 20
     for value in ticks(frame.x0, frame.x1, 4 if frame.width < 500 else 8):
         x = frame.x(value)
         if value == int(value) and x < room:

@@ -117,7 +117,9 @@ class Story:
             rows.sort(key=lambda r: int(r["step"]))
             pair = Pair(task, prompt, str(rows[-1].get("answer", "")), rows[0], rows[-1])
             kept.setdefault(task, []).append(pair)
-        return [pair for pairs in kept.values() for pair in pairs[:most]]
+        for pairs in kept.values():
+            pairs.sort(key=lambda pair: number(pair.last, "problem") or 0.0)
+        return [pair for task in sorted(kept) for pair in kept[task][:most]]
 
 
 def _plan(folder: Path) -> Plan | None:
