@@ -116,7 +116,7 @@ def tiles(story: Story) -> list[Tile]:
         found.append(Tile("overlap", words.percent(overlap.share), about))
     tokens = sum(value for _, value in rows.curve("tokens"))
     if tokens:
-        found.append(Tile("tokens learnt from", words.short(tokens), "sum over the steps"))
+        found.append(Tile("tokens in batches", words.short(tokens), "written by the policy"))
     return found
 
 
