@@ -42,6 +42,7 @@ async def run_plan(plan: Plan, folder: RunFolder, view: View, *, inline: bool = 
     """Run a plan to its end and return how it ended. The folder stays the caller's to close."""
     write_plan(plan, folder.path)
     started_s = time.monotonic()
+    (folder.path / "busy.json").unlink(missing_ok=True)  # it is of one attempt only
     record = Record(folder.path, started_s, folder.attempt)
     record.watchers.append(view.row)
     info = run_info(plan, folder.path, folder.attempt, folder.resumed)

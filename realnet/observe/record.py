@@ -85,7 +85,7 @@ class Record:
             kind: (folder / f"{name}.jsonl").open("a", encoding="utf-8")
             for kind, name in (("metrics", "metrics"), ("event", "events"))
         }
-        self._started_s = started_s
+        self.started_s = started_s
         self._attempt = attempt
         self.busy = Busy()
         self.watchers: list[Callable[[str, Row], None]] = []
@@ -93,7 +93,7 @@ class Record:
     def write(self, actor: str, kind: str, time_s: float, row: Row) -> None:
         """Write one row; `time_s` is monotonic and is stored relative to the run's start."""
         full: Row = {
-            "time_s": round(time_s - self._started_s, 3),
+            "time_s": round(time_s - self.started_s, 3),
             "attempt": self._attempt,
             "actor": actor,
             **row,

@@ -144,7 +144,7 @@ class RLView(View):
 
     def _line(self, until: int) -> str:
         rows, last = self.rows, self.rows.steps[-1]
-        old = older(last)
+        off_policy, masked = older(last), number(last, "tokens_masked")
         parts = [
             f"step {rows.step}/{until or '?'}",
             f"reward {words.short(number(last, 'reward'))}",
@@ -153,7 +153,8 @@ class RLView(View):
             f"entropy {words.short(number(last, 'entropy'))}",
             f"KL {words.short(sign(last, 'kl'))}",
             f"ESS {words.percent(sign(last, 'ess'))}",
-            *([f"{words.percent(old)} of tokens older"] if old is not None else []),
+            *([f"off-policy {words.percent(off_policy)}"] if off_policy is not None else []),
+            *([f"too old {words.percent(masked)}"] if masked else []),
         ]
         left_s = words.seconds_left(rows, self._shared)
         if left_s:
@@ -177,7 +178,7 @@ class RLView(View):
         if not text or text == self._told_doing:
             return ""
         self._told_doing, self._told_s = text, now_s
-        time_s = now_s - self.head.record._started_s
+        time_s = now_s - self.head.record.started_s
         return f"{time_s:7.1f}s  {actor:<20} {text}"
 
     # ------------------------------------------------------------ at the end
@@ -214,7 +215,7 @@ class RLView(View):
         window = self.rows.window()
         if window is not None:
             record = self.head.record
-            start_s, end_s = (record._started_s + t for t in window)
+            start_s, end_s = (record.started_s + t for t in window)
             generator = record.busy.role(words.role_of(self.plan, "generator"), start_s)
             trainer = record.busy.role(words.role_of(self.plan, "trainer"), start_s)
             self._overlap = measure(generator, trainer, (start_s, end_s))

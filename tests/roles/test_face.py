@@ -192,7 +192,7 @@ class Scene:
         self.busy = Busy()
         self.status: dict[str, Any] = {}
         head: Any = SimpleNamespace(
-            record=SimpleNamespace(busy=self.busy, _started_s=1000.0),
+            record=SimpleNamespace(busy=self.busy, started_s=1000.0),
             status=self.status,
             run_info=SimpleNamespace(attempt=2 if folder else 1, folder=folder),
             supervisor=SimpleNamespace(slots={"trainer/0": SimpleNamespace(state="up")}),
@@ -235,7 +235,7 @@ def test_the_line_has_the_figures_and_the_time_left() -> None:
     (line,) = scene.step(5, groups_equal=1.0)
     assert line.startswith("   10.0s  trainer/0            step 5/20  reward 0.50  sums 0.25")
     assert "ESS 90 %" in line
-    assert "30 % of tokens older" in line
+    assert "off-policy 30 %" in line
     assert "30 s left" in line
 
 
