@@ -2,8 +2,9 @@
 
 A group is whole when the closing that says how many samples it has and that many different samples
 are there, judged or not. The first copy of a sample wins. What belongs to a ticket that is whole,
-trained or ended is a duplicate and changes nothing. A group in which no sample could be judged
-teaches nothing: it is set aside with the reason.
+trained or ended is a duplicate and changes nothing. A closing with no samples says that the ticket
+could not be answered; what had arrived of it by then is no group to learn from. Such a ticket, and
+one of which no sample could be judged, is set aside with the reason.
 
 Decides without IO; whether a ticket is still wanted is asked of the ledger, through the function
 handed in. Called by the trainer's store.
@@ -105,7 +106,9 @@ class Assembly:
         if closed is None or len(group.samples) < closed.samples:
             return None
         del self._open[ticket]
-        scored = tuple(group.samples[n] for n in sorted(group.samples))
+        # A driver that gave up leaves the answers that came quickly: not a fair draw of them all.
+        kept = sorted(group.samples) if closed.samples else ()
+        scored = tuple(group.samples[n] for n in kept)
         if not any(s.reward is not None for s in scored):
             return Hopeless(ticket, _why(closed, scored))
         made = Group(group.key, scored)

@@ -1,8 +1,8 @@
 """What happens to a batch whose loss or gradient is not finite: kept as a file, and counted.
 
 The weights are as before the step and the tickets are dropped with the reason; when it happens
-several times in a row the run stops, with the evidence at hand. Knows nothing of models. Called by
-the trainer.
+several times in a row the run stops, with the evidence at hand. It stops, too, when ticket after
+ticket is set aside. Knows nothing of models. Called by the trainer.
 """
 
 from __future__ import annotations
@@ -10,13 +10,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from realnet.errors import RealnetError
+from realnet.errors import ConfigError
 from realnet.roles.messages import Group
 from realnet.roles.trainer import records
+from realnet.roles.trainer.store import Store
 
 
-class Diverged(RealnetError):
-    """Several batches in a row gave no finite loss."""
+class Diverged(ConfigError):
+    """Several batches in a row gave no finite loss. A restart would end the same way."""
+
+
+class Fruitless(ConfigError):
+    """Many tickets in a row were set aside. A restart would end the same way."""
+
+
+def judge_asides(store: Store, limit: int) -> None:
+    """Raise Fruitless when nothing but tickets that nobody can do has come for long."""
+    if store.fruitless >= limit:
+        raise Fruitless(
+            f"the last {store.fruitless} tickets were set aside and none was answered between; "
+            f"the last one: {store.ledger.notes[-1][2]}. Mend that and go on with --resume, or "
+            "raise [roles.trainer] set_aside"
+        )
 
 
 class Failures:

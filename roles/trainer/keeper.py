@@ -6,6 +6,7 @@ meanwhile: no step is taken between the snapshot of the ledger and the learner's
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -90,6 +91,12 @@ class Keeper:
         self._learner.save(folder / "learner")
 
     def _oldest_needed(self) -> int:
-        """Return the first journal segment that any checkpoint which is kept needs."""
-        kept = [Found(step, folder) for step, folder in self.checkpoints.all()]
-        return min(read_meta(found).journal_from for found in kept)
+        """Return the first journal segment that any checkpoint which is kept needs.
+
+        One whose meta.json does not read can never be gone back to: it needs nothing.
+        """
+        needed: list[int] = []
+        for step, folder in self.checkpoints.all():
+            with contextlib.suppress(CheckpointError):
+                needed.append(read_meta(Found(step, folder)).journal_from)
+        return min(needed, default=0)

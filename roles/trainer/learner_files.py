@@ -9,6 +9,8 @@ Knows tensors and paths. Called by the learner.
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,12 +30,22 @@ def write(
     state: Mapping[str, torch.Tensor],
     scalars: Mapping[str, int],
 ) -> None:
-    """Write the three files into an existing or new folder."""
+    """Write the three files into an existing or new folder. Raises OSError, on a full disk too."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({n: t.detach().cpu().contiguous() for n, t in weights.items()}, folder / MODEL)
-    save_file({n: t.detach().cpu().contiguous() for n, t in state.items()}, folder / STATE)
+    _save(weights, folder / MODEL)
+    _save(state, folder / STATE)
     text = json.dumps({"format": FORMAT, **scalars}, indent=2)
     (folder / SCALARS).write_text(text + "\n", encoding="utf-8")
+
+
+def _save(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    try:
+        save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, path)
+    except SafetensorError as error:  # it has no kind of its own for what the system refused
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def read(

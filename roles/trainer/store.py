@@ -52,6 +52,7 @@ class Store:
         self.published = -1  # the last step whose version generators can have; -1: none yet
         self.trained_s = 0.0
         self.lost_steps = 0  # steps begun after the checkpoint that `rebuild` found
+        self.fruitless = 0  # tickets set aside since the last whole group
         self.on_aside: Callable[[int, str], None] = lambda ticket, reason: None
         self._full = full
         self._redo: set[int] = set()  # open tickets that nobody has: to go out again
@@ -92,6 +93,7 @@ class Store:
             return
         self._plans = {s: t for s, t in self._plans.items() if s > self.step}
         self.lost_steps = len(self._plans)
+        self.fruitless = 0  # what ended the life before may have been mended
         self.ledger.check()
 
     def _load(self, found: Found) -> None:
@@ -304,6 +306,7 @@ class Store:
         elif result is not None:
             self.ledger.buffer(ticket)
             self._redo.discard(ticket)
+            self.fruitless = 0
         return True
 
     def _end(self, ticket: int, reason: str, *, dropped: bool) -> bool:
@@ -313,6 +316,7 @@ class Store:
         (self.ledger.drop if dropped else self.ledger.set_aside)(ticket, reason)
         self._forget(ticket)
         if not dropped:
+            self.fruitless += 1
             self.on_aside(ticket, reason)
         return True
 

@@ -38,7 +38,7 @@ from realnet.roles.messages import (
 )
 from realnet.roles.trainer.checkpoint import Checkpoints, Found
 from realnet.roles.trainer.demonstrations import demonstrations
-from realnet.roles.trainer.failures import Failures
+from realnet.roles.trainer.failures import Failures, judge_asides
 from realnet.roles.trainer.keeper import Keeper
 from realnet.roles.trainer.learner_config import LearnerConfig, NonFinite
 from realnet.roles.trainer.meta import read_meta
@@ -59,6 +59,9 @@ class TrainerConfig(LearnerConfig):
     """`[roles.trainer]`: how the policy learns, and when to give up."""
 
     failures: Annotated[int, doc("batches in a row without finite loss that end the run", ge=1)] = 3
+    set_aside: Annotated[
+        int, doc("tickets set aside in a row, none answered between, that end the run", ge=1)
+    ] = 200
 
 
 class Trainer(Actor[TrainerConfig]):
@@ -249,6 +252,7 @@ class Trainer(Actor[TrainerConfig]):
     async def _groups(self) -> None:
         """Wait until a batch is whole, or it is over."""
         while self._store.batch_ready() is None and not self._over():
+            judge_asides(self._store, self.config.set_aside)
             have = self._store.assembly.ready
             async with self.waiting(f"{have} of {self._policy.batch} scored groups"):
                 await self._bell.wait()

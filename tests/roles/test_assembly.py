@@ -112,6 +112,16 @@ def test_a_group_without_any_judgement_is_hopeless_and_says_why() -> None:
     assert made.ready == 0
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_answers_of_a_ticket_that_was_given_up_are_no_group(late: bool) -> None:
+    made = assembly()
+    items: list[Scored | GroupClosed] = [scored(0, 0), scored(0, 1)]
+    items.insert(0 if late else 2, closed(0, 0, "its drivers died 3 times"))
+    got = [g for g in (feed(made, item) for item in items) if g is not None]
+    assert got[0] == Hopeless(0, "its drivers died 3 times")
+    assert made.ready == 0
+
+
 def test_a_group_may_close_with_fewer_samples_than_asked() -> None:
     made = assembly()
     for n in (0, 3):

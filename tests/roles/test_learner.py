@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import resource
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -361,6 +363,21 @@ def test_a_saved_learner_goes_on_bit_for_bit(dtype: str, tmp_path: Path) -> None
     assert same(state(second), state(straight))
     assert same(second.optimizer.state(), straight.optimizer.state())
     assert (second.steps, straight.steps) == (3, 3)
+
+
+def test_a_full_disk_is_an_error_of_the_system_that_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoints tell a full disk, which passes, from everything else by its being an OSError."""
+    made = learner()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"large.*model\.safetensors") as caught:
+            made.save(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.errno == errno.EFBIG
 
 
 def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from realnet.config import Steps
-from realnet.errors import PeerDied, Refused
+from realnet.errors import ConfigError, PeerDied, Refused
 from realnet.live_ports import Delivery
 from realnet.message import Nothing
 from realnet.roles.journal import Journal
@@ -399,6 +399,42 @@ async def test_three_in_a_row_end_the_run_with_the_evidence(world: Callable[...,
         await to_the_end(made, outside)
     assert made.learner.value == 1
     made.trainer._store.ledger.check()
+
+
+async def test_a_run_in_which_every_ticket_is_set_aside_ends_and_says_why(
+    world: Callable[..., World],
+) -> None:
+    made = world(steps=3)
+    await made.begin()
+    outside = Outside(made)
+    assert made.run is not None
+    while not made.run.done():
+        await outside.take()
+        for key, record in list(outside.waiting.items()):
+            if isinstance(record, GroupClosed):
+                record = GroupClosed(record.key, 0, "too long (7)")
+            await outside._deliver(key, record)
+    with pytest.raises(ConfigError, match=r"last 200 tickets were set aside .* too long \(7\)"):
+        made.check()
+    made.trainer._journal.close()
+    await made.begin()  # mended: what was set aside before does not count
+    outside.first = True
+    await to_the_end(made, outside)
+
+
+async def test_a_damaged_older_checkpoint_does_not_stop_the_run(
+    world: Callable[..., World],
+) -> None:
+    made = world(steps=6, every=1)
+    made.schedule = Schedule(until=Until(steps=6), save=Save(every=Steps(1), keep=4))
+    await made.begin()
+    outside = Outside(made)
+    while made.trainer._store.step < 3:
+        made.check()
+        await outside.turn()
+    (made.folder / "checkpoints" / "step_000001" / "meta.json").write_bytes(b"{")
+    await to_the_end(made, outside)
+    assert made.finished == "trained 6 steps"
 
 
 async def test_a_schedule_that_is_done_ends_at_once(world: Callable[..., World]) -> None:
