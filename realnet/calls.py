@@ -189,7 +189,7 @@ class Calls:
         call.waiter = asyncio.get_running_loop().create_future()
         name = call.peer.partition("~")[0]
         try:
-            with self._waits.on(self._who, f"{name} ({type(parcel.record).__name__})"):
+            with self._waits.on(self._who, f"{name} ({type(parcel.record).__name__})", (name,)):
                 await call.waiter
         finally:
             call.waiter = None

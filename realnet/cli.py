@@ -1,4 +1,4 @@
-"""The command line: check, plan, explain, run, report.
+"""The command line: check, plan, explain, run, report (and the verbs of `cli_runs.py`).
 
 Thin: reads a topology, hands it on, prints errors without tracebacks. Knows nothing of roles.
 """
@@ -15,11 +15,11 @@ import click
 import msgspec
 from rich.console import Console
 
+from realnet.cli_runs import RUNS, VERBS
 from realnet.errors import ConfigError, RealnetError
 from realnet.topology import Plan, Source, read_plan, read_source, resolve
 from realnet.topology.kinds import load_object
 
-RUNS = Path("runs")
 EXIT_CONFIG = 2
 
 _file = click.argument("topology", type=click.Path(path_type=Path))
@@ -52,6 +52,10 @@ def _complain(text: str) -> None:
 @click.version_option(package_name="realnet-rl", prog_name="realnet")
 def main() -> None:
     """Typed actors over ZeroMQ, wired by a topology file."""
+
+
+for _verb in VERBS:
+    main.add_command(_verb)
 
 
 @main.command()

@@ -86,11 +86,12 @@ class Span(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Doing(Message):
-    """What one actor is doing: its own words, what it waits for, when it computed."""
+    """What one actor is doing: its own words, its waits (on what, for how many seconds, on whom),
+    when it computed."""
 
     actor: str
     text: str
-    waits: tuple[tuple[str, float], ...]
+    waits: tuple[tuple[str, float, tuple[str, ...]], ...]
     spans: tuple[Span, ...]
 
 

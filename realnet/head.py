@@ -76,7 +76,7 @@ class Status:
     def __init__(self) -> None:
         self.pid = 0
         self.doing: dict[str, str] = {}
-        self.waits: dict[str, tuple[tuple[str, float], ...]] = {}
+        self.waits: dict[str, tuple[tuple[str, float, tuple[str, ...]], ...]] = {}
         self.failure = ""
 
 

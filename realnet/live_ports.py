@@ -215,7 +215,8 @@ class LiveOutlet(LivePort, Generic[M]):
         if self._producer.waiting and item in self._sending:
             sending.handed = asyncio.get_running_loop().create_future()
             try:
-                with self._switch.waits.on(str(self._switch.address), self._wait_text()):
+                takers = tuple(sorted(p.partition("~")[0] for p in self.peers))
+                with self._switch.waits.on(str(self._switch.address), self._wait_text(), takers):
                     await sending.handed
             except asyncio.CancelledError:
                 if self._producer.withdraw(item):
@@ -407,7 +408,8 @@ class LiveStateIn(LivePort, Generic[M]):
     async def _next(self, what: str) -> None:
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
-        with self._switch.waits.on(str(self._switch.address), what):
+        shown_by = tuple(sorted(p.partition("~")[0] for p in self.peers))
+        with self._switch.waits.on(str(self._switch.address), what, shown_by):
             await waiter
 
     def peer_down(self, peer: str) -> None:

@@ -7,7 +7,9 @@ command line (`cli.py`) and by tests.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -21,6 +23,13 @@ from realnet.launch.local import LocalLauncher
 from realnet.member import run_info
 from realnet.node import Node
 from realnet.observe.record import Record
+from realnet.observe.status import (
+    ActorStatus,
+    RunStatus,
+    SlotStatus,
+    busy_shares,
+    write_status,
+)
 from realnet.observe.view import View
 from realnet.runfolder import RunFolder
 from realnet.topology.kinds import load_object
@@ -29,6 +38,32 @@ from realnet.transport.memory import MemoryNetwork
 
 VIEW_S = 0.5
 INTERRUPTED = 130
+
+
+class StatusReporter:
+    """Writes status.json from what the head knows."""
+
+    def __init__(self, head: Head, folder: Path, started_s: float):
+        self._head, self._folder, self._started_s = head, folder, started_s
+
+    def write(self, end: str) -> None:
+        """Write the present state; `end` says how the run ended."""
+        head, now_s = self._head, time.monotonic()
+        busy = busy_shares(head.record.busy.spans, now_s)
+        slots = {}
+        for name, known in head.status.items():
+            actors = {
+                actor: ActorStatus(text, list(known.waits.get(actor, ())), busy.get(actor, 0.0))
+                for actor, text in known.doing.items()
+            }
+            slot = head.supervisor.slots[name]
+            slots[name] = SlotStatus(slot.state, known.pid, slot.restarts, known.failure, actors)
+        info = head.run_info
+        age_s = now_s - self._started_s
+        with contextlib.suppress(OSError):  # a full disk: the run itself decides what that means
+            write_status(
+                RunStatus(info.name, os.getpid(), info.attempt, age_s, end, slots), self._folder
+            )
 
 
 class Outcome(NamedTuple):
@@ -71,9 +106,13 @@ async def run_plan(plan: Plan, folder: RunFolder, view: View, *, inline: bool = 
     node.owner = head
     node.listen()
     view.start(plan, head)
+    reporter = StatusReporter(head, folder.path, started_s)
+    ended = "the head failed; see events.jsonl"
     try:
-        outcome = await _watch(head, view)
+        outcome = await _watch(head, view, reporter)
+        ended = outcome.text
     finally:
+        reporter.write(ended)
         view.stop()
         await cell.end(graceful=False)
         _write_busy(record, folder.path, started_s)
@@ -84,7 +123,7 @@ async def run_plan(plan: Plan, folder: RunFolder, view: View, *, inline: bool = 
     return outcome
 
 
-async def _watch(head: Head, view: View) -> Outcome:
+async def _watch(head: Head, view: View, reporter: StatusReporter) -> Outcome:
     """Wait for the end of the run or a signal; stop everything; say how it was."""
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
@@ -93,7 +132,7 @@ async def _watch(head: Head, view: View) -> Outcome:
     try:
         head.launch()
         asked = asyncio.ensure_future(signals.get())
-        drawing = asyncio.ensure_future(_draw(view))
+        drawing = asyncio.ensure_future(_draw(view, reporter))
         either: set[asyncio.Future[Any]] = {asked, head.ended}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         graceful, outcome = _what_now(head, asked)
@@ -126,9 +165,10 @@ def _what_now(head: Head, asked: asyncio.Future[signal.Signals]) -> tuple[bool, 
     return True, Outcome(INTERRUPTED, f"asked to stop ({asked.result().name})")
 
 
-async def _draw(view: View) -> None:
+async def _draw(view: View, reporter: StatusReporter) -> None:
     while True:
         view.draw()
+        reporter.write("")
         await asyncio.sleep(VIEW_S)
 
 

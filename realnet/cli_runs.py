@@ -1,0 +1,148 @@
+"""The verbs that look at runs: ls, top, why, logs, stop. They need only the run's folder.
+
+Knows nothing of roles. Registered by `cli.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from realnet.errors import RunFolderError, listed, nearest
+from realnet.observe.status import ActorStatus, RunStatus, chain, read_status
+from realnet.topology.plan import read_plan
+
+RUNS = Path("runs")
+_run = click.argument("run", required=False)
+_runs = click.option("--runs", type=click.Path(path_type=Path), default=RUNS, show_default=True)
+
+
+def find_run(runs: Path, run: str | None) -> Path:
+    """Return the folder of a run by path or name; without one the newest. Raises RunFolderError."""
+    if run is not None:
+        for path in (Path(run), runs / run):
+            if (path / "plan.json").is_file():
+                return path
+        names = [p.parent.name for p in runs.glob("*/plan.json")]
+        raise RunFolderError(
+            f"there is no run {run!r} under {runs}.{nearest(run, names)} Runs: {listed(names)}"
+        )
+    found = sorted(runs.glob("*/plan.json"), key=lambda p: p.stat().st_mtime)
+    if not found:
+        raise RunFolderError(f"there are no runs under {runs}")
+    return found[-1].parent
+
+
+@click.command()
+@_runs
+def ls(runs: Path) -> None:
+    """List the runs, newest last."""
+    for plan in sorted(runs.glob("*/plan.json"), key=lambda p: p.stat().st_mtime):
+        folder = plan.parent
+        try:
+            status = read_status(folder)
+            text = status.end or f"going on for {status.age_s:.0f} s (pid {status.pid})"
+        except RunFolderError as error:
+            text = str(error)
+        click.echo(f"{folder.name:<24} {text}")
+
+
+@click.command()
+@_run
+@_runs
+@click.option("--once", is_flag=True, help="Print the table once.")
+def top(run: str | None, runs: Path, once: bool) -> None:
+    """Show what each role of a run does and waits for."""
+    folder = find_run(runs, run)
+    console = Console(highlight=False)
+    if once or not console.is_terminal:
+        console.print(_table(read_status(folder)))
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            status = read_status(folder)
+            live.update(_table(status), refresh=True)
+            if status.end:
+                return
+            time.sleep(0.5)
+
+
+def _table(status: RunStatus) -> Table:
+    state = status.end or f"{status.age_s:.0f} s"
+    table = Table(title=f"{status.name}  attempt {status.attempt}  {state}", box=None)
+    for name in ("actor", "state", "pid", "restarts", "busy", "doing", "waits for"):
+        table.add_column(name, justify="left")
+    for slot_name, slot in status.slots.items():
+        for name, actor in (slot.actors or {slot_name: ActorStatus(slot.failure)}).items():
+            waits = [f"{on} ({age_s:.0f} s)" for on, age_s, _ in actor.waits]
+            table.add_row(
+                *(name, slot.state, str(slot.pid or ""), str(slot.restarts), f"{actor.busy:.0%}"),
+                *(Text(actor.doing), Text("; ".join(waits))),
+            )
+    return table
+
+
+@click.command()
+@_run
+@_runs
+def why(run: str | None, runs: Path) -> None:
+    """Say what a run waits for: from the end of the work to whoever holds it up."""
+    folder = find_run(runs, run)
+    status = read_status(folder)
+    if status.end:
+        click.echo(f"{status.name} has ended: {status.end}")
+        return
+    for line in chain(read_plan(folder), status):
+        click.echo(line)
+
+
+@click.command()
+@_run
+@click.argument("role", required=False)
+@_runs
+@click.option("--lines", "-n", default=20, show_default=True, help="Last lines of each log.")
+def logs(run: str | None, role: str | None, runs: Path, lines: int) -> None:
+    """Print the last lines of the logs of a run's newest attempt (of one ROLE)."""
+    folder = find_run(runs, run) / "attempts" / "latest" / "logs"
+    found = sorted(folder.glob("*.log"))
+    chosen = [p for p in found if role is None or p.stem.rpartition("-")[0] == role]
+    if not chosen:
+        names = {p.stem.rpartition("-")[0] for p in found}
+        raise RunFolderError(
+            f"no log of {role!r} in {folder}.{nearest(role or '', names)} Roles: {listed(names)}"
+        )
+    for path in chosen:
+        click.secho(f"== {path}", bold=True)
+        click.echo("\n".join(path.read_text(errors="replace").splitlines()[-lines:]))
+
+
+@click.command()
+@_run
+@_runs
+def stop(run: str | None, runs: Path) -> None:
+    """Ask a run to stop in order, as Ctrl-C does, and wait for it."""
+    folder = find_run(runs, run)
+    status = read_status(folder)
+    if status.end:
+        click.echo(f"{status.name} has ended: {status.end}")
+        return
+    os.kill(status.pid, signal.SIGINT)
+    end_s = time.monotonic() + 40
+    while time.monotonic() < end_s:
+        status = read_status(folder)
+        if status.end:
+            click.echo(f"{status.name}: {status.end}")
+            return
+        time.sleep(0.1)
+    raise RunFolderError(f"{status.name} (pid {status.pid}) has not stopped in 40 s")
+
+
+VERBS = (ls, top, why, logs, stop)
