@@ -11,6 +11,7 @@ Knows nothing of TOML files, wires or roles. Called by `topology/` and by a node
 from __future__ import annotations
 
 import re
+import types
 import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
@@ -75,13 +76,13 @@ def _convert_units(kind: type, value: Any) -> Any:
     if kind is Seconds:
         if isinstance(value, str):
             value = parse_quantity(value, _SECONDS, "a time")
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
             return Seconds(value)
         raise ValueError(f'{value!r} is not a time: write for example "10s"')
     if kind is Bytes:
         if isinstance(value, str):
             value = int(parse_quantity(value, _BYTES, "a size"))
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             return Bytes(value)
         raise ValueError(f'{value!r} is not a size: write for example "2GiB"')
     if kind is Steps:
@@ -90,7 +91,7 @@ def _convert_units(kind: type, value: Any) -> Any:
             if match is None:
                 raise ValueError(f'{value!r} is not a count of steps: write for example "10 steps"')
             value = int(match[1])
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             return Steps(value)
         raise ValueError(f'{value!r} is not a count of steps: write for example "10 steps"')
     raise NotImplementedError(kind)
@@ -133,7 +134,7 @@ def read_table(cls: type[C], table: Mapping[str, Any], where: str) -> C:
         except ConfigError as error:
             problems.append(str(error))
         except (msgspec.ValidationError, ValueError) as error:
-            problems.append(f"{where}.{key} = {value!r}: {_tidy(str(error))}")
+            problems.append(f"{where}.{key} = {value!r}: {_tell(field.type, value, error)}")
     for field in fields.values():
         if field.required and field.encode_name not in table:
             problems.append(f"{where}: {field.encode_name} is missing.{_help(field.type)}")
@@ -155,6 +156,26 @@ def _read_value(kind: Any, value: Any, where: str) -> Any:
     if len(nested) == 1 and isinstance(value, Mapping):
         return read_table(nested[0], value, where)
     return msgspec.convert(value, kind, dec_hook=_convert_units)
+
+
+def _tell(kind: Any, value: Any, error: Exception) -> str:
+    """Return what is wrong with a value; of a word that is none of some words, the nearest."""
+    words = [word for word in _words(kind) if isinstance(word, str)]
+    if words and isinstance(value, str):
+        return f"no such value.{nearest(value, words)} It may be: {listed(words)}"
+    return _tidy(str(error))
+
+
+def _words(kind: Any) -> list[Any]:
+    """Return the literals that a type allows, through Annotated and unions."""
+    if typing.get_origin(kind) is typing.Literal:
+        return list(typing.get_args(kind))
+    parts = typing.get_args(kind)
+    if typing.get_origin(kind) is Annotated:
+        parts = parts[:1]
+    elif typing.get_origin(kind) not in (typing.Union, types.UnionType):
+        return []
+    return [word for part in parts for word in _words(part)]
 
 
 def _tidy(text: str) -> str:

@@ -381,6 +381,11 @@ class Save(Config):
     keep: Annotated[int, doc("checkpoints that stay", ge=1)] = 2
     export: Annotated[Literal["hf", "none"], doc("write a Hugging Face folder at the end")] = "hf"
 
+    def __post_init__(self) -> None:
+        """Refuse a checkpoint every no steps."""
+        if self.every < 1:
+            raise ValueError('every = 0: write at least "1 steps"')
+
 
 class Until(Config):
     """`run.until`: the run ends when the first of these is reached."""
@@ -397,6 +402,13 @@ class Schedule(Shared):
     until: Annotated[Until, doc('{ steps = 300, time = "3h" }')] = Until()
     eval: Annotated[Steps, doc('how often held-out tasks are measured: "10 steps"')] = Steps(10)
     save: Annotated[Save, doc('{ every = "20 steps", keep = 3 }')] = Save()
+
+    def __post_init__(self) -> None:
+        """Refuse measuring every no steps."""
+        if self.eval < 1:
+            raise ValueError(
+                'eval = 0: write at least "1 steps"; to measure nothing, [roles] evaluator = false'
+            )
 
 
 # ---------------------------------------------------------------- training

@@ -34,7 +34,15 @@ from realnet.roles.messages import (
     TicketKey,
     Version,
 )
-from realnet.roles.tasks import CannotAsk, Dataset, Problem, TextCodec, check_tasks, make_ticket
+from realnet.roles.tasks import (
+    CannotAsk,
+    Dataset,
+    Problem,
+    TextCodec,
+    check_asking,
+    check_tasks,
+    make_ticket,
+)
 
 _TRIES = 4
 _PAUSE_S = 0.5
@@ -67,7 +75,9 @@ class Evaluator(Actor[EvaluatorConfig]):
 
     @classmethod
     def check(cls, config: EvaluatorConfig, shared: dict[type[Shared], Any], base: Path) -> None:
-        """Refuse held-out tasks that cannot be read, or none at all."""
+        """Refuse held-out tasks that cannot be read or asked, or none at all."""
+        from realnet.roles.models.reference import load_tokenizer
+
         del config
         if not any(task.use == "eval" for task in shared[Task].values()):
             raise ConfigError(
@@ -75,6 +85,8 @@ class Evaluator(Actor[EvaluatorConfig]):
                 'use = "eval", or take the role out: evaluator = false'
             )
         check_tasks(shared[Task], base, use="eval")
+        policy, dataset = shared[Policy], Dataset(shared[Task], base)
+        check_asking(dataset, dataset.eval_names, policy, load_tokenizer(policy, base))
 
     async def start(self) -> None:
         """Open tasks and tokenizer, and read the held-out problems."""

@@ -6,6 +6,7 @@ where weights come from. Called by the generator.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Literal, Protocol
 import numpy as np
 
 from realnet.config import Config, doc
+from realnet.errors import ConfigError
 from realnet.roles.messages import Delta, Generate, Policy, Version
 
 
@@ -87,6 +89,14 @@ class Engine(Protocol):
 
     def swap(self) -> None:
         """Let the staged version write from the next token on."""
+
+
+def check_device(device: str) -> None:
+    """Refuse a device whose name is none. Whether it is there only the engine can tell."""
+    if device and re.fullmatch(r"cpu|cuda(:\d+)?", device) is None:
+        raise ConfigError(
+            f'[roles.generator].engine.device = "{device}": write "cpu", "cuda" or "cuda:1"'
+        )
 
 
 def make_engine(

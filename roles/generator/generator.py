@@ -12,14 +12,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 from realnet import Actor, Config, StateIn, doc, handles
-from realnet.config import Seconds
+from realnet.config import Seconds, Shared
 from realnet.errors import RealnetError
-from realnet.roles.generator.engine import Engine, EngineConfig, make_engine
+from realnet.roles.generator.engine import Engine, EngineConfig, check_device, make_engine
 from realnet.roles.generator.lane import Lane
 from realnet.roles.messages import Announced, Delta, Generate, Held, Policy, Version
+from realnet.roles.models.check import check_policy
 from realnet.roles.models.reference import load_tokenizer
 from realnet.roles.weights import WeightReader, WeightsDamaged, WeightsGone, tensors
 
@@ -43,6 +45,13 @@ class Generator(Actor[GeneratorConfig]):
     def preload(cls) -> None:
         with suppress(ImportError):  # the fake engine does without torch
             import realnet.roles.generator.torch_engine  # noqa: F401
+
+    @classmethod
+    def check(cls, config: GeneratorConfig, shared: dict[type[Shared], Any], base: Path) -> None:
+        """Refuse a policy or a device that the engine cannot work with."""
+        if config.engine.kind == "torch":
+            check_policy(shared[Policy], base)
+            check_device(config.engine.device)
 
     async def start(self) -> None:
         policy = self.one(Policy)

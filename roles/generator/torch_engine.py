@@ -42,8 +42,8 @@ class TorchEngine:
             torch.set_num_threads(config.threads)
         if policy.context > shape.max_positions > 0:
             raise ConfigError(
-                f"policy.context = {policy.context}, but the model knows {shape.max_positions} "
-                f"positions. Lower policy.context"
+                f"[policy].context = {policy.context}, but the model knows {shape.max_positions} "
+                f"positions. Lower [policy].context"
             )
         self._shape = shape
         self._config = config

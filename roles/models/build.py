@@ -40,12 +40,16 @@ def build_model(policy: Policy, tokenizer: Tokenizer, base: Path, seed: int) -> 
     else:
         folder = model_folder(policy, base)
         model = auto.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, trust_remote_code=False
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,  # the other form is a pickle
         )
         size = model.get_input_embeddings().weight.shape[0]
         if size < tokenizer.vocab_size:
             raise ConfigError(
-                f"policy.model {folder} embeds {size} tokens, but the tokenizer has "
+                f"[policy].model: {folder} embeds {size} tokens, but the tokenizer has "
                 f"{tokenizer.vocab_size}: they do not belong together"
             )
     ensure(isinstance(model, PreTrainedModel), "transformers built something else than a model")

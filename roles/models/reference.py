@@ -24,14 +24,14 @@ def model_folder(policy: Policy, base: Path) -> Path:
     if reference.startswith("hf:"):
         name = reference.removeprefix("hf:")
         raise ConfigError(
-            f'policy.model = "{reference}": this build downloads no models. Fetch it once with '
+            f'[policy].model = "{reference}": this build downloads no models. Fetch it once with '
             f"`hf download {name} --local-dir models/{name.split('/')[-1]}` and write that folder"
         )
     folder = (base / reference).expanduser()
     if not (folder / "config.json").is_file():
         what = "has no config.json" if folder.is_dir() else "is not a folder"
         raise ConfigError(
-            f'policy.model = "{reference}": {folder} {what}. Write a folder with a Hugging Face '
+            f'[policy].model = "{reference}": {folder} {what}. Write a folder with a Hugging Face '
             f'model (config.json, model.safetensors), or "new:llama" for a new small one'
         )
     return folder
@@ -43,7 +43,7 @@ def load_tokenizer(policy: Policy, base: Path) -> Tokenizer:
     if not reference:
         if policy.model.startswith(NEW):
             raise ConfigError(
-                f'policy.tokenizer is missing: "{policy.model}" has none of its own. '
+                f'[policy].tokenizer is missing: "{policy.model}" has none of its own. '
                 f'Write "new:chars", "new:bytes" or a folder'
             )
         return Tokenizer.from_folder(model_folder(policy, base))
@@ -53,7 +53,7 @@ def load_tokenizer(policy: Policy, base: Path) -> Tokenizer:
         return Tokenizer.new_bytes()
     if reference.startswith(NEW):
         raise ConfigError(
-            f'policy.tokenizer = "{reference}": no such kind.'
+            f'[policy].tokenizer = "{reference}": no such kind.'
             f"{nearest(reference, ('new:chars', 'new:bytes'))} "
             f'There are "new:chars" and "new:bytes"'
         )

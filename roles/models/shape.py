@@ -67,41 +67,51 @@ def shape_of(policy: Policy, vocab_size: int, base: Path) -> Shape:
         return _new_shape(policy, vocab_size)
     if policy.shape:
         raise ConfigError(
-            f'policy.shape: "{policy.model}" has its own shape. Remove policy.shape, or start '
+            f'[policy].shape: "{policy.model}" has its own shape. Remove policy.shape, or start '
             f'from "new:llama"'
         )
     folder = model_folder(policy, base)
-    return read_config(json.loads((folder / "config.json").read_text()), str(folder))
+    path = folder / "config.json"
+    try:
+        return read_config(json.loads(path.read_text(encoding="utf-8")), str(folder))
+    except KeyError as error:
+        raise ConfigError(
+            f"[policy].model: {path} does not say {error}: is it a model's?"
+        ) from None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"[policy].model: {path} does not read: {error}") from None
 
 
 def _new_shape(policy: Policy, vocab_size: int) -> Shape:
     family = policy.model.removeprefix(NEW)
     if family not in FAMILIES:
+        known = [NEW + f for f in FAMILIES]
         raise ConfigError(
-            f'policy.model = "{policy.model}": no such new model.{nearest(family, FAMILIES)} '
-            f"There are {listed(NEW + f for f in FAMILIES)}"
+            f'[policy].model = "{policy.model}": no such new model.'
+            f"{nearest(policy.model, known)} There are {listed(known)}"
         )
     for key in policy.shape:
         if key not in DEFAULTS:
             raise ConfigError(
-                f"policy.shape.{key}: no such key.{nearest(key, DEFAULTS)} "
+                f"[policy].shape.{key}: no such key.{nearest(key, DEFAULTS)} "
                 f"A new model knows: {listed(DEFAULTS)}"
             )
+        _check_size(key, policy.shape[key])
     table: dict[str, Any] = DEFAULTS | policy.shape
     heads, kv_heads = int(table["num_attention_heads"]), int(table["num_key_value_heads"])
     if heads < 1 or kv_heads < 1 or heads % kv_heads:
         raise ConfigError(
-            f"policy.shape: num_attention_heads = {heads} is not a multiple of "
+            f"[policy].shape: num_attention_heads = {heads} is not a multiple of "
             f"num_key_value_heads = {kv_heads}"
         )
     if int(table["hidden_size"]) % heads:
         raise ConfigError(
-            f"policy.shape: hidden_size = {table['hidden_size']} is not a multiple of "
+            f"[policy].shape: hidden_size = {table['hidden_size']} is not a multiple of "
             f"num_attention_heads = {heads}"
         )
     head_dim = int(table["head_dim"]) or int(table["hidden_size"]) // heads
     if head_dim % 2:
-        raise ConfigError(f"policy.shape: head_dim = {head_dim} is odd; rope turns pairs")
+        raise ConfigError(f"[policy].shape: head_dim = {head_dim} is odd; rope turns pairs")
     return Shape(
         family=family,
         vocab_size=vocab_size,
@@ -117,6 +127,21 @@ def _new_shape(policy: Policy, vocab_size: int) -> Shape:
         initializer_range=float(table["initializer_range"]),
         max_positions=policy.context,
     )
+
+
+def _check_size(key: str, value: float) -> None:
+    """Refuse what would be cut to a whole number in silence, or be no size at all."""
+    kind = type(DEFAULTS[key])
+    if kind is bool:
+        fits, what = isinstance(value, bool), "true or false"
+    elif kind is int:
+        least = 0 if DEFAULTS[key] == 0 else 1
+        fits = type(value) is int and value >= least
+        what = f"a whole number, at least {least}"
+    else:
+        fits, what = not isinstance(value, bool) and 0 < value < float("inf"), "a number above 0"
+    if not fits:
+        raise ConfigError(f"[policy].shape.{key} = {value!r}: must be {what}")
 
 
 def read_config(config: Mapping[str, Any], where: str) -> Shape:

@@ -28,7 +28,14 @@ from realnet.roles.messages import (
     Ticket,
     TicketKey,
 )
-from realnet.roles.tasks import CannotAsk, Dataset, TextCodec, check_tasks, make_ticket
+from realnet.roles.tasks import (
+    CannotAsk,
+    Dataset,
+    TextCodec,
+    check_asking,
+    check_tasks,
+    make_ticket,
+)
 
 _PAUSE_S = 0.5
 _SHOWN = 5  # prompts that cannot be asked are told one by one up to here; the ledger counts all
@@ -56,9 +63,13 @@ class Prompter(Actor[PrompterConfig]):
 
     @classmethod
     def check(cls, config: PrompterConfig, shared: dict[type[Shared], Any], base: Path) -> None:
-        """Refuse tasks to train on whose data, template or answer cannot be read, or none."""
+        """Refuse tasks to train on that cannot be read or asked, or none."""
+        from realnet.roles.models.reference import load_tokenizer
+
         del config
         check_tasks(shared[Task], base, use="train")
+        policy, dataset = shared[Policy], Dataset(shared[Task], base)
+        check_asking(dataset, dataset.train_names, policy, load_tokenizer(policy, base))
 
     async def start(self) -> None:
         """Open tasks and tokenizer."""

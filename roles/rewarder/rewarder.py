@@ -27,11 +27,16 @@ class RewarderConfig(Config):
 
     slots: Annotated[int, doc("worker processes", ge=1)] = 1
     limit: Annotated[Seconds, doc('longest that one reward may run, e.g. "15s"')] = Seconds(15)
-    memory: Annotated[Bytes, doc('address space of a worker, e.g. "2GiB"; 0: no limit')] = Bytes(
-        2 << 30
+    worker_memory: Annotated[Bytes, doc('address space of a worker, e.g. "2GiB"; 0: no limit')] = (
+        Bytes(2 << 30)
     )
     attempts: Annotated[int, doc("tries, each in a fresh process, before giving up", ge=1)] = 3
     window: Annotated[int, doc("most rollouts in hand at once", ge=1)] = 256
+
+    def __post_init__(self) -> None:
+        """Refuse a limit that no reward can keep."""
+        if not self.limit > 0:
+            raise ValueError('limit = 0: a reward needs time, for example "15s"')
 
 
 class Rewarder(Actor[RewarderConfig]):
@@ -68,7 +73,7 @@ class Rewarder(Actor[RewarderConfig]):
             self.run_info.base,
             workers=config.slots,
             limit_s=config.limit,
-            memory_bytes=config.memory,
+            memory_bytes=config.worker_memory,
             attempts=config.attempts,
             log=_to_log,
         )

@@ -5,7 +5,7 @@ nothing of models, rewards or the network, and of tokenizers only what they can 
 their packages. Used by the prompter, the evaluator, the trainer's warm start and `realnet check`.
 """
 
-from realnet.roles.tasks.asking import CannotAsk, TextCodec, make_ticket
+from realnet.roles.tasks.asking import CannotAsk, TextCodec, check_asking, make_ticket
 from realnet.roles.tasks.dataset import EVAL_CAP, Dataset, Problem, check_tasks, demos
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Dataset",
     "Problem",
     "TextCodec",
+    "check_asking",
     "check_tasks",
     "demos",
     "make_ticket",

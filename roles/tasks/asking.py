@@ -6,14 +6,17 @@ evaluator, so that both ask in exactly the same way.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 import numpy as np
 
-from realnet.errors import RealnetError
+from realnet.errors import ConfigError, RealnetError
 from realnet.roles.messages import Policy, Sampling, Ticket, TicketKey, Version
-from realnet.roles.tasks.dataset import Problem
+from realnet.roles.tasks.dataset import Dataset, Problem
 from realnet.roles.tasks.order import derive
+
+_TRIED = 32  # prompts of a task
 
 
 class TextCodec(Protocol):
@@ -31,7 +34,7 @@ class TextCodec(Protocol):
 
 
 class CannotAsk(RealnetError):
-    """The prompt is empty, or leaves no room for an answer in the context."""
+    """The prompt is empty, has no tokens, or leaves no room for an answer in the context."""
 
 
 def make_ticket(
@@ -53,14 +56,17 @@ def make_ticket(
     Raises CannotAsk, naming task and row.
     """
     text = problem.prompt
-    if problem.chat:
-        text = tokenizer.chat([{"role": "user", "content": text}])
-    ids = np.asarray(tokenizer.encode(text), dtype=np.int32)
+    try:
+        if problem.chat:
+            text = tokenizer.chat([{"role": "user", "content": text}])
+        ids = np.asarray(tokenizer.encode(text), dtype=np.int32)
+    except ConfigError as error:  # one odd row of many ends its ticket, not the run
+        raise CannotAsk(f"task {task!r}, {problem.source}: {error}") from None
     room = policy.context - len(ids)
     if room < 1:
         raise CannotAsk(
             f"task {task!r}, {problem.source}: the prompt has {len(ids)} tokens, which leaves no "
-            f"room for an answer in policy.context = {policy.context}"
+            f"room for an answer in [policy].context = {policy.context}"
         )
     if not len(ids):
         raise CannotAsk(f"task {task!r}, {problem.source}: the prompt is empty")
@@ -81,3 +87,27 @@ def make_ticket(
         pinned=pinned,
         at_least=at_least,
     )
+
+
+def check_asking(dataset: Dataset, names: Iterable[str], policy: Policy, codec: TextCodec) -> None:
+    """Raise ConfigError for each of these tasks of which no prompt can be asked, as far as tried.
+
+    A task with some such prompts is in order: their tickets are set aside with the reason.
+    """
+    complaints: list[str] = []
+    for name in names:
+        problems = dataset.held_out(name, _TRIED)[:_TRIED]
+        reasons: list[str] = []
+        for number, problem in enumerate(problems):
+            key = TicketKey("check", number)
+            try:
+                make_ticket(key, name, problem, policy, codec, group=1, temperature=1.0)
+            except CannotAsk as error:
+                reasons.append(str(error))
+        if reasons and len(reasons) == len(problems):
+            complaints.append(
+                f"[tasks.{name}]: none of the first {len(problems)} prompts can be asked: "
+                f"{reasons[0]}"
+            )
+    if complaints:
+        raise ConfigError("\n".join(complaints))

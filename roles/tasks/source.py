@@ -62,7 +62,7 @@ class JsonLines:
             ) from None
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
-                self._rows.append(_parse(line, path, number))
+                self._rows.append(_parse(line, f"{where}.data: {path} line {number}"))
                 self._lines.append(number)
         if not self._rows:
             raise ConfigError(f"{where}.data: {path} has no rows: one JSON object a line is needed")
@@ -147,14 +147,14 @@ def open_source(reference: str, seed: int, base: Path, where: str) -> JsonLines 
     return JsonLines(base / reference, where)
 
 
-def _parse(line: str, path: Path, number: int) -> dict[str, str]:
+def _parse(line: str, where: str) -> dict[str, str]:
     try:
         value = json.loads(line)
     except ValueError as error:
-        raise ConfigError(f"{path} line {number}: not JSON: {error}") from None
+        raise ConfigError(f"{where}: not JSON: {error}") from None
     if not isinstance(value, dict):
         raise ConfigError(
-            f'{path} line {number}: a JSON object is needed ({{"question": ...}}), '
+            f'{where}: a JSON object is needed ({{"question": ...}}), '
             f"this is a {type(value).__name__}"
         )
     return {key: _as_text(item) for key, item in value.items()}

@@ -20,7 +20,7 @@ def demonstrations(tasks: Mapping[str, Task]) -> Callable[[int, float], tuple[st
     made = [(n, t) for n, t in tasks.items() if t.use == "train" and t.data.startswith("new:")]
     if not made:
         raise ConfigError(
-            "roles.trainer.warm_start needs demonstrations, which only made tasks have: add one "
+            "[roles.trainer].warm_start needs demonstrations, which only made tasks have: add one "
             'with data = "new:addz" and use = "train", or start from a trained model'
         )
 

@@ -36,6 +36,7 @@ from realnet.roles.messages import (
     Task,
     Version,
 )
+from realnet.roles.models.check import check_policy
 from realnet.roles.trainer.checkpoint import Checkpoints, Found
 from realnet.roles.trainer.demonstrations import demonstrations
 from realnet.roles.trainer.failures import Failures, judge_asides
@@ -80,8 +81,8 @@ class Trainer(Actor[TrainerConfig]):
 
     @classmethod
     def check(cls, config: TrainerConfig, shared: dict[type[Shared], Any], base: Path) -> None:
-        """Refuse a warm start without demonstrations."""
-        del base
+        """Refuse a policy that cannot be built, and a warm start without demonstrations."""
+        check_policy(shared[Policy], base)
         if config.warm_start.steps:
             demonstrations(shared[Task])
 

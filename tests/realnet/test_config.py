@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pytest
 
@@ -26,6 +26,10 @@ class Table(Config):
     def __post_init__(self) -> None:
         if self.num == 13:
             raise ValueError("num and luck do not go together")
+
+
+class Worded(Config):
+    kind: Annotated[Literal["mask", "clamp"], doc("a word")] | None = "mask"
 
 
 @pytest.mark.parametrize(
@@ -59,6 +63,21 @@ def test_every_mistake_is_told_with_its_key() -> None:
 def test_limits_and_types(value: object) -> None:
     with pytest.raises(ConfigError, match=r"\.num = "):
         read_table(Table, {"num": value}, "t: [x]")
+
+
+@pytest.mark.parametrize("kind", ["clmap", 3])
+def test_a_word_that_is_none_is_told_with_the_nearest(kind: object) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_table(Worded, {"kind": kind}, "t: [x]")
+    if kind == "clmap":
+        assert "t: [x].kind = 'clmap': no such value. Did you mean \"clamp\"?" in str(caught.value)
+        assert "It may be: clamp, mask" in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["wait", "room", "every"])
+def test_no_quantity_is_negative(key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"\.{key} = -1"):
+        read_table(Table, {"num": 1, key: -1}, "t: [x]")
 
 
 def test_rules_over_several_keys() -> None:

@@ -276,4 +276,8 @@ def test_check_refuses_an_evaluator_without_anything_to_measure(tmp_path: Path) 
     shared: Any = {Task: {"train": TASKS["train"]}}
     with pytest.raises(ConfigError, match="nothing to measure"):
         Evaluator.check(EvaluatorConfig(), shared, tmp_path)
-    Evaluator.check(EvaluatorConfig(), {Task: TASKS}, tmp_path)  # type: ignore[dict-item]
+    whole: Any = {Task: TASKS, Policy: POLICY}
+    Evaluator.check(EvaluatorConfig(), whole, tmp_path)
+    whole[Policy] = Policy(model="new:llama", tokenizer="new:chars", context=8)
+    with pytest.raises(ConfigError, match=r"none of the first .* prompts can be asked"):
+        Evaluator.check(EvaluatorConfig(), whole, tmp_path)

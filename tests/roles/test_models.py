@@ -102,7 +102,7 @@ def test_export_that_fails_leaves_the_old_folder(
 
 
 def test_mistakes_are_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r'policy\.shape\.hiden_size.*"hidden_size"'):
+    with pytest.raises(ConfigError, match=r'\[policy\]\.shape\.hiden_size.*"hidden_size"'):
         made(tmp_path, hiden_size=3)
     with pytest.raises(ConfigError, match="not a multiple"):
         made(tmp_path, num_key_value_heads=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -248,3 +249,33 @@ def test_check_refuses_tasks_that_cannot_be_read(tmp_path: Path) -> None:
     held_out = {"t": Task(data="new:addz", reward={"exact": 1.0}, use="eval")}
     with pytest.raises(ConfigError, match="no task to train on"):
         Prompter.check(PrompterConfig(), {Task: held_out}, tmp_path)  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"prompt": "{question}" * 6}, r"\[tasks\.t\]: none of the first 32 .* leaves no room"),
+        ({"chat": True}, r"\[tasks\.t\]: none of the first 32 .* has no chat template"),
+        ({"prompt": "ADD {question}"}, r"does not know: \['A', 'D'\]"),
+    ],
+)
+def test_check_refuses_tasks_of_which_nothing_can_be_asked(
+    tmp_path: Path, fields: dict[str, Any], text: str
+) -> None:
+    tasks = {"t": Task(data="new:addz", reward={"exact": 1.0}, **fields)}
+    shared: Any = {Task: tasks, Policy: policy()}
+    with pytest.raises(ConfigError, match=text):
+        Prompter.check(PrompterConfig(), shared, tmp_path)
+
+
+async def test_one_row_that_the_tokenizer_cannot_read_ends_its_ticket_only(
+    scene: Scene, tmp_path: Path
+) -> None:
+    rows = [json.dumps({"question": f"{c}=", "answer": "1"}) for c in "1\u00e92"]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    odd = {"odd": Task(data="./rows.jsonl", reward={"exact": 1.0})}
+    Prompter.check(PrompterConfig(), {Task: odd, Policy: policy()}, tmp_path)  # type: ignore[dict-item]
+    await scene.start(tasks=odd)
+    scene.owner.give(3)
+    await scene.bench.until(lambda: len(scene.tickets) == 2 and scene.owner.aside)
+    assert [r for r in scene.owner.aside.values() if "rows.jsonl line 2" in r]

@@ -168,7 +168,7 @@ def test_a_wrong_table_is_told_with_the_nearest_right_name(
 )
 def test_a_wrong_line_is_told_with_its_number(base: Path, line: str, expected: str) -> None:
     (base / "data.jsonl").write_text('{"question": "a", "answer": "b"}\n' + line + "\n")
-    with pytest.raises(ConfigError, match=expected):
+    with pytest.raises(ConfigError, match=rf"\[tasks\.t\].*{expected}"):
         check_tasks({"t": task()}, base)
 
 

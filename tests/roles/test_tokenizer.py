@@ -72,7 +72,7 @@ def test_saved_folder_loads_in_realnet_and_in_transformers(kind: str, tmp_path: 
 
 
 def test_bad_references_are_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r'policy\.tokenizer is missing.*"new:chars"'):
+    with pytest.raises(ConfigError, match=r'\[policy\]\.tokenizer is missing.*"new:chars"'):
         load_tokenizer(Policy(model="new:llama"), tmp_path)
     with pytest.raises(ConfigError, match=r'Did you mean "new:chars"'):
         load_tokenizer(Policy(model="new:llama", tokenizer="new:char"), tmp_path)

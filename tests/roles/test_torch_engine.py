@@ -405,5 +405,5 @@ def test_make_engine_and_a_context_beyond_the_model(tmp_path: Path) -> None:
     assert isinstance(made, TorchEngine)
     model(1).save_pretrained(tmp_path / "m")
     far = Policy(model="./m", context=CONTEXT + 1)
-    with pytest.raises(ConfigError, match=r"Lower policy\.context"):
+    with pytest.raises(ConfigError, match=r"Lower \[policy\]\.context"):
         make_engine(EngineConfig(slots=2), far, VOCAB, tmp_path, 0)
