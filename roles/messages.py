@@ -113,8 +113,8 @@ class Segment(Message):
 class Rollout(Message):
     """One answer to one ticket: its segments, and how it ended.
 
-    `stop` is "stop" (a stop token), "length" (max_tokens or context) or "abort". `text` is the
-    decoded answer without the stop token; `answer` is the ticket's reference answer.
+    `stop` is "stop" (a stop token) or "length" (max_tokens or context). `text` is the decoded
+    answer without the stop token; `answer` is the ticket's reference answer.
     """
 
     key: SampleKey
@@ -138,7 +138,10 @@ class Scored(Message):
 
 
 class GroupClosed(Message):
-    """No more samples of this ticket will come; it has `samples` of them."""
+    """No more samples of this ticket will come; it has `samples` of them.
+
+    With `samples = 0` it could not be answered, and `reason` says why: what had come is not used.
+    """
 
     key: TicketKey
     samples: int
@@ -149,7 +152,8 @@ class GroupClosed(Message):
 
 
 class Delta(Message):
-    """The next tokens of a request; `finish` is "" until the last one.
+    """The next tokens of a request; `finish` is "" until the last one, which has "stop", "length"
+    or "abort" (the request was ended from outside; its tokens are valid).
 
     Shapes: token_ids [T], logprobs [T]; all T tokens were written by `version`.
     """
@@ -215,8 +219,9 @@ class Slots(Message):
 class TakeSlots(Request[Slots]):
     """A prompter asks for tickets to issue. The reply waits for room, up to the deadline.
 
-    `first` is True in the first request of a prompter's life: the reply then holds every ticket
-    that was issued and not finished, for the prompter to issue again.
+    `first` is True in the first request of a prompter's life, and when it may have lost a reply:
+    the reply then holds the tickets that were issued and not finished, for the prompter to issue
+    again, as far as there is room; the rest comes with later replies.
     """
 
     policy: str

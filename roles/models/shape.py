@@ -65,12 +65,12 @@ def shape_of(policy: Policy, vocab_size: int, base: Path) -> Shape:
     """Return the shape of a policy's model. A new model's vocabulary is the tokenizer's."""
     if policy.model.startswith(NEW):
         return _new_shape(policy, vocab_size)
+    folder = model_folder(policy, base)
     if policy.shape:
         raise ConfigError(
-            f'[policy].shape: "{policy.model}" has its own shape. Remove policy.shape, or start '
+            f'[policy].shape: "{policy.model}" has its own shape. Remove [policy].shape, or start '
             f'from "new:llama"'
         )
-    folder = model_folder(policy, base)
     path = folder / "config.json"
     try:
         return read_config(json.loads(path.read_text(encoding="utf-8")), str(folder))

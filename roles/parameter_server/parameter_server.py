@@ -45,6 +45,7 @@ class Note(msgspec.Struct):
     arena: str
     slots: int
     slot_bytes: int
+    attempt: int = 0  # memory vanishes with the run: the note of another attempt leads nowhere
 
 
 class ParameterServer(Actor[ParameterServerConfig]):
@@ -61,7 +62,7 @@ class ParameterServer(Actor[ParameterServerConfig]):
         folder = self.run_info.folder
         self._note = folder / f"{self.address.role}-{self.address.index}.arena.json"
         note = read_note(self._note)
-        if note is None:
+        if note is None or note.attempt != self.run_info.attempt:
             return
         await self._attach(note)
         newest = self._newest()
@@ -149,7 +150,8 @@ class ParameterServer(Actor[ParameterServerConfig]):
         """Return the arena, made at the first version's size."""
         slot_bytes = ArenaSlots.slot_bytes(num_bytes)
         if self._arena is None:
-            note = Note(f"weights-{policy}", self.config.slots, slot_bytes)
+            attempt = self.run_info.attempt
+            note = Note(f"weights-{policy}", self.config.slots, slot_bytes, attempt)
             await self._attach(note)
             write_note(self._note, note)
         arena = self._arena

@@ -73,12 +73,16 @@ def read(
 def check_weights(
     folder: Path, found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
 ) -> None:
-    """Raise CheckpointError unless the names and shapes in a file are those of the model."""
+    """Raise CheckpointError unless names, shapes and dtypes in a file are those of the model."""
     for name in sorted(set(found) | set(wanted)):
-        have = tuple(found[name].shape) if name in found else None
-        need = tuple(wanted[name].shape) if name in wanted else None
+        have = _kind(found[name]) if name in found else None
+        need = _kind(wanted[name]) if name in wanted else None
         if have != need:
             raise CheckpointError(
                 f"{folder / MODEL}: {name} is {have or 'missing'}, the policy's model has "
                 f"{need or 'no such weight'}: the checkpoint is of another model"
             )
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

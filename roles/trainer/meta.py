@@ -5,10 +5,13 @@ Knows nothing of the other files. Written and read by `store.py` and the trainer
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
+import xxhash
 
 from realnet.errors import CheckpointError
-from realnet.roles.messages import Version
+from realnet.roles.messages import Task, Version
 from realnet.roles.trainer.checkpoint import Found
 
 
@@ -20,6 +23,7 @@ class Meta(msgspec.Struct):
     number: int
     journal_from: int  # the first segment that this checkpoint needs
     trained_s: float = 0.0  # time spent in this run so far
+    asks: str = ""  # digest of what tickets ask; a topology may change between two attempts
 
     @property
     def version(self) -> Version:
@@ -33,3 +37,9 @@ def read_meta(found: Found) -> Meta:
         return msgspec.json.decode(found.read("meta.json"), type=Meta)
     except (msgspec.DecodeError, OSError) as error:
         raise CheckpointError(f"{found.folder}/meta.json does not read: {error}") from error
+
+
+def digest_of_tasks(tasks: Mapping[str, Task], group: int) -> str:
+    """Return a digest of all that decides what a ticket's number asks, and how often."""
+    trained = {name: task for name, task in sorted(tasks.items()) if task.use == "train"}
+    return xxhash.xxh3_64_hexdigest(msgspec.msgpack.encode((group, trained)))

@@ -51,6 +51,7 @@ class Store:
         self.lineage = Lineage(name)
         self.published = -1  # the last step whose version generators can have; -1: none yet
         self.trained_s = 0.0
+        self.asks = ""  # digest of what tickets ask: of the tasks and the answers a ticket
         self.lost_steps = 0  # steps begun after the checkpoint that `rebuild` found
         self.fruitless = 0  # tickets set aside since the last whole group
         self.on_aside: Callable[[int, str], None] = lambda ticket, reason: None
@@ -113,16 +114,20 @@ class Store:
         for ticket in self.ledger.tickets(TicketState.BUFFERED):
             self.ledger.unbuffer(ticket)  # its rollouts are in the journal: whole again in a moment
 
-    async def resume(self, at: Version) -> int:
+    async def resume(self, at: Version, asked: str = "") -> int:
         """Open a new branch, durable, at the version that was loaded.
 
         Groups of which every token will be too old when their turn comes (the steps that were lost
-        wrote them) are answered again: a step on them would teach nothing. Returns how many.
+        wrote them) are answered again: a step on them would teach nothing. So are tickets answered
+        in part, when they asked something else then (`asked` is not `asks`): a group compares
+        answers to one question. Returns how many.
         """
         parent, number = at.branch, at.number
         branch = self.lineage.resume(at)
         self._redo = set(self.ledger.tickets(TicketState.WAITING))
         useless = self._stale(branch)
+        if asked and asked != self.asks:
+            useless += tuple(self.assembly.partial())
         await self._keep(Forked(branch, parent, number), *([Redo(useless)] if useless else []))
         return len(useless)
 
@@ -232,7 +237,7 @@ class Store:
         self.ledger.check()
         version = self.version
         needed = min([*self._first_segment.values(), self.journal.segment])
-        meta = Meta(self.name, version.branch, version.number, needed, self.trained_s)
+        meta = Meta(self.name, version.branch, version.number, needed, self.trained_s, self.asks)
         return {
             "ledger.msgpack": self.ledger.snapshot(),
             "lineage.msgpack": self.lineage.snapshot(),

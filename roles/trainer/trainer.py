@@ -42,7 +42,7 @@ from realnet.roles.trainer.demonstrations import demonstrations
 from realnet.roles.trainer.failures import Failures, judge_asides
 from realnet.roles.trainer.keeper import Keeper
 from realnet.roles.trainer.learner_config import LearnerConfig, NonFinite
-from realnet.roles.trainer.meta import read_meta
+from realnet.roles.trainer.meta import digest_of_tasks, read_meta
 from realnet.roles.trainer.publisher import Publisher
 from realnet.roles.trainer.store import Store
 
@@ -103,6 +103,7 @@ class Trainer(Actor[TrainerConfig]):
         self._failures = Failures(folder / "failures", self.config.failures)
         self._journal = Journal(folder / "journal", notice=self._notice)
         self._store = Store(name, self._policy, self._journal, self._disk_full)
+        self._store.asks = digest_of_tasks(self.all(Task), self._policy.group)
         self._loop = asyncio.get_running_loop()
         self.progress("building the model")
         self._learner: Learner = await self.compute(self._build, label="build model")
@@ -140,14 +141,17 @@ class Trainer(Actor[TrainerConfig]):
     async def _resume(self, found: Found) -> None:
         """Go on from a checkpoint, on a branch of its own."""
         store = self._store
-        again = await store.resume(read_meta(found).version)
+        meta = read_meta(found)
+        again = await store.resume(meta.version, meta.asks)
         self._keeper.saved = found.step
         what = "resumed" if self.run_info.resumed else "was restarted and resumed"
         text = f"{self.address} {what} at step {found.step} as {store.version}"
         if store.lost_steps:
             text += f"; {store.lost_steps} steps begun after it are taken again"
+        if meta.asks and meta.asks != store.asks:
+            text += "; the tasks are not what they were: tickets answered in part are asked anew"
         if again:
-            text += f"; {again} tickets are answered again: what wrote them is gone"
+            text += f"; {again} tickets are answered again: what they hold is of no use"
         self.event(text, step=found.step)
 
     def _warm_start(self) -> None:

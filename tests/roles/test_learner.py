@@ -365,9 +365,7 @@ def test_a_saved_learner_goes_on_bit_for_bit(dtype: str, tmp_path: Path) -> None
     assert (second.steps, straight.steps) == (3, 3)
 
 
-def test_a_full_disk_is_an_error_of_the_system_that_names_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_an_error_of_the_system_that_names_the_file(tmp_path: Path) -> None:
     """Checkpoints tell a full disk, which passes, from everything else by its being an OSError."""
     made = learner()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -385,6 +383,11 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     one.save(tmp_path)
     with pytest.raises(CheckpointError, match=r"lm_head|embed_tokens|layers"):
         learner({"shape": {**SHAPE, "hidden_size": 32}}).load(tmp_path)
+    with pytest.raises(CheckpointError, match=r"is float32 .*, the policy's model has bfloat16"):
+        learner({"dtype": "bf16"}).load(tmp_path)
+    learner({"dtype": "bf16"}).save(tmp_path / "coarse")
+    with pytest.raises(CheckpointError, match=r"is bfloat16 .*, the policy's model has float32"):
+        one.load(tmp_path / "coarse")
     scalars = json.loads((tmp_path / "learner.json").read_text())
     (tmp_path / "learner.json").write_text(json.dumps({**scalars, "format": 99}))
     with pytest.raises(CheckpointError, match="format 99"):

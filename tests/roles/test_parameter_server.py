@@ -211,3 +211,17 @@ async def test_a_note_that_does_not_read_is_a_fresh_start(house: House, tmp_path
     assert house.shown.value is None
     await publish(server, version(0))
     assert house.numbers() == [0]
+
+
+async def test_the_note_of_an_earlier_attempt_leads_nowhere(house: House, tmp_path: Path) -> None:
+    """Its memory vanished with it; this attempt may have more slots or a larger model."""
+    await publish(await house.server(), version(0))
+    (tmp_path / "weights-policy").unlink()
+    note = tmp_path / "parameterserver-0.arena.json"
+    then = msgspec.json.decode(note.read_bytes())
+    note.write_bytes(msgspec.json.encode({**then, "attempt": 0, "slot_bytes": 2**21}))
+    server = await house.server()
+    assert house.shown.value is None
+    await publish(server, version(0, branch=1))
+    assert house.numbers() == [0]
+    assert msgspec.json.decode(note.read_bytes()) == then

@@ -332,6 +332,43 @@ async def test_after_a_rollback_useless_groups_are_answered_again_within_the_bou
     third.kill()
 
 
+async def test_a_group_never_mixes_answers_to_two_questions(tmp_path: Path) -> None:
+    life = await Life(tmp_path).begin()
+    life.store.asks = "sums"
+    life.save()
+    await life.store.take(6, first=True)
+    await life.store.take(6, first=False)
+    await life.store.arrived(scored(0, 0))
+    await life.store.arrived(closed(0, 5))  # five answers a ticket, then
+    await life.whole(1)
+    life.kill()
+
+    async def again(asks: str) -> tuple[Life, int]:
+        made = Life(tmp_path)
+        made.journal.open()
+        found = made.checkpoints.newest(made.notices.append)
+        assert found is not None
+        made.store.rebuild(found)
+        made.store.asks = asks
+        meta = read_meta(found)
+        assert meta.asks == "sums"
+        return made, await made.store.resume(meta.version, meta.asks)
+
+    same, count = await again("sums")
+    assert (count, same.store.assembly.partial()) == (0, {0: 1})
+    same.kill()
+    for _ in range(2):
+        other, count = await again("products")
+        assert other.store.assembly.whole(1) is not None
+        assert other.store.assembly.partial() == {}
+        other.kill()
+    assert count == 0  # what was forgotten stays so
+    other, _ = await again("products")
+    await other.whole(0)
+    assert other.store.assembly.whole(0) is not None
+    other.kill()
+
+
 async def test_with_over_age_allowed_nothing_is_answered_again(tmp_path: Path) -> None:
     life = await Life(tmp_path, "allow").begin()
     for _ in range(3):

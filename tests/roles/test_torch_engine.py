@@ -233,6 +233,18 @@ def test_stop_token_is_kept_and_ends() -> None:
     assert sent.finish(1) == "length"
 
 
+def test_an_answer_that_ends_with_its_last_token_is_not_truncated() -> None:
+    """The longest answer of a batch, or one that just fits, ended by itself all the same."""
+    free = engine()
+    free.submit(0, request([5, 6], temperature=0.0))
+    tokens = drain(free).tokens(0)
+    first = tokens.index(tokens[6])
+    made = engine()
+    made.submit(0, request([5, 6], temperature=0.0, stop_ids=(tokens[6],), max_tokens=first + 1))
+    sent = drain(made)
+    assert (sent.tokens(0), sent.finish(0)) == (tokens[: first + 1], "stop")
+
+
 def test_max_tokens_counts_the_tokens_so_far_and_context_ends() -> None:
     made = engine()
     made.submit(0, request([5, 6], so_far=[7] * 9, max_tokens=12))
