@@ -1,0 +1,234 @@
+"""Scenarios: a seed becomes a network, a load and a list of faults, is run, and is judged.
+
+    result = play(8812)
+    assert not result.wrong, result
+
+Every choice comes from the seed. Called by `simulate.py` and by tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from realnet.testing.history import History, check
+from realnet.testing.loop import SimulationError
+from realnet.testing.network import Weather
+from realnet.testing.simulation import Simulation
+from realnet.testing.workload import ORACLE, TOPOLOGY, Oracle
+from realnet.topology import read_source, resolve
+from realnet.topology.plan import Plan
+
+FAULTS_FROM_S, FAULTS_TO_S = 0.5, 6.0
+UNTIL_S = 120.0
+SETTLE_S = 1.0
+
+
+class Fault(NamedTuple):
+    """One thing that goes wrong. `to` is the other end of a link; `value` seconds or a factor."""
+
+    at_s: float
+    what: str
+    slot: str
+    to: str = ""
+    value: float = 0.0
+
+
+class Scenario(NamedTuple):
+    """What a seed means."""
+
+    seed: int
+    plan: Plan
+    offered: dict[int, list[str]]
+    poison: set[str]
+    faults: tuple[Fault, ...]
+    weather: Weather
+    calm: bool  # stop when everything is up and quiet, or in the middle of whatever goes on
+
+
+class Result(NamedTuple):
+    """What came of it."""
+
+    seed: int
+    wrong: list[str]
+    faults: int
+    items: int
+    messages: int
+    simulated_s: float
+    digest: str
+    history: History
+
+    def __str__(self) -> str:
+        lines = [f"seed {self.seed}: {len(self.wrong)} wrong", *self.wrong[:10]]
+        return "\n  ".join(lines)
+
+
+@functools.cache
+def _base_plan(sources: int, workers: int, helpers: int) -> Plan:
+    helper = f"count = {helpers}" if helpers else 'place = "worker"'
+    text = TOPOLOGY.format(sources=sources, workers=workers, helper=helper)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "sim.toml"
+        path.write_text(text, encoding="utf-8")
+        return resolve(read_source(path), "sim")
+
+
+def make(seed: int) -> Scenario:
+    """Return the scenario of a seed."""
+    rng = random.Random(f"scenario {seed}")
+    plan = _base_plan(rng.randint(1, 2), rng.randint(1, 3), rng.choice((0, 1, 2)))
+    pause_s = rng.choice((0.02, 0.05, 0.1)) * plan.roles["source"].count
+    tables: dict[str, dict[str, Any]] = {
+        "source": {"pause_s": pause_s, "lanes": rng.randint(1, 4), "impatient": rng.random() < 0.3},
+        "worker": {"window": rng.randint(1, 8), "work_s": rng.choice((0.0, 0.01, 0.05))},
+        "helper": {"delay_s": rng.choice((0.0, 0.003, 0.02))},
+        "sink": {"window": rng.randint(1, 12)},
+    }
+    roles = {
+        name: msgspec.structs.replace(role, config={**role.config, **tables[name]})
+        for name, role in plan.roles.items()
+    }
+    plan = msgspec.structs.replace(plan, roles=roles)
+    sources, num = roles["source"].count, rng.randint(110, 140)
+    offered = {s: [f"k{s}.{i}" for i in range(s, num, sources)] for s in range(sources)}
+    keys = [k for mine in offered.values() for k in mine]
+    return Scenario(
+        seed,
+        plan,
+        offered,
+        {k for k in keys if rng.random() < 0.03},
+        _faults(rng, [s.name for s in plan.slots]),
+        Weather(0.0002, rng.choice((0.001, 0.005, 0.03)), duplicate=rng.choice((0.0, 0.0, 0.05))),
+        rng.random() < 0.8,
+    )
+
+
+def _faults(rng: random.Random, slots: list[str]) -> tuple[Fault, ...]:
+    faults = []
+    for _ in range(rng.randint(7, 12)):
+        at_s = rng.uniform(FAULTS_FROM_S, FAULTS_TO_S)
+        slot = rng.choice(slots)
+        what = rng.choice(("kill", "kill", "kill", "hang", "hang", "cut", "cut", "slow", "crash"))
+        if what == "hang":
+            slot = rng.choice((*slots, "head"))
+            faults.append(Fault(at_s, what, slot, "", rng.choice((0.2, 0.8, 2.0, 5.0))))
+        elif what in ("cut", "slow"):
+            other = rng.choice([s for s in (*slots, "head") if s != slot])
+            ends = rng.choice(((slot, other), (other, slot)))
+            faults.append(Fault(at_s, what, *ends, rng.choice((0.3, 1.0, 2.0, 5.0))))
+            if what == "cut" and rng.random() < 0.5:  # both ways
+                faults.append(Fault(at_s, what, ends[1], ends[0], faults[-1].value))
+        elif what == "crash":
+            faults.append(Fault(at_s, what, slot.partition("/")[0]))
+        else:
+            faults.append(Fault(at_s, what, slot))
+            if rng.random() < 0.2:  # again, while it starts
+                faults.append(Fault(at_s + rng.uniform(0.0, 1.0), what, slot))
+    return tuple(sorted(faults))
+
+
+def play(seed: int, patch: Callable[[Simulation], None] | None = None) -> Result:
+    """Run the scenario of a seed and judge it. `patch` may spoil something first (mutants)."""
+    return play_scenario(make(seed), patch)
+
+
+def play_scenario(scenario: Scenario, patch: Callable[[Simulation], None] | None = None) -> Result:
+    """Run a scenario and judge it."""
+    simulation = Simulation(scenario.plan, scenario.seed, weather=scenario.weather)
+    oracle = Oracle(simulation.history, scenario.offered, scenario.poison)
+    simulation.head_process.context.run(ORACLE.set, oracle)
+    if patch is not None:
+        patch(simulation)
+    wrong: list[str] = []
+    try:
+        simulation.run(_story(simulation, scenario, oracle, wrong), until_s=UNTIL_S)
+    except SimulationError as error:
+        wrong.append(f"{type(error).__name__}: {error}")
+    windows = {r: int(scenario.plan.roles[r].config["window"]) for r in ("worker", "sink")}
+    keys = {k for mine in scenario.offered.values() for k in mine}
+    wrong += check(simulation.history, keys, scenario.poison, windows)
+    wrong += simulation.complaints()
+    return Result(
+        scenario.seed,
+        wrong,
+        len(scenario.faults),
+        len(keys),
+        simulation.operations,
+        simulation.loop.time(),
+        simulation.history.digest(),
+        simulation.history,
+    )
+
+
+async def _story(
+    simulation: Simulation, scenario: Scenario, oracle: Oracle, wrong: list[str]
+) -> None:
+    head = simulation.launch()
+    trouble = asyncio.create_task(_trouble(simulation, scenario, oracle))
+    well, text = await head.ended
+    if not well:
+        wrong.append(f"the run ended badly: {text}")
+    if scenario.calm:
+        await trouble
+        oracle.crashes.clear()
+        while not _quiet(simulation):  # noqa: ASYNC110 (polling costs no time here)
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(SETTLE_S)
+        _look(simulation)
+    clean = await simulation.stop()
+    trouble.cancel()
+    if simulation.launcher.alive():
+        wrong.append(f"left alive: {simulation.launcher.alive()}")
+    if scenario.calm and not clean:
+        wrong.append("not every process ended by itself at a calm stop")
+
+
+def _quiet(simulation: Simulation) -> bool:
+    head = simulation.head
+    return simulation.is_calm() and all(
+        s.state == "up" and s.name in simulation.launcher.lives
+        for s in head.supervisor.slots.values()
+    )
+
+
+def _look(simulation: Simulation) -> None:
+    """At rest, nobody believes in the dead, and nothing is in custody."""
+    alive = {life.node.slot for life in simulation.launcher.lives.values()}
+    for life in simulation.launcher.lives.values():
+        for slot in sorted(life.node._up - alive):
+            simulation.history.note("stale", life.node.slot, slot)
+        for slot in sorted(alive - life.node._up - {life.node.slot}):
+            simulation.broken(f"{life.node.slot} does not know that {slot} is up")
+        for cell in life.node.cells.values():
+            for port in cell.ports.values():
+                held = getattr(port, "in_hand", 0) + getattr(port, "leased", 0)
+                if held:
+                    simulation.broken(f"{cell.address.full}.{port.name} holds {held} at rest")
+
+
+async def _trouble(simulation: Simulation, scenario: Scenario, oracle: Oracle) -> None:
+    loop, network = simulation.loop, simulation.network
+    for fault in scenario.faults:
+        await asyncio.sleep(max(0.0, fault.at_s - loop.time()))
+        simulation.history.note("fault", fault.slot, f"{fault.what} {fault.to} {fault.value}")
+        if fault.what == "kill":
+            simulation.kill(fault.slot)
+        elif fault.what == "hang":
+            simulation.hang(fault.slot, fault.value)
+        elif fault.what == "cut":
+            network.cut(fault.slot, fault.to)
+            loop.call_later(fault.value, network.heal, fault.slot, fault.to)
+        elif fault.what == "slow":
+            network.slow(fault.slot, fault.to, 100.0)
+            loop.call_later(fault.value, network.slow, fault.slot, fault.to, 1.0)
+        else:
+            oracle.crashes[fault.slot] = oracle.crashes.get(fault.slot, 0) + 1
+    end_s = max(f.at_s + f.value for f in scenario.faults)
+    await asyncio.sleep(max(0.0, end_s - loop.time()))

@@ -1,0 +1,279 @@
+"""A whole run under simulation: real head, members, nodes and codec; virtual processes and links.
+
+    simulation = Simulation(plan, seed=7)
+    simulation.run(story(simulation), until_s=120.0)
+
+Each slot is a `Process` of the virtual loop: killing it ends it in the middle of what it does (no
+`finally` runs), hanging it stops its beats. Every life has a clock of its own, so that comparing
+clocks of two processes shows. What happens is told to a `History`.
+
+Knows nothing of roles. `scenario.py` tells stories with it; users do the same with their topology.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import io
+import random
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from realnet import wire
+from realnet.actor import RunInfo
+from realnet.address import parse_address
+from realnet.codec import Frame
+from realnet.control import HEAD, HEAD_SLOT
+from realnet.head import Head, HeadConfig
+from realnet.member import make_member
+from realnet.node import Node
+from realnet.observe.record import Busy, Record, Row
+from realnet.testing.history import History
+from realnet.testing.loop import Process, VirtualLoop, run_in
+from realnet.testing.network import SimulatedNetwork, Weather
+from realnet.topology.plan import Plan, WirePlan
+
+NOWHERE = Path("/nonexistent")
+
+
+class SimulatedNode(Node):
+    """A node that tells the history whom it hears of, and counts operations."""
+
+    def __init__(self, simulation: Simulation, slot: str, wires: tuple[WirePlan, ...]):
+        self._simulation = simulation
+        skew_s = simulation.rng.choice((0.0, 0.0, 5.0, 1e6)) * simulation.rng.random()
+        loop_time = simulation.loop.time
+        super().__init__(
+            slot,
+            simulation.network.transport(slot),
+            simulation.info,
+            wires,
+            now=lambda: loop_time() + skew_s,
+        )
+        simulation.loop.waits.append(self.waits)
+        self.on_wire_error = lambda error: simulation.broken(f"{slot}: {error}")
+
+    def peer_up(self, slot: str) -> None:
+        """Another process is up."""
+        self._simulation.history.note("told up", self.slot, slot)
+        super().peer_up(slot)
+
+    def peer_down(self, slot: str) -> None:
+        """Another process is dead."""
+        self._simulation.history.note("told down", self.slot, slot)
+        super().peer_down(slot)
+
+    def route(self, packet: wire.Packet, frames: Sequence[Frame]) -> None:
+        """Send one operation, and count it."""
+        self._simulation.operations += 1
+        super().route(packet, frames)
+
+
+class _Life:
+    """One incarnation of a slot."""
+
+    def __init__(self, process: Process, node: Node, exited: Callable[[str], None]):
+        self.process = process
+        self.node = node
+        self.exited = exited
+        self.task: asyncio.Task[None] | None = None
+
+
+class SimulatedLauncher:
+    """How virtual processes come and go: a `Launcher` for the head."""
+
+    def __init__(self, simulation: Simulation):
+        self._simulation = simulation
+        self.lives: dict[str, _Life] = {}
+
+    def spawn(self, slot: str, incarnation: int, exited: Callable[[str], None]) -> int:
+        """Start a process; it takes a while to load."""
+        simulation = self._simulation
+        full = f"{slot}~{incarnation}"
+        process = simulation.loop.process(full)
+        node = SimulatedNode(simulation, full, simulation.plan.wires)
+        life = self.lives[slot] = _Life(process, node, exited)
+        simulation.history.note("spawn", full)
+        life.task = simulation.loop.create_task(
+            self._live(life, slot, incarnation), name=f"{full} process", context=process.context
+        )
+        return 0
+
+    def kill(self, slot: str) -> None:
+        """End a process at once, as SIGKILL would."""
+        if slot in self.lives:
+            self._simulation.history.note("kill", slot)
+            self._gone(slot, "killed by SIGKILL", killed=True)
+
+    def alive(self) -> list[str]:
+        """The slots whose process has not ended."""
+        return list(self.lives)
+
+    async def _live(self, life: _Life, slot: str, incarnation: int) -> None:
+        simulation, node = self._simulation, life.node
+        await asyncio.sleep(simulation.rng.uniform(*simulation.boot_s))
+        planned = next(s for s in simulation.plan.slots if s.name == slot)
+        try:
+            member = make_member(node, simulation.plan, planned, incarnation)
+            for cls in member.classes.values():
+                cls.preload()
+            node.listen()
+            await member.join(simulation.endpoint)
+            await member.left.wait()
+        except Exception as error:
+            self._gone(slot, f"exit code 1 ({error})")
+            return
+        node.flush()
+        self._gone(slot, "exit code 1" if member.failed else "exit code 0")
+
+    def _gone(self, slot: str, how: str, killed: bool = False) -> None:
+        simulation, life = self._simulation, self.lives.pop(slot)
+        life.node.closed = True
+        simulation.network.end(life.node.transport.endpoint, killed=killed)
+        simulation.loop.end(life.process)
+        simulation.graves.append(life)
+        simulation.history.note("exit", life.node.slot, how)
+        simulation.loop.call_later(
+            simulation.rng.uniform(0.001, 0.05),
+            life.exited,
+            how,
+            context=simulation.head_process.context.copy(),
+        )
+
+
+class MemoryRecord(Record):
+    """The record of a run, kept in memory."""
+
+    def __init__(self) -> None:
+        self._files = {}
+        self.started_s = 0.0
+        self._attempt = 1
+        self.busy = Busy()
+        self.rows: list[tuple[str, Row]] = []
+        self.watchers = [lambda kind, row: self.rows.append((kind, row))]
+
+
+class Simulation:
+    """One run of a plan in a virtual loop. Equal seeds give equal histories."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        seed: int,
+        *,
+        config: HeadConfig | None = None,
+        weather: Weather | None = None,
+        boot_s: tuple[float, float] = (0.05, 0.5),
+        folder: Path = NOWHERE,
+    ):
+        self.plan = plan
+        self.seed = seed
+        self.boot_s = boot_s
+        self.rng = random.Random(f"simulation {seed}")
+        self.loop = VirtualLoop(seed, cost_s=lambda: 0.0005 + 0.01 * self.rng.random())
+        self.network = SimulatedNetwork(seed, weather)
+        self.history = History(self.loop.time)
+        self.record = MemoryRecord()
+        self.stderr = io.StringIO()
+        self.operations = 0
+        self.graves: list[_Life] = []
+        self.info = RunInfo(f"sim-{seed}", folder, 1, False, Path(plan.base))
+        self.head_process = self.loop.process(HEAD_SLOT)
+        self.node = SimulatedNode(self, HEAD_SLOT, ())
+        self.endpoint = self.node.transport.endpoint
+        self.launcher = SimulatedLauncher(self)
+        self._config = config or HeadConfig(suspect_after_s=1.0, hung_after_s=3.0, grace_s=10.0)
+        self._broken: list[str] = []
+
+    # ------------------------------------------------------------ a story
+
+    def run(self, story: Coroutine[Any, Any, None], *, until_s: float) -> None:
+        """Run a story, which calls `launch`, makes trouble and calls `stop`; close everything.
+
+        Raises what the story raises, and Deadlock or OutOfTime.
+        """
+        self.loop.until_s = until_s
+        collecting = gc.isenabled()
+        gc.disable()  # a collection would run what dead processes left, at some moment of its own
+        try:
+            with contextlib.redirect_stderr(self.stderr):
+                run_in(self.loop, story)
+        finally:
+            self.history.closed = True
+            if collecting:
+                gc.enable()
+
+    def launch(self) -> Head:
+        """Start the head and with it every process."""
+        return self.head_process.context.run(self._launch)
+
+    def _launch(self) -> Head:
+        cell = self.node.add(Head, parse_address(HEAD), self._config)
+        head = cell.actor
+        assert isinstance(head, Head)
+        self.head, self._head_cell = head, cell
+        head.prepare(self.node, self.plan, self.launcher, self.record)
+        self.node.on_wire_error = lambda error: self.broken(f"head: {error}")
+        self.node.owner = head
+        self.node.listen()
+        head.launch()
+        return head
+
+    async def stop(self, *, graceful: bool = True) -> bool:
+        """Stop everything in order; True if all processes ended by themselves."""
+        self.history.note("stop")
+        task = self.loop.create_task(
+            self._stop(graceful), name="stop", context=self.head_process.context.copy()
+        )
+        return await task
+
+    async def _stop(self, graceful: bool) -> bool:
+        clean = await self.head.stop_all(graceful)
+        await self._head_cell.end(graceful=False)
+        self.node.closed = True
+        self.history.note("stopped", "", str(clean))
+        return clean
+
+    # ------------------------------------------------------------ trouble
+
+    def kill(self, slot: str) -> None:
+        """End a slot's process at once."""
+        self.history.note("murder", slot)
+        self.launcher.kill(slot)
+
+    def hang(self, slot: str, seconds: float) -> None:
+        """Freeze a slot's process for a while; it may be found hung and killed before that."""
+        if slot == "head":
+            process = self.head_process
+        elif slot in self.launcher.lives:
+            process = self.launcher.lives[slot].process
+        else:
+            return
+        if process.frozen:
+            return
+        self.history.note("hang", slot, f"{seconds:.3f}")
+        self.loop.freeze(process)
+        self.loop.call_later(seconds, self.loop.thaw, process)
+
+    def is_calm(self) -> bool:
+        """Tell whether no process hangs and the head suspects nobody."""
+        lives = [life.process for life in self.launcher.lives.values()]
+        return not any(p.frozen for p in (*lives, self.head_process))
+
+    def broken(self, text: str) -> None:
+        """Something said that realnet itself is wrong."""
+        self._broken.append(text)
+
+    def complaints(self) -> list[str]:
+        """What realnet itself did wrong: wire errors, errors that nobody took, a failed head."""
+        failed = [r["text"] for k, r in self.record.rows if k == "event" and "head" in r["text"]]
+        return [
+            *self._broken,
+            *self.loop.errors,
+            *(t for t in failed if "head failed" in t or "did not stop in order" in t),
+        ]
+
+
+__all__ = ["MemoryRecord", "SimulatedLauncher", "SimulatedNode", "Simulation"]

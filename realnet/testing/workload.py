@@ -1,0 +1,313 @@
+"""The roles of the simulated scenarios: sources, workers that ask helpers, a sink that remembers.
+
+They use every kind of wire: shares with custody and back-pressure, safe asks, streams, a state.
+What would be a disk in a real run (what a source knows to be done, what the sink made durable) is
+the `Oracle`, which outlives every process.
+
+Written as any role is, against `realnet`'s public names. Called by `scenario.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from realnet.actor import Actor
+from realnet.config import Config
+from realnet.errors import AskError
+from realnet.live_ports import Delivery
+from realnet.message import Message, Request, StreamRequest
+from realnet.ports import Ask, Inlet, Outlet, StateIn, StateOut, handles
+from realnet.testing.history import History, children
+
+ORACLE: contextvars.ContextVar[Oracle] = contextvars.ContextVar("realnet_oracle")
+
+
+class Oracle:
+    """What outlives processes, and what is planned to go wrong inside them."""
+
+    def __init__(self, history: History, offered: dict[int, list[str]], poison: set[str]):
+        self.history = history
+        self.offered = offered  # by source index
+        self.poison = poison
+        self.settled: set[str] = set()  # roots that their source knows to be done or set aside
+        self.durable: set[str] = set()
+        self.crashes: dict[str, int] = {}  # role -> how many of its next handlers raise
+        self.level = 0
+
+    def note(self, what: str, actor: Actor[Any], key: str = "") -> None:
+        """Something happened in an actor."""
+        self.history.note(what, actor.address.full, key)
+
+    def complete(self) -> bool:
+        """Tell whether every source knows that all it offered is done."""
+        return all(key in self.settled for keys in self.offered.values() for key in keys)
+
+    def maybe_crash(self, actor: Actor[Any]) -> None:
+        """Raise in this handler, if that is planned."""
+        role = actor.address.role
+        if self.crashes.get(role, 0) > 0:
+            self.crashes[role] -= 1
+            self.note("crash", actor)
+            raise RuntimeError(f"planned crash of {actor.address}")
+
+
+class Job(Message):
+    """One item of work."""
+
+    key: str
+    payload: npt.NDArray[np.int32]
+
+
+class Result(Message):
+    """What became of it."""
+
+    key: str
+    answer: int
+
+
+class Number(Message):
+    """An answer, or one item of a count."""
+
+    value: int
+
+
+class Double(Request[Number]):
+    """Asks for twice the value."""
+
+    safe = True
+    value: int
+
+
+class Count(StreamRequest[Number]):
+    """Asks for the numbers below `upto`."""
+
+    upto: int
+
+
+class Level(Message):
+    """Something that only grows in one life of a helper."""
+
+    level: int
+
+
+class SourceConfig(Config):
+    pause_s: float = 0.02
+    lanes: int = 2
+    impatient: bool = False
+
+
+class Source(Actor[SourceConfig]):
+    """Offers its keys until each is settled; begins with those that are not, after a restart."""
+
+    jobs = Outlet(Job)
+    levels = StateIn(Level)
+
+    async def start(self) -> None:
+        """Look up what is left to do."""
+        self.oracle = ORACLE.get()
+        self.left = [k for k in self.oracle.offered[self.address.index] if not self._settled(k)]
+        self.wake = asyncio.Event()
+        self.jobs.on_set_aside(lambda body, why: self._aside(body.key))
+
+    def _settled(self, key: str) -> bool:
+        return key in self.oracle.settled
+
+    async def run(self) -> None:
+        """Offer everything in a few lanes, wait for the acks, end the run when all is done."""
+        todo = iter(self.left)
+        lanes = [self.spawn(self._lane(todo), name=f"lane {i}") for i in range(self.config.lanes)]
+        self.spawn(self._follow(), name="follow")
+        for lane in lanes:
+            await lane
+        while not all(self._settled(k) for k in self.left):
+            self.wake.clear()
+            async with self.waiting("acks of what it sent"):
+                await self.wake.wait()
+        if self.oracle.complete():
+            self.finish("all is done")
+
+    async def _lane(self, todo: Iterator[str]) -> None:
+        for key in todo:
+            await self.clock.sleep(self.rng.expovariate(1.0) * self.config.pause_s)
+            await self._offer(key)
+
+    async def _offer(self, key: str) -> None:
+        job = Job(key, np.full(4, len(key), np.int32))
+        if key in self.oracle.poison:  # nothing causes it: its end is told to the hook
+            await self.jobs.send(job, key=key)
+            return
+        while True:
+            root = Delivery(job, key, 1, lambda aside: self._acked(key, aside))
+            sending = self.jobs.send(job, key=key, caused_by=root)
+            try:
+                if self.config.impatient and self.rng.random() < 0.2:
+                    await asyncio.wait_for(sending, self.rng.random() * 0.02)
+                else:
+                    await sending
+            except TimeoutError:
+                continue  # taken back, or taken by a consumer just then: offered again
+            root.settled()
+            return
+
+    def _acked(self, key: str, aside: str | None) -> None:
+        self.oracle.note("aside" if aside else "acked", self, key)
+        self.oracle.settled.add(key)
+        self.wake.set()
+
+    def _aside(self, key: str) -> None:
+        self.oracle.note("aside", self, key)
+        self.oracle.settled.add(key)
+        self.wake.set()
+
+    async def _follow(self) -> None:
+        await self.levels.get()
+        while True:
+            self.oracle.note("level", self, str((await self.levels.changed()).level))
+
+
+class WorkerConfig(Config):
+    window: int = 4
+    work_s: float = 0.01
+
+
+class Worker(Actor[WorkerConfig]):
+    """Asks a helper, sends one or two results for each job."""
+
+    jobs = Inlet(Job, window="window")
+    results = Outlet(Result)
+    helper = Ask(Double, Count, prefer="local")
+
+    async def start(self) -> None:
+        """Nothing to open."""
+        self.oracle = ORACLE.get()
+
+    @jobs.handler
+    async def work(self, item: Delivery[Job]) -> None:
+        """Do one job."""
+        key = item.body.key
+        self.oracle.note("take", self, key)
+        if self.jobs.in_hand > self.config.window:
+            self.oracle.note("over", self, str(self.jobs.in_hand))
+        self.oracle.maybe_crash(self)
+        if key in self.oracle.poison:
+            item.set_aside("poison")
+            self.oracle.note("end", self, key)
+            return
+        await self.clock.sleep(self.rng.expovariate(1.0) * self.config.work_s)
+        answer = await self._ask(key)
+        for child in children(key):
+            await self.results.send(Result(child, answer), key=child, caused_by=item)
+        self.oracle.note("end", self, key)
+
+    async def _ask(self, key: str) -> int:
+        value = int(key.rpartition(".")[2])
+        while True:
+            try:
+                if value % 13:
+                    answer = (await self.helper(Double(value), deadline_s=2.0)).value
+                    right = answer == 2 * value
+                else:
+                    got = [n.value async for n in self.helper.stream(Count(70), deadline_s=2.0)]
+                    right, answer = got == list(range(70)), 2 * value
+            except AskError as error:
+                self.oracle.note("refused", self, type(error).__name__)
+                await self.clock.sleep(0.05)
+                continue
+            if not right:
+                self.oracle.note("wrong", self, key)
+            return answer
+
+
+class HelperConfig(Config):
+    delay_s: float = 0.003
+
+
+class Helper(Actor[HelperConfig]):
+    """Answers questions and shows a level that grows."""
+
+    level = StateOut(Level)
+
+    async def start(self) -> None:
+        """Show the first level."""
+        self.oracle = ORACLE.get()
+        self._grow()
+
+    def _grow(self) -> None:
+        self.oracle.level += 1
+        self.level.set(Level(self.oracle.level))
+
+    @handles
+    async def double(self, request: Double) -> Number:
+        """Answer after a while."""
+        await self.clock.sleep(self.rng.expovariate(1.0) * self.config.delay_s)
+        self.oracle.maybe_crash(self)
+        if request.value % 10 == 3:
+            self._grow()
+        return Number(2 * request.value)
+
+    @handles
+    async def count(self, request: Count) -> AsyncIterator[Number]:
+        """Count, with a pause."""
+        for i in range(request.upto):
+            if i == 30:
+                await self.clock.sleep(self.config.delay_s)
+            yield Number(i)
+
+
+class SinkConfig(Config):
+    window: int = 8
+
+
+class Sink(Actor[SinkConfig]):
+    """Makes each result durable once."""
+
+    results = Inlet(Result, window="window")
+
+    async def start(self) -> None:
+        """Nothing to open: the oracle is the disk."""
+        self.oracle = ORACLE.get()
+
+    @results.handler
+    async def keep(self, item: Delivery[Result]) -> None:
+        """Make one result durable, unless it is."""
+        key = item.body.key
+        self.oracle.note("take", self, key)
+        if self.results.in_hand > self.config.window:
+            self.oracle.note("over", self, str(self.results.in_hand))
+        self.oracle.maybe_crash(self)
+        if key not in self.oracle.durable:
+            await self.compute(self._commit, key)
+        self.oracle.note("end", self, key)
+
+    def _commit(self, key: str) -> None:
+        self.oracle.durable.add(key)
+        self.oracle.note("durable", self, key)
+
+
+TOPOLOGY = """
+[roles.source]
+kind = "realnet.testing.workload:Source"
+count = {sources}
+restart = "1000 per 1s"
+[roles.worker]
+kind = "realnet.testing.workload:Worker"
+count = {workers}
+restart = "1000 per 1s"
+[roles.helper]
+kind = "realnet.testing.workload:Helper"
+{helper}
+restart = "1000 per 1s"
+[roles.sink]
+kind = "realnet.testing.workload:Sink"
+restart = "1000 per 1s"
+[wires]
+jobs = "source -> worker -> sink"
+help = "worker -> helper"
+level = "helper -> source"
+"""
