@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -88,7 +87,7 @@ class Cell:
         self.doing = ""
         self.busy_spans_s: deque[tuple[float, float, str]] = deque(maxlen=4096)
         self._busy_since: tuple[float, str] | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: dict[asyncio.Task[Any], None] = {}  # in order, so that ends can be repeated
         self._threads: ThreadPoolExecutor | None = None
         self._closing = False
 
@@ -176,14 +175,14 @@ class Cell:
     def task(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """Run a coroutine; its failure is the actor's."""
         task = asyncio.get_running_loop().create_task(work, name=f"{self.address} {name}")
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(self._task_done)
         return task
 
     spawn = task
 
     def _task_done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if not task.cancelled() and task.exception() is not None:
             self._report(cast(BaseException, task.exception()))
 
@@ -200,7 +199,7 @@ class Cell:
         )
 
     def _timed(self, fn: Callable[..., T], args: tuple[Any, ...], label: str) -> T:
-        start_s = time.monotonic()
+        start_s = self.clock.now()
         self._busy_since = (start_s, label)
         try:
             return fn(*args)
@@ -208,7 +207,7 @@ class Cell:
             # What a beat has taken already starts where that beat was.
             since_s, _ = self._busy_since or (start_s, label)
             self._busy_since = None
-            self.busy_spans_s.append((since_s, time.monotonic(), label))
+            self.busy_spans_s.append((since_s, self.clock.now(), label))
 
     def take_busy_spans(self) -> list[tuple[float, float, str]]:
         """Return and forget the spans in which compute was busy; an open one is cut at now."""
@@ -216,7 +215,7 @@ class Cell:
         while self.busy_spans_s:
             spans.append(self.busy_spans_s.popleft())
         if self._busy_since is not None:
-            now = time.monotonic()
+            now = self.clock.now()
             since_s, label = self._busy_since
             self._busy_since = (now, label)
             spans.append((since_s, now, label))
