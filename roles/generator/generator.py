@@ -26,6 +26,9 @@ from realnet.roles.models.reference import load_tokenizer
 from realnet.roles.weights import WeightReader, WeightsDamaged, WeightsGone, tensors
 
 
+_AGAIN_S = 0.5  # until a version that could not be copied is tried again
+
+
 class GeneratorConfig(Config):
     """`[roles.generator]`."""
 
@@ -104,7 +107,7 @@ class Generator(Actor[GeneratorConfig]):
     # ------------------------------------------------------------ versions
 
     async def _follow(self) -> None:
-        """Take every newest version that appears; what cannot be taken is retried with the next."""
+        """Take every newest version that appears; what cannot be taken is tried again."""
         announced = await self.versions.get()
         while True:
             async with self._news:
@@ -117,6 +120,10 @@ class Generator(Actor[GeneratorConfig]):
                     self.progress(f"writes {newest.manifest.version}")
                 except (WeightsGone, WeightsDamaged) as error:
                     self.event(f"{self.address} keeps its version: {error}")
+                    # With η = 0 no newer one comes before this one has written: try it again.
+                    await self.clock.sleep(_AGAIN_S)
+                    announced = self.versions.value or announced
+                    continue
             announced = await self.versions.changed()
 
     async def _load(self, engine: Engine, held: Held) -> None:
