@@ -72,6 +72,7 @@ class Calls:
         self._who = who
         self._now = now
         self._open: dict[int, _Open] = {}
+        self._load: dict[str, int] = {}  # peer -> open calls of this actor
         self._next = 0
         self._deadlines: list[tuple[float, int]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -168,15 +169,13 @@ class Calls:
                     await asyncio.wait_for(port.somebody(), left_s)
                 except TimeoutError:
                     raise NoPeer(text) from None
-        load: dict[str, int] = {}
-        for call in self._open.values():
-            load[call.peer] = load.get(call.peer, 0) + 1
         if to is not None and to not in port.peers:
             raise PeerDied(f"{to.partition('~')[0]} is not up ({self._who} asked for {kind})")
-        peer = to or min(port.candidates(), key=lambda p: load.get(p, 0))
+        peer = to or self._least_asked(port.candidates())
         self._next += 1
         call = _Open(self._next, port, peer, deadline_s)
         self._open[call.id] = call
+        self._load[peer] = self._load.get(peer, 0) + 1
         heapq.heappush(self._deadlines, (deadline_s, call.id))
         self._arm()
         body, frames = parcel.body(self._codec, port.is_local(peer))
@@ -184,6 +183,11 @@ class Calls:
             peer, wire.Call(call.id, max(0.0, deadline_s - self._now()), body, credit), frames
         )
         return call
+
+    def _least_asked(self, peers: list[str]) -> str:
+        if len(peers) == 1:
+            return peers[0]
+        return min(peers, key=lambda peer: self._load.get(peer, 0))
 
     async def _wait(self, call: _Open, parcel: Parcel) -> None:
         call.waiter = asyncio.get_running_loop().create_future()
@@ -195,7 +199,12 @@ class Calls:
             call.waiter = None
 
     def _end(self, call: _Open) -> None:
-        self._open.pop(call.id, None)
+        if self._open.pop(call.id, None) is not None:
+            left = self._load[call.peer] - 1
+            if left:
+                self._load[call.peer] = left
+            else:
+                del self._load[call.peer]
         if not call.ended:
             call.port.post(call.peer, wire.Cancel(call.id))
 

@@ -6,8 +6,7 @@ their waits here; every beat carries the longest ones to the head, which shows a
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 
@@ -20,6 +19,21 @@ class Wait(NamedTuple):
     whom: tuple[str, ...] = ()
 
 
+class _Open:
+    """The block of one wait. A class, since a generator would cost more than the wait's name."""
+
+    __slots__ = ("_token", "_wait", "_waits")
+
+    def __init__(self, waits: dict[int, Wait], token: int, wait: Wait):
+        self._waits, self._token, self._wait = waits, token, wait
+
+    def __enter__(self) -> None:
+        self._waits[self._token] = self._wait
+
+    def __exit__(self, *error: object) -> None:
+        del self._waits[self._token]
+
+
 class Waits:
     """The waits of one process."""
 
@@ -28,16 +42,10 @@ class Waits:
         self._open: dict[int, Wait] = {}
         self._next = 0
 
-    @contextlib.contextmanager
-    def on(self, who: str, what: str, whom: tuple[str, ...] = ()) -> Iterator[None]:
-        """Name a wait for as long as the block lasts."""
+    def on(self, who: str, what: str, whom: tuple[str, ...] = ()) -> _Open:
+        """Name a wait for as long as the block lasts: `with waits.on(...)`."""
         self._next += 1
-        token = self._next
-        self._open[token] = Wait(who, what, self._now(), whom)
-        try:
-            yield
-        finally:
-            del self._open[token]
+        return _Open(self._open, self._next, Wait(who, what, self._now(), whom))
 
     def of(self, who: str) -> list[tuple[str, float, tuple[str, ...]]]:
         """What this actor waits for, how many seconds, on whom; longest first, equal ones once."""

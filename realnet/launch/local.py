@@ -43,7 +43,8 @@ class LocalLauncher:
     def spawn(self, slot: str, incarnation: int, exited: Callable[[str], None]) -> int:
         """Start the process of a slot."""
         role = slot.partition("/")[0]
-        with (self._logs / f"{slot.replace('/', '-')}.log").open("ab") as log:
+        path = self._logs / f"{slot.replace('/', '-')}.log"
+        with path.open("ab") as log:
             log.write(f"--- {slot}, life {incarnation}\n".encode())
             log.flush()
             process = subprocess.Popen(
@@ -68,7 +69,10 @@ class LocalLauncher:
             if self._processes.get(slot) is process:
                 del self._processes[slot]
             self._end_children_of(process.pid)
-            exited(f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}")
+            if code < 0:
+                exited(f"killed by {signal.Signals(-code).name}")
+            else:
+                exited(f"exit code {code}" + (f" ({_last_words(path)})" if code else ""))
 
         loop.add_reader(pidfd, ended)
         return process.pid
@@ -113,6 +117,18 @@ class LocalLauncher:
         with contextlib.suppress(ChildProcessError):
             for child in _children(os.getpid()) - ours:
                 os.waitpid(child, os.WNOHANG)
+
+
+def _last_words(log: Path) -> str:
+    """Return the last line that a process left in its log: most often the error that ended it."""
+    with contextlib.suppress(OSError):
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 4096))
+            lines = file.read().decode(errors="replace").split("\n")
+        for line in reversed(lines):
+            if line.strip() and not line.startswith("---"):
+                return line.strip()[:300]
+    return f"it left no word in {log.name}"
 
 
 def _children(pid: int) -> set[int]:
