@@ -47,6 +47,7 @@ from realnet.supervision import Down, Effect, GiveUp, Restart, Slot, Spawn, Supe
 from realnet.topology.plan import Plan
 
 TICK_S = 0.1
+AWAY_S = 0.5
 
 
 class Launcher(Protocol):
@@ -151,8 +152,12 @@ class Head(Actor[HeadConfig]):
 
     async def _tick(self) -> None:
         while True:
+            due_s = self.clock.now() + TICK_S
             await self.clock.sleep(TICK_S)
             now_s = self.clock.now()
+            if now_s - due_s > AWAY_S:
+                self.say(f"the head itself stood still for {now_s - due_s:.1f} s")
+                self.beats.away(now_s - due_s, now_s)
             if not self.supervisor.stopping:
                 for effect in self.beats.tick(now_s):
                     name = effect.name

@@ -65,6 +65,11 @@ class Beats:
         seen.last_s, seen.suspected = now_s, False
         return [Recovered(name, silent_s)] if was else []
 
+    def away(self, seconds: float, now_s: float) -> None:
+        """The watcher itself stood still (a stopped host, a frozen VM): it could hear nobody."""
+        for seen in self._seen.values():
+            seen.last_s = min(seen.last_s + seconds, now_s)
+
     def tick(self, now_s: float) -> list[Suspected | Hung]:
         """Look at everybody. Each suspicion and each death is told once."""
         effects: list[Suspected | Hung] = []

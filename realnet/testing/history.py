@@ -162,14 +162,11 @@ def _kills(history: History) -> Iterator[str]:
     for e in history.events:
         if e.what == "murder":
             murdered = e.who
-        elif e.what == "fault" and e.key.startswith(("hang", "cut", "slow")) and e.who != "head":
-            silent[e.who] = e.time_s
-        elif e.what == "fault" and e.key.startswith(("cut head", "slow head")):
-            silent[e.who] = e.time_s
+        elif e.what == "fault" and e.key.startswith(("hang", "cut", "slow")):
+            silent[e.key.split()[1] if e.who == "head" else e.who] = e.time_s
         elif e.what == "stop":
             return
-        elif e.what == "kill" and e.who != murdered:
-            if e.time_s - silent.get(e.who, float("-inf")) > 15.0:
-                yield f"{e.who} was killed at {e.time_s:.3f} s though nothing kept it silent"
-        if e.what == "kill":
+        elif e.what == "kill" and e.who == murdered:
             murdered = ""
+        elif e.what == "kill" and e.time_s - silent.get(e.who, float("-inf")) > 15.0:
+            yield f"{e.who} was killed at {e.time_s:.3f} s though nothing kept it silent"

@@ -246,7 +246,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def open(self) -> str:
         """Say who waits for what, for errors."""
         waits = [
-            f"{wait.who} waits for {wait.on} since {wait.since_s:.2f} s"
+            f"{wait.who} waits for {wait.on} ({waits._now() - wait.since_s:.1f} s)"
             for waits in self.waits
             for wait in waits._open.values()
         ]

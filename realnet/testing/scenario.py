@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from realnet.live_ports import LiveInlet
 from realnet.testing.history import History, check
 from realnet.testing.loop import SimulationError
 from realnet.testing.network import Weather
@@ -208,9 +209,22 @@ def _look(simulation: Simulation) -> None:
             simulation.broken(f"{life.node.slot} does not know that {slot} is up")
         for cell in life.node.cells.values():
             for port in cell.ports.values():
+                if isinstance(port, LiveInlet):
+                    _look_at_grants(simulation, cell.address.full, port, alive)
                 held = getattr(port, "in_hand", 0) + getattr(port, "leased", 0)
                 if held:
                     simulation.broken(f"{cell.address.full}.{port.name} holds {held} at rest")
+
+
+def _look_at_grants(
+    simulation: Simulation, who: str, port: LiveInlet[Any], alive: set[str]
+) -> None:
+    """When nothing waits, no producer keeps a grant; and no dead one is remembered."""
+    for producer, seen in port._consumer._producers.items():
+        if seen.granted:
+            simulation.broken(f"{who}.{port.name} has {seen.granted} granted to {producer} at rest")
+        if producer not in alive:
+            simulation.broken(f"{who}.{port.name} remembers {producer}, which is dead")
 
 
 async def _trouble(simulation: Simulation, scenario: Scenario, oracle: Oracle) -> None:

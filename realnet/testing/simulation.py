@@ -133,6 +133,7 @@ class SimulatedLauncher:
         life.node.closed = True
         simulation.network.end(life.node.transport.endpoint, killed=killed)
         simulation.loop.end(life.process)
+        simulation.loop.waits.remove(life.node.waits)
         simulation.graves.append(life)
         simulation.history.note("exit", life.node.slot, how)
         simulation.loop.call_later(

@@ -1,0 +1,242 @@
+"""The simulator: equal seeds are equal runs, what holds holds, and planted bugs are found."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from realnet.delivery import Accepted, AckTo, Announce, Consumer, GrantTo, Producer, Send
+from realnet.live_ports import Delivery, LiveInlet
+from realnet.liveness import Beats, Hung, Suspected
+from realnet.supervision import Down, Effect, Supervisor
+from realnet.testing.loop import Deadlock, OutOfTime, run
+from realnet.testing.scenario import Fault, make, play, play_scenario
+
+SEEDS = 1_000
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_scenarios(seed: int) -> None:
+    print(f"seed {SEEDS + seed}")
+    result = play(SEEDS + seed)
+    assert not result.wrong, result
+    assert result.messages >= 1_000
+    assert result.faults >= 7
+
+
+def test_equal_seeds_are_equal_histories() -> None:
+    assert play(7).digest == play(7).digest
+    assert play(7).digest != play(8).digest
+
+
+def test_hash_seeds_do_not_matter() -> None:
+    code = "from realnet.testing.scenario import play; print(play(11).digest)"
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for hash_seed in ("1", "2")
+    }
+    assert len(digests) == 1
+
+
+# ---------------------------------------------------------------- what simulation found
+
+
+def test_a_head_that_stood_still_kills_nobody() -> None:
+    for seed in range(3):
+        faults = (Fault(2.0, "hang", "head", "", 8.0),)
+        result = play_scenario(make(seed)._replace(faults=faults))
+        assert not result.wrong, result
+        assert not list(result.history.of("kill"))
+
+
+def test_beats_forgive_the_time_that_the_watcher_was_away() -> None:
+    beats = Beats(3, 10)
+    beats.watch("a", 0)
+    beats.away(20, 21)
+    assert beats.tick(21) == []
+    assert beats.tick(23) == [Suspected("a", 3.0)]
+    assert beats.tick(30) == [Hung("a", 10.0)]
+
+
+# ---------------------------------------------------------------- planted bugs
+
+
+def ack_before_the_handler_ended(patch: pytest.MonkeyPatch) -> None:
+    async def handle(self: LiveInlet[Any], delivery: Delivery[Any]) -> None:
+        delivery.settled()
+        await self._handler(delivery)
+
+    patch.setattr(LiveInlet, "_handle", handle)
+
+
+def results_do_not_hold_their_cause(patch: pytest.MonkeyPatch) -> None:
+    def settled(self: Delivery[Any], aside: str | None = None) -> None:
+        self._aside = self._aside or aside
+        if not self._finished:
+            self._finished = True
+            self._finish(self._aside)
+
+    patch.setattr(Delivery, "settled", settled)
+
+
+def no_dedupe(patch: pytest.MonkeyPatch) -> None:
+    right = Consumer.item
+
+    def item(self: Consumer, producer: str, item: int, key: str) -> Accepted:
+        accepted = right(self, producer, item, key)
+        return Accepted(True, accepted.effects)
+
+    patch.setattr(Consumer, "item", item)
+
+
+def a_dead_consumer_takes_its_items_along(patch: pytest.MonkeyPatch) -> None:
+    def consumer_down(self: Producer, consumer: str) -> list[Send]:
+        seen = self._consumers.pop(consumer, None)
+        for item in seen.holds if seen else ():
+            self._items[item].consumer = None
+        return []
+
+    patch.setattr(Producer, "consumer_down", consumer_down)
+
+
+def credit_never_returned(patch: pytest.MonkeyPatch) -> None:
+    right = Producer.announce
+
+    def announce(self: Producer) -> list[Announce]:
+        return [Announce(consumer, waiting, 0) for consumer, waiting, _ in right(self)]
+
+    patch.setattr(Producer, "announce", announce)
+
+
+def a_dead_producer_keeps_its_grants(patch: pytest.MonkeyPatch) -> None:
+    def producer_down(self: Consumer, producer: str) -> list[GrantTo]:
+        return []
+
+    patch.setattr(Consumer, "producer_down", producer_down)
+
+
+def the_window_is_not_looked_at(patch: pytest.MonkeyPatch) -> None:
+    right = Consumer._grant
+
+    def grant(self: Consumer) -> list[GrantTo]:
+        self.window += 50
+        try:
+            return right(self)
+        finally:
+            self.window -= 50
+
+    patch.setattr(Consumer, "_grant", grant)
+
+
+def death_is_told_twice(patch: pytest.MonkeyPatch) -> None:
+    right = Supervisor.exited
+
+    def exited(self: Supervisor, *args: Any, **kwargs: Any) -> list[Effect]:
+        effects = right(self, *args, **kwargs)
+        return [*effects, *(e for e in effects if isinstance(e, Down))]
+
+    patch.setattr(Supervisor, "exited", exited)
+
+
+def death_is_not_told(patch: pytest.MonkeyPatch) -> None:
+    right = Supervisor.exited
+
+    def exited(self: Supervisor, *args: Any, **kwargs: Any) -> list[Effect]:
+        return [e for e in right(self, *args, **kwargs) if not isinstance(e, Down)]
+
+    patch.setattr(Supervisor, "exited", exited)
+
+
+def hangs_are_not_noticed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Beats, "tick", lambda self, now_s: [])
+
+
+def everybody_hangs(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Beats, "away", lambda self, seconds, now_s: None)
+
+
+def reasons_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+    right = Consumer.finish
+
+    def finish(self: Consumer, key: str, aside: str | None) -> list[GrantTo | AckTo]:
+        return right(self, key, None)
+
+    patch.setattr(Consumer, "finish", finish)
+
+
+MUTANTS: list[Callable[[pytest.MonkeyPatch], None]] = [
+    ack_before_the_handler_ended,
+    results_do_not_hold_their_cause,
+    no_dedupe,
+    a_dead_consumer_takes_its_items_along,
+    credit_never_returned,
+    a_dead_producer_keeps_its_grants,
+    the_window_is_not_looked_at,
+    death_is_told_twice,
+    death_is_not_told,
+    everybody_hangs,
+    reasons_are_forgotten,
+]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.__name__)
+def test_planted_bugs_are_found(
+    mutant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutant(monkeypatch)
+    for tries in range(1, 21):
+        wrong = play(tries).wrong
+        if wrong:
+            print(f"found at seed {tries}: {wrong[0]}")
+            return
+    pytest.fail("20 scenarios did not notice")
+
+
+# ---------------------------------------------------------------- the loop itself
+
+
+def test_time_jumps() -> None:
+    async def main() -> float:
+        await asyncio.gather(asyncio.sleep(3600), asyncio.sleep(7200))
+        return asyncio.get_running_loop().time()
+
+    assert run(main()) == 7200
+
+
+def test_a_deadlock_is_named() -> None:
+    async def main() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    with pytest.raises(Deadlock, match="nothing can happen any more at 0.000 s"):
+        run(main())
+
+
+def test_time_can_run_out() -> None:
+    async def main() -> None:
+        while True:
+            await asyncio.sleep(1)
+
+    with pytest.raises(OutOfTime, match="after 5 virtual s"):
+        run(main(), until_s=5)
+
+
+def test_executors_run_inline_one_call_at_a_time() -> None:
+    async def main() -> list[int]:
+        loop, order = asyncio.get_running_loop(), []
+        calls = [loop.run_in_executor(None, order.append, i) for i in range(3)]
+        assert order == []
+        await asyncio.gather(*calls)
+        return order
+
+    assert run(main()) == [0, 1, 2]
