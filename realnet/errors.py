@@ -13,6 +13,7 @@
     │   └── Refused          the callee raised; its text is carried, never its code
     ├── RoleFailed           a role instance ended the run: role, host, cause, next step
     ├── RunFolderError       the folder of a run cannot be used (locked, not there, not a run)
+    ├── SecurityError        keys that are missing, open to others, or not this run's
     ├── CheckpointError      a checkpoint or journal is damaged or does not fit
     └── Stopping             the actor is being stopped; let it pass through
 
@@ -75,6 +76,10 @@ class RoleFailed(RealnetError):
 
 class RunFolderError(RealnetError):
     """The folder of a run cannot be used."""
+
+
+class SecurityError(RealnetError):
+    """Keys are missing, open to others, or not those of this run."""
 
 
 class CheckpointError(RealnetError):

@@ -42,6 +42,7 @@ from realnet.message import Message
 from realnet.node import Node
 from realnet.observe.record import Record
 from realnet.ports import Ask, handles
+from realnet.serving import caller
 from realnet.supervision import Begin as BeginSlot
 from realnet.supervision import Down, Effect, GiveUp, Restart, Slot, Spawn, Supervisor, Up
 from realnet.topology.plan import Plan
@@ -185,8 +186,12 @@ class Head(Actor[HeadConfig]):
         peer = request.peer
         name, _, incarnation = peer.slot.partition("~")
         slot = self.supervisor.slots.get(name)
-        if slot is None or slot.incarnation != int(incarnation):
+        if slot is None or str(slot.incarnation) != incarnation:
             raise RealnetError(f"{peer.slot} is not expected in this run (an old incarnation?)")
+        planned = next(s for s in self.plan.slots if s.name == name)
+        actors = tuple(f"{r}/{planned.index}~{incarnation}" for r in planned.roles)
+        if not self._speaks_for(peer.slot) or peer.actors != actors:
+            raise RealnetError(f"{caller()} may not join as {peer.slot} with {peer.actors}")
         self.node.connect(peer)
         self._members.peer_up(member_of(peer.slot), "")
         others = tuple(self._peers.values())
@@ -208,6 +213,8 @@ class Head(Actor[HeadConfig]):
     async def beat(self, record: Beat) -> None:
         """The loop of a process is alive, and this is what its actors do."""
         name = record.slot.partition("~")[0]
+        if not self._speaks_for(record.slot):
+            return
         for recovered in self.beats.beat(name, self.clock.now()):
             self.say(f"{name} answers again after {recovered.silent_s:.1f} s")
         status = self.status[name]
@@ -226,6 +233,8 @@ class Head(Actor[HeadConfig]):
     async def failed(self, record: Failed) -> None:
         """An actor raised; its process ends by itself a moment later."""
         name = record.slot.partition("~")[0]
+        if not self._speaks_for(record.slot):
+            return
         self.status[name].failure = record.text
         self.record.write(
             record.actor,
@@ -240,6 +249,13 @@ class Head(Actor[HeadConfig]):
     async def finish_run(self, record: Finish) -> None:
         """A role says that the run has reached its end."""
         self._end(True, record.text)
+
+    def _speaks_for(self, slot: str) -> bool:
+        """Tell whether the record being handled came from this slot itself."""
+        right = caller() == member_of(slot)
+        if not right:
+            self.say(f"refused what {caller()} said of {slot}")
+        return right
 
     def _end(self, well: bool, text: str) -> None:
         if not self.ended.done():
@@ -318,6 +334,14 @@ class Head(Actor[HeadConfig]):
     def actor_finished(self, address: Any, text: str) -> None:
         """A role that lives in the head's own process says that the run has reached its end."""
         self._end(True, text)
+
+    def link_broken(self, slot: str, text: str) -> None:
+        """A link has a hole that cannot be repaired: the other end starts afresh."""
+        name, _, incarnation = slot.partition("~")
+        known = self.supervisor.slots.get(name)
+        if known is not None and str(known.incarnation) == incarnation:
+            self.status[name].failure = text
+            self.launcher.kill(name)
 
     async def open_arena(self, name: str, slot_bytes: int, slots: int) -> str:
         """A role that lives in the head's own process wants shared memory."""

@@ -43,7 +43,7 @@ from realnet.control import (
     Span,
     StopActors,
 )
-from realnet.errors import ConfigError, RealnetError
+from realnet.errors import ConfigError, RealnetError, WireError
 from realnet.message import Nothing, schema_hash
 from realnet.node import Node
 from realnet.ports import Ask, handles
@@ -82,6 +82,8 @@ class MemberActor(Actor[MemberConfig]):
         }
         self._role_cells: dict[str, Cell] = {}
         node.owner = self
+        if node.on_wire_error is None:
+            node.on_wire_error = self._wire_error
 
     @property
     def _slot_full(self) -> str:
@@ -176,6 +178,13 @@ class MemberActor(Actor[MemberConfig]):
         self.head.tell(Failed(self._slot_full, str(address), text, trace, fatal))
         self._leave_in(0.2)
 
+    def _wire_error(self, error: WireError) -> None:
+        self.node.observe(self.address, "event", {"text": f"{self.slot.name}: {error}"})
+
+    def link_broken(self, slot: str, text: str) -> None:
+        """A link has a hole that cannot be repaired: start afresh, as after a death."""
+        self.actor_failed(self.address, WireError(text))
+
     def _leave_in(self, seconds: float) -> None:
         """Leave a moment later, so that the last words get out."""
         asyncio.get_running_loop().call_later(seconds, self.left.set)
@@ -246,14 +255,15 @@ def die_with_parent(parent: int) -> None:
 
 
 async def _main(folder: Path, slot_name: str, incarnation: int, head_endpoint: str) -> int:
-    from realnet.transport.zmq import ZmqTransport
+    from realnet.transport.zmq import ZmqTransport, ipc_endpoint
 
     plan = read_plan(folder)
     if plan.digest() != os.environ["REALNET_PLAN"]:
         raise ConfigError(f"{folder}/plan.json is not the plan that this run was started with")
     slot = next(s for s in plan.slots if s.name == slot_name)
     sockets = Path(head_endpoint.removeprefix("ipc://")).parent
-    transport = ZmqTransport(sockets, f"{slot_name.replace('/', '.')}.{incarnation}")
+    name = f"{slot_name.replace('/', '.')}.{incarnation}"
+    transport = ZmqTransport(ipc_endpoint(sockets, name))
     info = run_info(
         plan, folder, int(os.environ["REALNET_ATTEMPT"]), os.environ["REALNET_RESUMED"] == "1"
     )

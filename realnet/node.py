@@ -1,8 +1,8 @@
 """A node: the actors of one process, and the links to other processes.
 
-It routes operations between local cells and links, coalesces all packets for one peer into one
-batch a turn, and keeps for later what comes from a peer that it has not been told of yet. It hears
-of peers (joined, up, down) from its member actor or head, which owns it.
+It routes operations between local cells and links, and keeps for later what comes from a peer that
+it has not been told of yet. It hears of peers (joined, up, down) from its member actor or head,
+which owns it. `links.py` carries what goes to other processes.
 
 Knows nothing of how processes are started, of topologies' text, or of sockets beyond `Transport`.
 """
@@ -24,14 +24,16 @@ from realnet.address import Address, parse_address
 from realnet.cell import Cell
 from realnet.codec import Codec, Frame
 from realnet.config import Config, Shared
-from realnet.control import Observation, Peer, member_of
+from realnet.control import HEAD_SLOT, Observation, Peer, member_of
 from realnet.errors import WireError
+from realnet.links import Links
 from realnet.topology.plan import WirePlan
 from realnet.transport import Transport
 from realnet.waits import Waits
 
 MAX_EARLY = 20_000
-FLUSH_BYTES = 1 << 20
+TOLD_AGAIN_S = 60.0
+MAX_TOLD = 1000
 _NEEDS_UP = wire.Backlog | wire.Item | wire.Grant | wire.Ack | wire.Value
 
 
@@ -40,18 +42,8 @@ class Owner(Protocol):
 
     def actor_failed(self, address: Address, error: BaseException) -> None: ...
     def actor_finished(self, address: Address, text: str) -> None: ...
+    def link_broken(self, slot: str, text: str) -> None: ...
     async def open_arena(self, name: str, slot_bytes: int, slots: int) -> str: ...
-
-
-class _Link:
-    """What is waiting to go to one peer at the end of this turn."""
-
-    def __init__(self) -> None:
-        self.packets: list[wire.Packet] = []
-        self.frames: list[Frame] = []
-        self.bytes = 0
-        self.number = 0
-        self.scheduled = False
 
 
 class Node:
@@ -79,18 +71,19 @@ class Node:
         self.on_wire_error: Callable[[WireError], None] | None = None
         self._force_codec = force_codec
         self._wires = list(wires)
-        self._links: dict[str, _Link] = {}
         self._peers: dict[str, Peer] = {}
         self._up: set[str] = set()
         self._dead: set[str] = set()
         self._slot_of: dict[str, str] = {}
         self._early: dict[str, deque[tuple[wire.Packet, list[Frame]]]] = {}
-        self._numbers: dict[str, int] = {}
+        self._told: dict[str, float] = {}
         self.closed = False
+        run = f"{run_info.name} (attempt {run_info.attempt})"
+        self._links = Links(slot, run, self.codec, transport, now, self)
 
     def listen(self) -> None:
         """Start to receive."""
-        self.transport.listen(self._receive)
+        self.transport.listen(self._links.receive)
 
     # ------------------------------------------------------------ cells
 
@@ -129,8 +122,7 @@ class Node:
         self._peers[peer.slot] = peer
         for actor in (*peer.actors, member_of(peer.slot), peer.slot):
             self._slot_of[actor] = peer.slot
-        self.transport.connect(peer.slot, peer.endpoint)
-        self._links.setdefault(peer.slot, _Link())
+        self._links.open(peer.slot, peer.endpoint)
         self._replay(peer.slot)
 
     def peer_up(self, slot: str) -> None:
@@ -149,12 +141,11 @@ class Node:
         """An incarnation is dead: its ports, open calls and links go."""
         self._dead.add(slot)
         self._early.pop(slot, None)
+        self._links.close(slot)
         peer = self._peers.pop(slot, None)
         if peer is None:
             return
         self._up.discard(slot)
-        self._links.pop(slot, None)
-        self.transport.disconnect(slot)
         gone = (*peer.actors, member_of(slot))
         for actor in gone:
             self._slot_of.pop(actor, None)
@@ -185,80 +176,61 @@ class Node:
             asyncio.get_running_loop().call_soon(cell.receive, packet, frames)
             return
         slot = self._slot_of.get(packet.to)
-        link = self._links.get(slot) if slot is not None else None
-        if slot is None or link is None:
-            return
-        link.packets.append(packet)
-        link.frames.extend(frames)
-        link.bytes += sum(len(f) for f in frames) + _body_bytes(packet.op)
-        if link.bytes > FLUSH_BYTES:
-            self._flush(slot)
-        elif not link.scheduled:
-            link.scheduled = True
-            asyncio.get_running_loop().call_soon(self._flush, slot)
-
-    def _flush(self, slot: str) -> None:
-        link = self._links.get(slot)
-        if link is None:
-            return
-        link.scheduled = False
-        if not link.packets or self.closed:
-            return
-        packets, link.packets = link.packets, []
-        frames, link.frames = link.frames, []
-        link.bytes = 0
-        link.number += 1
-        header = self.codec.encode_batch(
-            wire.Batch(wire.PROTOCOL, self.run_info.name, self.slot, link.number, packets)
-        )
-        self.transport.send(slot, [header, *frames])
+        if slot is not None:
+            num_bytes = sum(len(f) for f in frames) + _body_bytes(packet.op)
+            self._links.add(slot, packet, frames, num_bytes)
 
     def flush(self) -> None:
         """Send what waits, now (before a process ends)."""
-        for slot in list(self._links):
-            self._flush(slot)
+        self._links.flush()
 
-    def _receive(self, frames: list[Frame]) -> None:
-        try:
-            batch = self.codec.decode_batch(frames)
-            if batch.run != self.run_info.name:
-                raise WireError(
-                    f"{batch.sender} belongs to run {batch.run!r}, this is {self.run_info.name!r}"
-                )
-            if batch.sender in self._dead:
-                return
-            expected = self._numbers.get(batch.sender, 0) + 1
-            if batch.number < expected:
-                return  # a repeated batch
-            if batch.number > expected:
-                raise WireError(
-                    f"{batch.number - expected} batches from {batch.sender} were lost on the link"
-                )
-            self._numbers[batch.sender] = batch.number
-        except WireError as error:
-            if self.on_wire_error is not None:
-                self.on_wire_error(error)
+    def take(self, slot: str, packet: wire.Packet, frames: list[Frame]) -> None:
+        """A packet came from another process, in order."""
+        if not self._may(slot, packet):
             return
-        at = 1
-        for packet in batch.packets:
-            count = _num_frames(packet.op)
-            self._take(batch.sender, packet, frames[at : at + count])
-            at += count
-
-    def _take(self, sender_slot: str, packet: wire.Packet, frames: list[Frame]) -> None:
-        known = sender_slot in self._peers or packet.to.startswith(("head/", "@"))
-        if not known or (isinstance(packet.op, _NEEDS_UP) and sender_slot not in self._up):
-            early = self._early.setdefault(sender_slot, deque(maxlen=MAX_EARLY))
+        known = slot in self._peers or packet.to.startswith(("head/", "@"))
+        if not known or (isinstance(packet.op, _NEEDS_UP) and slot not in self._up):
+            early = self._early.setdefault(slot, deque(maxlen=MAX_EARLY))
             early.append((packet, frames))
             return
         cell = self.cells.get(packet.to)
         if cell is not None:
             cell.receive(packet, frames)
 
+    def _may(self, slot: str, packet: wire.Packet) -> bool:
+        """Tell whether this process may say this: its own actors speak, the head alone orders."""
+        if packet.to.startswith("@") and slot != HEAD_SLOT:
+            self.told(WireError(f"refused an order to {packet.to} from {slot}: it is not the head"))
+            return False
+        if slot in self._peers:
+            right = self._slot_of.get(packet.sender) == slot
+        else:  # what is for others than the head waits, and is looked at again
+            right = not packet.to.startswith("head/") or packet.sender == member_of(slot)
+        if not right:
+            self.told(WireError(f"refused what {slot} sent in the name of {packet.sender}"))
+        return right
+
+    def told(self, error: WireError) -> None:
+        """Something was refused or lost: say so, the same thing once a minute at most."""
+        text, now_s = str(error), self.clock.now()
+        if now_s < self._told.get(text, now_s):
+            return
+        if len(self._told) >= MAX_TOLD:
+            self._told.clear()
+        self._told[text] = now_s + TOLD_AGAIN_S
+        if self.on_wire_error is not None:
+            self.on_wire_error(error)
+
+    def link_broken(self, slot: str, text: str) -> None:
+        """What cannot be repaired is a death: whoever owns this node decides whose."""
+        self.told(WireError(text))
+        if self.owner is not None:
+            self.owner.link_broken(slot, text)
+
     def _replay(self, slot: str) -> None:
         early = self._early.pop(slot, None)
         for packet, frames in early or ():
-            self._take(slot, packet, frames)
+            self.take(slot, packet, frames)
 
     # ------------------------------------------------------------ reports
 
@@ -290,11 +262,6 @@ def _plain(value: Any) -> Any:
     if callable(item):
         return item()
     return str(value)
-
-
-def _num_frames(op: wire.AnyOp) -> int:
-    body = getattr(op, "body", None)
-    return body.frames if body is not None else 0
 
 
 def _body_bytes(op: wire.AnyOp) -> int:

@@ -85,12 +85,12 @@ async def run_plan(plan: Plan, folder: RunFolder, view: View, *, inline: bool = 
         network = MemoryNetwork()
         node = Node(HEAD_SLOT, network.transport("head"), info)
     else:
-        from realnet.transport.zmq import ZmqTransport
+        from realnet.transport.zmq import ZmqTransport, ipc_endpoint
 
-        node = Node(HEAD_SLOT, ZmqTransport(folder.sockets, "head"), info)
+        node = Node(HEAD_SLOT, ZmqTransport(ipc_endpoint(folder.sockets, "head")), info)
     endpoint = node.transport.endpoint
     launcher = (
-        InlineLauncher(plan, folder.path, network, endpoint)
+        InlineLauncher(plan, folder.path, network, endpoint, folder.attempt, folder.resumed)
         if inline
         else LocalLauncher(plan, folder.path, folder.logs, endpoint, folder.attempt, folder.resumed)
     )

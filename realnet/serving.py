@@ -9,6 +9,7 @@ Knows nothing of links. One per actor, made by `cell.py`; `calls.py` is the othe
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Protocol, cast
 
@@ -18,7 +19,13 @@ from realnet.errors import AskError, RealnetError, WireError, listed, nearest
 from realnet.message import Message, StreamRequest
 from realnet.parcel import Parcel, record_of
 
+_caller: contextvars.ContextVar[str] = contextvars.ContextVar("caller", default="")
 Respond = Callable[[wire.AnyOp, Sequence[Frame]], None]
+
+
+def caller() -> str:
+    """Inside a handler: the full address of the actor whose request or word this is."""
+    return _caller.get()
 
 
 class Surroundings(Protocol):
@@ -58,6 +65,7 @@ class Serving:
         self, sender: str, sender_port: str, op: wire.AnyOp, frames: Sequence[Frame]
     ) -> None:
         """A call, its cancellation, more credit for its stream, or a word that wants no reply."""
+        _caller.set(sender)
         if isinstance(op, wire.Call):
             self._call(sender, sender_port, op, frames)
         elif isinstance(op, wire.Cancel):

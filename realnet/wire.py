@@ -128,10 +128,18 @@ class Packet(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True):
-    """All packets of one turn of the loop for one peer. `number` grows by one a batch."""
+    """All packets of one turn of the loop for one peer. `number` grows by one a batch.
+
+    `to` and what follows belong to the session (`link.py`); a signal has no packets and number 0.
+    """
 
     protocol: int
     run: str
     sender: str
     number: int
     packets: list[Packet]
+    to: str = ""
+    ack: int = 0
+    high: int = 0
+    again: bool = False
+    gone: int = 0

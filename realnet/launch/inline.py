@@ -28,7 +28,16 @@ class _Slot:
 class InlineLauncher:
     """The slots that live in this loop."""
 
-    def __init__(self, plan: Plan, folder: Path, network: MemoryNetwork, head_endpoint: str):
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Path,
+        network: MemoryNetwork,
+        head_endpoint: str,
+        attempt: int = 1,
+        resumed: bool = False,
+    ):
+        self._attempt, self._resumed = attempt, resumed
         self._plan = plan
         self._folder = folder
         self._network = network
@@ -38,7 +47,7 @@ class InlineLauncher:
     def spawn(self, slot: str, incarnation: int, exited: Callable[[str], None]) -> int:
         """Start a slot as a node of this loop."""
         transport = self._network.transport(f"{slot}~{incarnation}")
-        info = run_info(self._plan, self._folder, 1, False)
+        info = run_info(self._plan, self._folder, self._attempt, self._resumed)
         node = Node(f"{slot}~{incarnation}", transport, info, self._plan.wires)
         task = asyncio.get_running_loop().create_task(self._live(node, slot, incarnation))
         self._slots[slot] = _Slot(node, task, exited)

@@ -10,13 +10,24 @@ from typing import Protocol
 
 from realnet.codec import Frame
 
-OnMessage = Callable[[list[Frame]], None]
+OnConnection = Callable[[str, bool], None]
+
+
+class OnMessage(Protocol):
+    """Takes the frames of one message. `user` is whose key it came with, None without keys."""
+
+    def __call__(self, frames: list[Frame], user: str | None = None) -> None: ...
 
 
 class Transport(Protocol):
-    """What a node needs of a transport. Peers are named by the node, one name per incarnation."""
+    """What a node needs of a transport. Peers are named by the node, one name per incarnation.
+
+    A transport may lose messages when a connection breaks; the session above repairs it, sooner if
+    it is told through `on_connection` (peer, whether there is a connection now).
+    """
 
     endpoint: str
+    on_connection: OnConnection | None
 
     def listen(self, on_message: OnMessage) -> None:
         """Start to receive; `on_message` is called on the loop with the frames of one message."""

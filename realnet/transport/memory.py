@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 
 from realnet.codec import Frame
-from realnet.transport import OnMessage
+from realnet.transport import OnConnection, OnMessage
 
 
 class MemoryNetwork:
@@ -45,6 +45,7 @@ class MemoryTransport:
 
     def __init__(self, network: MemoryNetwork, endpoint: str):
         self.endpoint = endpoint
+        self.on_connection: OnConnection | None = None  # never called: nothing breaks here
         self._network = network
         self._peers: dict[str, str] = {}
 
