@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 RUN    ?= topologies/demo.toml
 ARGS   ?=
 
-.PHONY: run test check install clean
+.PHONY: run test check sim install clean
 .DEFAULT_GOAL := run
 
 run: $(STAMP)                       ## train the demo (RUN=another.toml ARGS="--resume")
@@ -14,6 +14,10 @@ run: $(STAMP)                       ## train the demo (RUN=another.toml ARGS="--
 
 test: $(STAMP) check                ## everything: checks, unit tests, simulation, real processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+sim: $(STAMP)                       ## a thousand simulated runs with faults, other ones for each commit
+	$(BIN)/python -m realnet.testing.simulate --scenarios 1000 --processes 2 \
+		--seed "$$(git rev-parse HEAD 2>/dev/null)" --past tests/sim/seeds.txt $(ARGS)
 
 check: $(STAMP)                     ## style, types, import contracts, bans
 	$(BIN)/ruff check .

@@ -37,7 +37,15 @@ class Totals(NamedTuple):
 
     def plus(self, other: Totals) -> Totals:
         """Return the sum of both."""
-        return Totals(*(a + b for a, b in zip(self, other, strict=True)))
+        return Totals(
+            self.scenarios + other.scenarios,
+            self.faults + other.faults,
+            self.items + other.items,
+            self.messages + other.messages,
+            self.simulated_s + other.simulated_s,
+            self.cpu_s + other.cpu_s,
+            self.failures + other.failures,
+        )
 
 
 def play_all(seeds: Sequence[int]) -> Totals:

@@ -218,7 +218,7 @@ def test_a_deadlock_is_named() -> None:
     async def main() -> None:
         await asyncio.get_running_loop().create_future()
 
-    with pytest.raises(Deadlock, match="nothing can happen any more at 0.000 s"):
+    with pytest.raises(Deadlock, match="nothing can happen any more"):
         run(main())
 
 
