@@ -16,18 +16,19 @@ from typing import Any
 class RealRun:
     """A `realnet run` that is going on. Everything is killed by pid, and only what it started."""
 
-    def __init__(self, topology: Path, runs: Path, *arguments: str):
+    def __init__(self, topology: Path, runs: Path, *arguments: str, cwd: Path | None = None):
         self.folder = runs / "run"
         self.log = runs / f"output-{time.monotonic_ns()}.txt"
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "realnet.cli", "run", str(topology)),
+                    *(sys.executable, "-P", "-m", "realnet.cli", "run", str(topology)),
                     *("--runs", str(runs), "--name", "run", *arguments),
                 ],
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                cwd=cwd,
             )
         self.sockets: Path | None = None
 

@@ -2,7 +2,8 @@
 
 Each gets a session of its own (Ctrl-C reaches the head only), a log file, as many OpenMP threads
 as its roles have cpus, and the GPUs of its slice. Their ends are seen through pidfds. This process
-becomes a subreaper: what a killed role leaves behind is found and ended as well.
+becomes a subreaper: what a killed role leaves behind is found and ended as well. Where processes
+have keys, each inherits a descriptor of its own secret, and of no other.
 
 Knows nothing of records or actors. Called by `head.py` through its `Launcher` protocol.
 """
@@ -19,17 +20,27 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import realnet
 from realnet.topology.plan import Plan
 
 _PR_SET_CHILD_SUBREAPER = 36
+_HOME = str(Path(realnet.__file__).parent.parent)
 
 
 class LocalLauncher:
     """The processes that this head started."""
 
     def __init__(
-        self, plan: Plan, folder: Path, logs: Path, head_endpoint: str, attempt: int, resumed: bool
+        self,
+        plan: Plan,
+        folder: Path,
+        logs: Path,
+        head_endpoint: str,
+        attempt: int,
+        resumed: bool,
+        open_secret: Callable[[str], int] | None = None,
     ):
+        self._open_secret = open_secret
         self._plan = plan
         self._folder = folder
         self._logs = logs
@@ -44,20 +55,27 @@ class LocalLauncher:
         """Start the process of a slot."""
         role = slot.partition("/")[0]
         path = self._logs / f"{slot.replace('/', '-')}.log"
+        secret = self._open_secret(slot) if self._open_secret is not None else None
+        environment = self._environment(role, slot)
+        if secret is not None:
+            environment["REALNET_KEY_FD"] = str(secret)
         with path.open("ab") as log:
             log.write(f"--- {slot}, life {incarnation}\n".encode())
             log.flush()
             process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "realnet.member", str(self._folder), slot),
+                    *(sys.executable, "-P", "-m", "realnet.member", str(self._folder), slot),
                     *(str(incarnation), self._endpoint, str(os.getpid())),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=self._environment(role, slot),
+                env=environment,
+                pass_fds=() if secret is None else (secret,),
                 start_new_session=True,
             )
+        if secret is not None:
+            os.close(secret)
         self._processes[slot] = process
         pidfd = os.pidfd_open(process.pid)
         loop = asyncio.get_running_loop()
@@ -98,6 +116,8 @@ class LocalLauncher:
             "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads of a full machine cost 10x
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONUNBUFFERED": "1",
+            # The head's own realnet, wherever it was started: never one that lies in this folder.
+            "PYTHONPATH": os.pathsep.join(p for p in (_HOME, os.environ.get("PYTHONPATH")) if p),
             "CUDA_VISIBLE_DEVICES": self._gpus.get(slot, ""),
             "REALNET_PLAN": self._plan.digest(),
             "REALNET_ATTEMPT": str(self._attempt),

@@ -14,8 +14,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., RealRun]]:
     """Start runs in tmp_path; whatever is left at the end is killed, and then it is an error."""
     runs: list[RealRun] = []
 
-    def begin(topology: Path, *arguments: str) -> RealRun:
-        run = RealRun(topology, tmp_path, *arguments)
+    def begin(topology: Path, *arguments: str, cwd: Path | None = None) -> RealRun:
+        run = RealRun(topology, tmp_path, *arguments, cwd=cwd)
         runs.append(run)
         return run
 

@@ -107,3 +107,15 @@ def test_nothing_listens_on_a_network(start: Callable[..., RealRun], topology: P
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
             listening.add(line.split()[9])
     assert not inodes & listening
+
+
+def test_a_folder_called_realnet_is_not_taken_for_realnet(
+    start: Callable[..., RealRun], topology: Path, tmp_path: Path
+) -> None:
+    decoy = tmp_path / "elsewhere" / "realnet"
+    decoy.mkdir(parents=True)
+    (decoy / "__init__.py").write_text("raise ImportError('the wrong realnet')")
+    run = start(topology, cwd=decoy.parent)
+    run.until(lambda: ready(run))
+    run.process.send_signal(signal.SIGINT)
+    assert run.wait(30) == 130
