@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 STREAM_CREDIT = 64
 TICK_S = 0.02
+MAX_STALE = 32
 _ERRORS: dict[str, type[AskError]] = {
     c.__name__: c for c in (DeadlineExceeded, PeerDied, NoPeer, Refused)
 }
@@ -76,6 +77,7 @@ class Calls:
         self._next = 0
         self._deadlines: list[tuple[float, int]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = 0.0
 
     async def ask(
         self, port: LiveAsk, parcel: Parcel, budget_s: float, to: str | None = None
@@ -159,23 +161,27 @@ class Calls:
         self, port: LiveAsk, parcel: Parcel, deadline_s: float, credit: int, to: str | None = None
     ) -> _Open:
         kind = type(parcel.record).__name__
+        if to is not None and to not in port.peers:
+            raise PeerDied(f"{to.partition('~')[0]} is not up ({self._who} asked for {kind})")
         while not port.peers:
             left_s = deadline_s - self._now()
             text = f"{self._who} asked for {kind} on port {port.name}, and nobody serves it now"
             if left_s <= 0:
                 raise NoPeer(text)
             with self._waits.on(self._who, f"somebody who answers {kind}"):
-                try:
-                    await asyncio.wait_for(port.somebody(), left_s)
+                try:  # not wait_for: in Python 3.11 it can swallow a cancellation
+                    async with asyncio.timeout(left_s):
+                        await port.somebody()
                 except TimeoutError:
                     raise NoPeer(text) from None
-        if to is not None and to not in port.peers:
-            raise PeerDied(f"{to.partition('~')[0]} is not up ({self._who} asked for {kind})")
         peer = to or self._least_asked(port.candidates())
         self._next += 1
         call = _Open(self._next, port, peer, deadline_s)
         self._open[call.id] = call
         self._load[peer] = self._load.get(peer, 0) + 1
+        if len(self._deadlines) > 2 * len(self._open) + MAX_STALE:  # of calls that have ended
+            self._deadlines = [d for d in self._deadlines if d[1] in self._open]
+            heapq.heapify(self._deadlines)
         heapq.heappush(self._deadlines, (deadline_s, call.id))
         self._arm()
         body, frames = parcel.body(self._codec, port.is_local(peer))
@@ -209,9 +215,16 @@ class Calls:
             call.port.post(call.peer, wire.Cancel(call.id))
 
     def _arm(self) -> None:
-        if self._timer is None and self._deadlines:
-            left_s = max(TICK_S, self._deadlines[0][0] - self._now())
-            self._timer = asyncio.get_running_loop().call_later(left_s, self._expire)
+        if not self._deadlines:
+            return
+        due_s = self._deadlines[0][0]
+        if self._timer is not None:
+            if self._timer_s <= due_s:
+                return
+            self._timer.cancel()  # it was set for a later one
+        left_s = max(TICK_S, due_s - self._now())
+        self._timer_s = due_s
+        self._timer = asyncio.get_running_loop().call_later(left_s, self._expire)
 
     def _expire(self) -> None:
         self._timer = None

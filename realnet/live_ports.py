@@ -19,7 +19,7 @@ from realnet.address import Address
 from realnet.calls import Calls
 from realnet.codec import Codec, Frame
 from realnet.delivery import AckTo, Consumer, Done, GrantTo, Producer, Send
-from realnet.errors import Stopping
+from realnet.errors import RealnetError, Stopping
 from realnet.message import Message, Request, StreamRequest
 from realnet.parcel import Parcel, record_of
 from realnet.waits import Waits
@@ -149,7 +149,15 @@ class LiveInlet(LivePort, Generic[M]):
                 self._switch.task(self._handle(delivery), f"{self.name} {key}")
 
     async def _handle(self, delivery: Delivery[M]) -> None:
-        await self._handler(delivery)
+        try:
+            await self._handler(delivery)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise RealnetError(  # nobody cancelled it: in silence its item would stay for ever
+                f"the handler of {self.name} {delivery.key} was cancelled by what it waited for"
+            ) from None
         delivery.settled()
 
     def _finish(self, key: str, aside: str | None) -> None:
@@ -409,8 +417,12 @@ class LiveStateIn(LivePort, Generic[M]):
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         shown_by = tuple(sorted(p.partition("~")[0] for p in self.peers))
-        with self._switch.waits.on(str(self._switch.address), what, shown_by):
-            await waiter
+        try:
+            with self._switch.waits.on(str(self._switch.address), what, shown_by):
+                await waiter
+        finally:
+            if waiter in self._waiters:  # given up
+                self._waiters.remove(waiter)
 
     def peer_down(self, peer: str) -> None:
         super().peer_down(peer)

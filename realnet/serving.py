@@ -113,6 +113,8 @@ class Serving:
         call.task = self._cell.task(
             self._answer(sender, port, op.id, call, handler, request), f"answer {kind}"
         )
+        # Not in `_answer` itself: a task that is cancelled before its first step never enters it.
+        call.task.add_done_callback(lambda _: self._calls.pop((sender, port, op.id), None))
 
     async def _answer(
         self,
@@ -147,8 +149,6 @@ class Serving:
         except Exception as error:
             self._fail(sender, port, id, error)
             raise
-        finally:
-            self._calls.pop((sender, port, id), None)
 
     def _reply(self, sender: str, port: str, id: int, reply: Message, more: bool) -> None:
         body, frames = Parcel(reply).body(self._cell.codec, self._cell.is_local(sender))
