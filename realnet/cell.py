@@ -46,6 +46,7 @@ from realnet.serving import Serving
 from realnet.waits import Waits
 
 T = TypeVar("T")
+CANCEL_AGAIN_S = 2.0
 
 
 class Surroundings(Protocol):
@@ -146,6 +147,9 @@ class Cell:
 
     def receive(self, packet: wire.Packet, frames: Sequence[Frame]) -> None:
         """An operation came for this actor. A failure in taking it is the actor's failure."""
+        if self._closing and isinstance(packet.op, wire.Call | wire.Item | wire.Tell):
+            self.refuse(packet)
+            return
         try:
             if packet.port:
                 port = self.ports.get(packet.port)
@@ -155,6 +159,12 @@ class Cell:
                 self.serving.receive(packet.sender, packet.sender_port, packet.op, frames)
         except Exception as error:
             self._report(error)
+
+    def refuse(self, packet: wire.Packet) -> None:
+        """Nothing new is taken any more; who asks hears so at once."""
+        if isinstance(packet.op, wire.Call):
+            fail = wire.Fail(packet.op.id, "NoPeer", f"{self.address} has been stopped")
+            self.post(packet.sender, packet.sender_port, "", fail)
 
     def post(
         self, to: str, port: str, sender_port: str, op: wire.AnyOp, frames: Sequence[Frame] = ()
@@ -246,13 +256,18 @@ class Cell:
 
     async def end(self, graceful: bool) -> None:
         """Drain if asked to, then stop and release everything."""
-        if graceful:
-            await self.actor.drain()
+        try:
+            if graceful:
+                await self.actor.drain()
+        finally:
+            await self._release()
+
+    async def _release(self) -> None:
         self._closing = True
-        tasks = [t for t in self._tasks if t is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while tasks := [t for t in self._tasks if t is not asyncio.current_task()]:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=CANCEL_AGAIN_S)  # some swallow the first one
         await self.actor.stop()
         for port in self.ports.values():
             port.close()

@@ -36,7 +36,7 @@ from realnet.control import (
     StopActors,
     member_of,
 )
-from realnet.errors import AskError, RealnetError
+from realnet.errors import AskError, PeerDied, RealnetError
 from realnet.liveness import Beats, Hung
 from realnet.message import Message
 from realnet.node import Node
@@ -49,6 +49,9 @@ from realnet.topology.plan import Plan
 
 TICK_S = 0.1
 AWAY_S = 0.5
+LAST_WORDS_S = 0.02  # a process's end can be seen before what it said is read
+BEGIN_LEAVE_S = 1.0
+WRONG_CONFIG = "exit code 2"
 
 
 class Launcher(Protocol):
@@ -99,7 +102,7 @@ class Head(Actor[HeadConfig]):
         self.arenas = Arenas()
         self.ended: asyncio.Future[tuple[bool, str]] = asyncio.get_running_loop().create_future()
         self._peers: dict[str, Peer] = {}
-        self._begun: dict[str, float] = {}
+        self.troubles: list[str] = []  # of the stop
         node.on_wire_error = lambda error: self.say(str(error))
 
     # ------------------------------------------------------------ life of a run
@@ -110,7 +113,10 @@ class Head(Actor[HeadConfig]):
         self.spawn(self._tick(), name="tick")
 
     async def stop_all(self, graceful: bool) -> bool:
-        """Stop every role stage by stage, then every process. True if all ended by themselves."""
+        """Stop every role stage by stage, then every process. True if all ended by themselves.
+
+        What went wrong in it is in `troubles`.
+        """
         self.supervisor.stop()
         deadline_s = self.clock.now() + self.config.grace_s
         for stage in self.plan.stop_order if graceful else ():
@@ -142,14 +148,15 @@ class Head(Actor[HeadConfig]):
                 StopActors(role, graceful=True), deadline_s=left_s, to=member_of(peer.slot)
             )
         except AskError as error:
-            self.say(f"{role} in {slot} did not stop in order: {error}")
+            text = f"{role} in {slot} did not stop in order: {error}"
+            self.troubles.append(text)
+            self.say(text)
 
     async def _wait_gone(self, until_s: float) -> bool:
-        while self.launcher.alive():
-            if self.clock.now() >= until_s:
-                return False
+        while self.launcher.alive() and self.clock.now() < until_s:
             await self.clock.sleep(0.02)
-        return True
+        await self.clock.sleep(LAST_WORDS_S)
+        return not self.launcher.alive()
 
     async def _tick(self) -> None:
         while True:
@@ -281,9 +288,14 @@ class Head(Actor[HeadConfig]):
         slot, incarnation = effect
 
         def exited(how: str) -> None:
+            asyncio.get_running_loop().call_later(LAST_WORDS_S, gone, how)
+
+        def gone(how: str) -> None:
             failure = self.status[slot].failure
-            why = f"{failure} ({how})" if failure else how
-            self._apply(self.supervisor.exited(slot, incarnation, self.clock.now(), why))
+            why = f"{failure} ({how.partition(' (')[0]})" if failure else how
+            fatal = how.startswith(WRONG_CONFIG)
+            now_s = self.clock.now()
+            self._apply(self.supervisor.exited(slot, incarnation, now_s, why, fatal))
 
         self.status[slot] = Status()
         self.status[slot].pid = self.launcher.spawn(slot, incarnation, exited)
@@ -296,8 +308,15 @@ class Head(Actor[HeadConfig]):
         full = f"{slot}~{incarnation}"
         try:
             await self.members(Begin(), deadline_s=1e6, to=member_of(full))
-        except AskError:
-            return  # it failed or died; its exit tells the rest
+        except PeerDied:
+            return  # its exit tells the rest
+        except AskError as error:
+            await self.clock.sleep(BEGIN_LEAVE_S)  # it says why, and leaves by itself
+            known = self.supervisor.slots[slot]
+            if known.incarnation == incarnation and known.state == "beginning":
+                self.status[slot].failure = self.status[slot].failure or str(error)
+                self.launcher.kill(slot)
+            return
         self._apply(self.supervisor.ready(slot, incarnation, self.clock.now()))
 
     def _up(self, effect: Up) -> None:

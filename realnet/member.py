@@ -111,21 +111,32 @@ class MemberActor(Actor[MemberConfig]):
 
     @handles
     async def begin(self, request: Begin) -> Nothing:
-        """Make and start the actors of this process."""
-        for role in self.slot.roles:
-            planned = self.plan.roles[role]
-            cls = self.classes[role]
-            config = read_table(cls.Config, planned.config, f"plan.json: roles.{role}")
-            shared = shared_values(cls, planned.policy, self.plan.shared)
-            cell = self.node.add(cls, self._actor(role), config, shared, planned.policy)
-            self._role_cells[role] = cell
-        for cell in self._role_cells.values():
-            try:
+        """Make and start the actors of this process. Any failure in it ends the process."""
+        address = self.address
+        try:
+            for role in self.slot.roles:
+                address = self._actor(role)
+                self._make(role)
+            for cell in self._role_cells.values():
+                address = cell.address
                 await cell.actor.start()
-            except Exception as error:
-                self.actor_failed(cell.address, error)
-                raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or not task.cancelling():  # it came from what `start` awaited
+                self.actor_failed(address, RuntimeError("its start was cancelled from within"))
+            raise
+        except Exception as error:
+            self.actor_failed(address, error)
+            raise
         return Nothing()
+
+    def _make(self, role: str) -> None:
+        planned = self.plan.roles[role]
+        cls = self.classes[role]
+        config = read_table(cls.Config, planned.config, f"plan.json: roles.{role}")
+        shared = shared_values(cls, planned.policy, self.plan.shared)
+        cell = self.node.add(cls, self._actor(role), config, shared, planned.policy)
+        self._role_cells[role] = cell
 
     @handles
     async def peer_joined(self, record: PeerJoined) -> None:
@@ -152,9 +163,12 @@ class MemberActor(Actor[MemberConfig]):
         """Drain (if graceful) and stop the actor of one role."""
         cell = self._role_cells.pop(request.role, None)
         if cell is not None:
-            await cell.end(request.graceful)
-            self._report()
-            self.node.remove(cell)
+            try:
+                await cell.end(request.graceful)
+            except Exception as error:
+                self.actor_failed(cell.address, error)
+                raise
+            self._report()  # the cell stays with the node: it tells who asks that it was stopped
         return Nothing()
 
     @handles

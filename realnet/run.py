@@ -127,18 +127,20 @@ async def _watch(head: Head, view: View, reporter: StatusReporter) -> Outcome:
     """Wait for the end of the run or a signal; stop everything; say how it was."""
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    tasks: list[asyncio.Future[Any]] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, signals.put_nowait, number)
     try:
         head.launch()
         asked = asyncio.ensure_future(signals.get())
-        drawing = asyncio.ensure_future(_draw(view, reporter))
+        tasks += [asked, asyncio.ensure_future(_draw(view, reporter))]
         either: set[asyncio.Future[Any]] = {asked, head.ended}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         graceful, outcome = _what_now(head, asked)
         head.say(outcome.text if not graceful else f"stopping: {outcome.text}")
         asked = asked if not asked.done() else asyncio.ensure_future(signals.get())
         stopping = asyncio.ensure_future(head.stop_all(graceful))
+        tasks += [asked, stopping]
         either = {asked, stopping}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not stopping.done():  # a second signal: at once
@@ -148,11 +150,17 @@ async def _watch(head: Head, view: View, reporter: StatusReporter) -> Outcome:
             outcome = Outcome(INTERRUPTED, "stopped at once: asked a second time")
         else:
             stopping.result()
-        asked.cancel()
-        drawing.cancel()
-        await asyncio.gather(asked, drawing, return_exceptions=True)
+            if head.troubles:
+                told = f"{outcome.text}; but {'; '.join(head.troubles)}"
+                outcome = Outcome(outcome.code or 1, told)
         return outcome
+    except BaseException:  # cancelled, or a bug: whoever called keeps none of our processes
+        await head.stop_all(graceful=False)
+        raise
     finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
 

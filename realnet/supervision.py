@@ -162,7 +162,7 @@ class Supervisor:
                 slot.state, slot.since_s = "beginning", now_s
                 effects.append(Begin(slot.name))
         joined = [s for s in self.slots.values() if s.state == "joined"]
-        moving = any(s.state in ("starting", "beginning") for s in self.slots.values())
+        moving = any(s.state in ("starting", "beginning", "down") for s in self.slots.values())
         if joined and not effects and not moving and not self.stopping:
             # Processes that hold several roles can wait for each other in a circle: break it.
             joined[0].state, joined[0].since_s = "beginning", now_s

@@ -12,7 +12,8 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from realnet.member import make_member, run_info
+from realnet.errors import ConfigError
+from realnet.member import EXIT_CONFIG, EXIT_FAILED, EXIT_OK, make_member, run_info
 from realnet.node import Node
 from realnet.topology.plan import Plan
 from realnet.transport.memory import MemoryNetwork
@@ -55,14 +56,20 @@ class InlineLauncher:
 
     async def _live(self, node: Node, slot: str, incarnation: int) -> None:
         planned = next(s for s in self._plan.slots if s.name == slot)
-        member = make_member(node, self._plan, planned, incarnation)
-        for cls in member.classes.values():
-            cls.preload()
-        node.listen()
-        await member.join(self._endpoint)
-        await member.left.wait()
-        node.flush()
-        self._drop(slot, "exit code 1" if member.failed else "exit code 0")
+        how = "exit code 0"
+        try:
+            member = make_member(node, self._plan, planned, incarnation)
+            for cls in member.classes.values():
+                cls.preload()
+            node.listen()
+            await member.join(self._endpoint)
+            await member.left.wait()
+            node.flush()
+            how = f"exit code {EXIT_FAILED if member.failed else EXIT_OK}"
+        except Exception as error:  # as the process of a slot would end
+            code = EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAILED
+            how = f"exit code {code} ({error})"
+        self._drop(slot, how)
 
     def kill(self, slot: str) -> None:
         """Drop a slot at once."""

@@ -83,6 +83,8 @@ class LocalLauncher:
         def ended() -> None:
             loop.remove_reader(pidfd)
             os.close(pidfd)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)  # before wait(): the number is still its own
             code = process.wait()
             if self._processes.get(slot) is process:
                 del self._processes[slot]
@@ -126,9 +128,7 @@ class LocalLauncher:
         }
 
     def _end_children_of(self, pid: int) -> None:
-        """End what a dead process left to us, its own session's processes first."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)
+        """End what a dead process left to us of its own session."""
         ours = {p.pid for p in self._processes.values()}
         for child in _children(os.getpid()) - ours:
             if _session(child) == pid:

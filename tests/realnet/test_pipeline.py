@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from pathlib import Path
 
 import pytest
+from small_net import topology
 
 from realnet import DeadlineExceeded, PeerDied, Refused
 from realnet.testing import Running, running
-
-HERE = Path(__file__).parent
-
-
-def topology(folder: Path, *, num: int = 20, workers: int = 2) -> str:
-    shutil.copy(HERE / "pipeline.py", folder / "pipeline.py")
-    text = (folder / "pipeline.py").read_text()
-    namespace = text[text.index('TOPOLOGY = """') + 14 :].partition('"""')[0]
-    return namespace.format(num=num, workers=workers)
 
 
 async def test_every_item_arrives_once(tmp_path: Path) -> None:

@@ -1,0 +1,228 @@
+"""Stops, starts and asks when something is in the way."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_net import topology
+
+from realnet import DeadlineExceeded, NoPeer, PeerDied
+from realnet.run import run_plan
+from realnet.runfolder import RunFolder
+from realnet.testing import running
+from realnet.testing.running import plan_of, quiet_view
+
+HARD = """
+import asyncio
+from realnet import Actor, Config, Delivery, Inlet, Message, Outlet
+
+
+class Thing(Message):
+    value: int
+
+
+class Config(Config):
+    how: str = ""
+
+
+class Maker(Actor[Config]):
+    things = Outlet(Thing)
+
+    async def run(self) -> None:
+        await self.things.send(Thing(1), key="1")
+        if self.config.how == "finish":
+            self.finish("made one")
+
+
+class Taker(Actor[Config]):
+    things = Inlet(Thing)
+
+    async def start(self) -> None:
+        if self.config.how == "start cancelled":
+            raise asyncio.CancelledError
+
+    @things.handler
+    async def on_thing(self, item: Delivery[Thing]) -> None:
+        if self.config.how == "cancelled":
+            gone = asyncio.get_running_loop().create_future()
+            gone.cancel()
+            await gone
+
+    async def drain(self) -> None:
+        if self.config.how == "hang":
+            await self.clock.sleep(1e6)
+        if self.config.how == "fail":
+            raise OSError("no room on the disk")
+
+    async def stop(self) -> None:
+        if self.config.how == "stop":
+            raise RuntimeError("cannot let go")
+
+
+class Deaf(Actor[Config]):
+    things = Inlet(Thing)
+"""
+NET = """
+[run]
+grace = "{grace}"
+[roles.maker]
+kind = "hard.py:Maker"
+how = "{maker}"
+[roles.taker]
+kind = "hard.py:{kind}"
+how = "{how}"
+restart = false
+[wires]
+work = "maker -> taker"
+"""
+
+
+def net(
+    folder: Path, how: str = "", maker: str = "", kind: str = "Taker", grace: str = "300ms"
+) -> str:
+    (folder / "hard.py").write_text(HARD)
+    return NET.format(how=how, maker=maker, kind=kind, grace=grace)
+
+
+async def outcome(text: str, folder: Path) -> Any:
+    run_folder = RunFolder(folder / "run", resumed=False)
+    try:
+        return await asyncio.wait_for(
+            run_plan(plan_of(text, folder), run_folder, quiet_view(), inline=True), 30
+        )
+    finally:
+        run_folder.close()
+
+
+async def test_a_drain_that_hangs_is_cut_off(tmp_path: Path) -> None:
+    got = await outcome(net(tmp_path, how="hang", maker="finish"), tmp_path)
+    assert got.code == 1
+    assert got.text.startswith("made one; but taker in taker/0 did not stop in order")
+
+
+@pytest.mark.parametrize(("how", "why"), [("fail", "no room on the disk"), ("stop", "cannot let")])
+async def test_a_run_whose_role_fails_while_stopping_did_not_go_well(
+    how: str, why: str, tmp_path: Path
+) -> None:
+    got = await outcome(net(tmp_path, how=how, maker="finish", grace="5s"), tmp_path)
+    assert got.code == 1
+    assert got.text.startswith("made one; but taker")
+    assert why in got.text
+
+
+async def test_a_role_that_cannot_be_made_ends_the_run(tmp_path: Path) -> None:
+    got = await outcome(net(tmp_path, kind="Deaf"), tmp_path)
+    assert got.code == 1
+    assert "taker/0: Deaf.things is an Inlet without a handler" in got.text
+
+
+async def test_a_start_that_is_cancelled_is_a_failure(tmp_path: Path) -> None:
+    got = await outcome(net(tmp_path, how="start cancelled"), tmp_path)
+    assert got.code == 1
+    assert "taker/0 cannot go on" in got.text
+
+
+async def test_a_handler_that_is_cancelled_from_within_is_a_failure(tmp_path: Path) -> None:
+    got = await outcome(net(tmp_path, how="cancelled"), tmp_path)
+    assert got.code == 1
+    assert "things 1 was cancelled" in got.text
+
+
+async def test_a_module_that_cannot_be_imported_ends_an_inline_run(tmp_path: Path) -> None:
+    text = net(tmp_path)
+    plan = plan_of(text, tmp_path)
+    (tmp_path / "hard.py").unlink()
+    import sys
+
+    sys.modules.pop("realnet_user_hard", None)
+    folder = RunFolder(tmp_path / "run", resumed=False)
+    try:
+        got = await asyncio.wait_for(run_plan(plan, folder, quiet_view(), inline=True), 10)
+    finally:
+        folder.close()
+    assert got.code == 1
+    assert "no file" in got.text
+    assert "hard.py" in got.text
+
+
+async def test_a_run_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
+    before = asyncio.all_tasks()
+    folder = RunFolder(tmp_path / "run", resumed=False)
+    plan = plan_of(net(tmp_path), tmp_path)
+    going = asyncio.ensure_future(run_plan(plan, folder, quiet_view(), inline=True))
+    while "maker" not in "".join(str(t.get_name()) for t in asyncio.all_tasks()):
+        await asyncio.sleep(0)
+    going.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await going
+    folder.close()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert asyncio.all_tasks() <= before
+
+
+async def test_a_short_deadline_after_a_long_one(tmp_path: Path) -> None:
+    async with running(topology(tmp_path, num=0, workers=1), tmp_path) as run:
+        await run.until(lambda: run.is_up("worker/0"))
+        worker = run.actor("worker/0")
+        pipeline = import_module(type(worker).__module__)
+        long = asyncio.ensure_future(worker.helper(pipeline.Scale(-2), deadline_s=1e6))
+        await asyncio.sleep(0)
+        with pytest.raises(DeadlineExceeded):
+            await asyncio.wait_for(worker.helper(pipeline.Scale(-2), deadline_s=0.05), 5)
+        long.cancel()
+
+
+async def test_an_ask_that_is_given_up_at_once_leaves_nothing(tmp_path: Path) -> None:
+    async with running(topology(tmp_path, num=0, workers=1), tmp_path) as run:
+        await run.until(lambda: run.is_up("worker/0"))
+        worker, helper = run.actor("worker/0"), run.actor("helper/0")
+        pipeline = import_module(type(worker).__module__)
+        cell = helper._world
+        for _ in range(50):
+            asking = asyncio.ensure_future(worker.helper(pipeline.Scale(-2)))
+            await asyncio.sleep(0)
+            asking.cancel()
+        assert await worker.helper(pipeline.Scale(2))
+        await asyncio.sleep(0.01)
+        assert cell.serving.open == 0
+        assert len(worker._world.calls._deadlines) < 40
+        assert await worker.helper(pipeline.Scale(2), to=next(iter(worker.helper.peers)))
+
+
+async def test_a_named_member_that_is_gone_is_not_waited_for(tmp_path: Path) -> None:
+    async with running(topology(tmp_path, num=0, workers=1), tmp_path) as run:
+        await run.until(lambda: run.is_up("worker/0"))
+        worker = run.actor("worker/0")
+        pipeline = import_module(type(worker).__module__)
+        name = next(iter(worker.helper.peers))
+        run.kill("helper/0")
+        await run.until(lambda: not worker.helper.peers)
+        with pytest.raises(PeerDied):
+            await asyncio.wait_for(worker.helper(pipeline.Scale(1), to=name), 0.05)
+
+
+async def test_asking_a_role_that_was_stopped_fails_at_once(tmp_path: Path) -> None:
+    async with running(topology(tmp_path, num=0, workers=1), tmp_path) as run:
+        await run.until(lambda: run.is_up("worker/0"))
+        worker = run.actor("worker/0")
+        pipeline = import_module(type(worker).__module__)
+        await run.head._stop_role("helper/0", "helper", time.monotonic() + 5)
+        with pytest.raises(NoPeer, match="helper/0 has been stopped"):
+            await asyncio.wait_for(worker.helper(pipeline.Count and pipeline.Scale(1)), 5)
+
+
+async def test_waiting_for_a_state_in_vain_leaves_nothing(tmp_path: Path) -> None:
+    async with running(topology(tmp_path, num=0, workers=1), tmp_path) as run:
+        await run.until(lambda: run.is_up("source/0"))
+        source = run.actor("source/0")
+        await source.level.get()
+        for _ in range(20):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(source.level.changed(), 0.001)
+        assert source.level._waiters == []

@@ -1,0 +1,16 @@
+"""The topology of tests/realnet/pipeline.py, ready to be run from a test's own folder."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+PIPELINE = Path(__file__).parent / "realnet" / "pipeline.py"
+
+
+def topology(folder: Path, *, num: int = 20, workers: int = 2) -> str:
+    """Put pipeline.py into `folder` and return a topology beside it."""
+    shutil.copy(PIPELINE, folder / "pipeline.py")
+    text = PIPELINE.read_text(encoding="utf-8")
+    template = text[text.index('TOPOLOGY = """') + 14 :].partition('"""')[0]
+    return template.format(num=num, workers=workers)
