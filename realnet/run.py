@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from realnet.launch.inline import InlineLauncher
 from realnet.launch.local import LocalLauncher
 from realnet.member import run_info
 from realnet.node import Node
-from realnet.observe.record import Record
+from realnet.observe.record import Record, Row
 from realnet.observe.status import (
     ActorStatus,
     RunStatus,
@@ -79,7 +80,7 @@ async def run_plan(plan: Plan, folder: RunFolder, view: View, *, inline: bool = 
     started_s = time.monotonic()
     (folder.path / "busy.json").unlink(missing_ok=True)  # it is of one attempt only
     record = Record(folder.path, started_s, folder.attempt)
-    record.watchers.append(view.row)
+    record.watchers.append(_shown(view, record))
     info = run_info(plan, folder.path, folder.attempt, folder.resumed)
     if inline:
         network = MemoryNetwork()
@@ -133,7 +134,7 @@ async def _watch(head: Head, view: View, reporter: StatusReporter) -> Outcome:
     try:
         head.launch()
         asked = asyncio.ensure_future(signals.get())
-        tasks += [asked, asyncio.ensure_future(_draw(view, reporter))]
+        tasks += [asked, asyncio.ensure_future(_draw(view, reporter, head))]
         either: set[asyncio.Future[Any]] = {asked, head.ended}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         graceful, outcome = _what_now(head, asked)
@@ -173,9 +174,30 @@ def _what_now(head: Head, asked: asyncio.Future[signal.Signals]) -> tuple[bool, 
     return True, Outcome(INTERRUPTED, f"asked to stop ({asked.result().name})")
 
 
-async def _draw(view: View, reporter: StatusReporter) -> None:
+def _shown(view: View, record: Record) -> Callable[[str, Row], None]:
+    """Hand rows to the view; one that fails is told once and asked no more."""
+
+    def show(kind: str, row: Row) -> None:
+        try:
+            view.row(kind, row)
+        except Exception as error:
+            record.watchers.remove(show)
+            text = f"the view cannot show a row of {kind}, and shows no more: {error!r}"
+            record.write("head/0", "event", time.monotonic(), {"text": text})
+            view.say(text)
+
+    return show
+
+
+async def _draw(view: View, reporter: StatusReporter, head: Head) -> None:
+    drawing = True
     while True:
-        view.draw()
+        if drawing:
+            try:
+                view.draw()
+            except Exception as error:  # the view's own fault: the run goes on unseen
+                drawing = False
+                head.say(f"the view cannot be drawn any more: {error!r}")
         reporter.write("")
         await asyncio.sleep(VIEW_S)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import tempfile
@@ -81,11 +82,15 @@ def new_name(runs: Path, title: str) -> str:
 
 def newest_run(runs: Path, title: str) -> Path:
     """Return the folder of the newest run of this title. Raises RunFolderError."""
-    found = [
-        p.parent
-        for p in runs.glob("*/plan.json")
-        if p.parent.name == title or p.parent.name.rpartition("-")[0] == title
-    ]
+    # By what the plan says: a folder "gsm8k-smoke" is of another topology than "gsm8k".
+    found = [p.parent for p in runs.glob("*/plan.json") if _title_of(p) == title]
     if not found:
         raise RunFolderError(f"there is no run of {title!r} under {runs} to resume")
     return max(found, key=lambda p: (p / "plan.json").stat().st_mtime)
+
+
+def _title_of(plan: Path) -> str:
+    try:
+        return str(json.loads(plan.read_bytes())["title"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

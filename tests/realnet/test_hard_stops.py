@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import time
 from importlib import import_module
 from pathlib import Path
@@ -12,8 +14,9 @@ import pytest
 from small_net import topology
 
 from realnet import DeadlineExceeded, NoPeer, PeerDied
+from realnet.observe.view import View
 from realnet.run import run_plan
-from realnet.runfolder import RunFolder
+from realnet.runfolder import RunFolder, newest_run
 from realnet.testing import running
 from realnet.testing.running import plan_of, quiet_view
 
@@ -89,11 +92,11 @@ def net(
     return NET.format(how=how, maker=maker, kind=kind, grace=grace)
 
 
-async def outcome(text: str, folder: Path) -> Any:
+async def outcome(text: str, folder: Path, view: View | None = None) -> Any:
     run_folder = RunFolder(folder / "run", resumed=False)
     try:
         return await asyncio.wait_for(
-            run_plan(plan_of(text, folder), run_folder, quiet_view(), inline=True), 30
+            run_plan(plan_of(text, folder), run_folder, view or quiet_view(), inline=True), 30
         )
     finally:
         run_folder.close()
@@ -137,8 +140,6 @@ async def test_a_module_that_cannot_be_imported_ends_an_inline_run(tmp_path: Pat
     text = net(tmp_path)
     plan = plan_of(text, tmp_path)
     (tmp_path / "hard.py").unlink()
-    import sys
-
     sys.modules.pop("realnet_user_hard", None)
     folder = RunFolder(tmp_path / "run", resumed=False)
     try:
@@ -214,7 +215,7 @@ async def test_asking_a_role_that_was_stopped_fails_at_once(tmp_path: Path) -> N
         pipeline = import_module(type(worker).__module__)
         await run.head._stop_role("helper/0", "helper", time.monotonic() + 5)
         with pytest.raises(NoPeer, match="helper/0 has been stopped"):
-            await asyncio.wait_for(worker.helper(pipeline.Count and pipeline.Scale(1)), 5)
+            await asyncio.wait_for(worker.helper(pipeline.Scale(1)), 5)
 
 
 async def test_waiting_for_a_state_in_vain_leaves_nothing(tmp_path: Path) -> None:
@@ -226,3 +227,31 @@ async def test_waiting_for_a_state_in_vain_leaves_nothing(tmp_path: Path) -> Non
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(source.level.changed(), 0.001)
         assert source.level._waiters == []
+
+
+class BrokenView(View):
+    """Somebody's own view, with a mistake in it."""
+
+    def row(self, kind: str, row: Any) -> None:
+        raise KeyError("loss")
+
+    def draw(self) -> None:
+        raise ZeroDivisionError
+
+
+async def test_a_view_that_fails_does_not_end_the_run(tmp_path: Path) -> None:
+    view = BrokenView(quiet_view().console)
+    got = await outcome(net(tmp_path, maker="finish", grace="5s"), tmp_path, view)
+    assert (got.code, got.text) == (0, "made one")
+    events = (tmp_path / "run" / "events.jsonl").read_text()
+    assert "the view cannot show a row of event" in events
+    assert "the view cannot be drawn any more" in events
+
+
+def test_resume_takes_the_newest_run_of_the_same_topology(tmp_path: Path) -> None:
+    for at_s, (name, title) in enumerate((("a", "a"), ("a-2", "a"), ("a-smoke", "a-smoke"))):
+        (tmp_path / name).mkdir()
+        plan = tmp_path / name / "plan.json"
+        plan.write_text(f'{{"title": "{title}"}}')
+        os.utime(plan, (at_s, at_s))
+    assert newest_run(tmp_path, "a").name == "a-2"
