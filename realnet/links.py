@@ -28,6 +28,7 @@ from realnet.transport import Transport
 
 FLUSH_BYTES = 1 << 20
 TICK_S = 0.1
+CUT_S = 3.0
 # What is refused at the other end must not leave, or it would be sent again for ever.
 MAX_BYTES = MAX_BATCH_BYTES - 2 * MAX_HEADER_BYTES
 MAX_BODY_BYTES = MAX_HEADER_BYTES // 2
@@ -73,8 +74,10 @@ class Links:
         self._now, self._owner = now, owner
         self._links: dict[str, _Link] = {}
         self._dead: set[str] = set()
+        self._death_s = -1e9
         self._timer: asyncio.TimerHandle | None = None
         transport.on_connection = self.connection
+        transport.on_trouble = lambda text: owner.told(WireError(text))
 
     # ------------------------------------------------------------ peers
 
@@ -91,6 +94,7 @@ class Links:
 
     def close(self, peer: str) -> None:
         """A peer is dead."""
+        self._death_s = self._now()
         self._dead.add(peer)
         self._links.pop(peer, None)
         self._transport.disconnect(peer)
@@ -98,13 +102,31 @@ class Links:
     def connection(self, peer: str, up: bool) -> None:
         """The transport lost the connection to a peer, or has one (again)."""
         link = self._links.get(peer)
-        if link is None or not link.open or self._owner.closed:
+        if self._owner.closed:
             return
-        if up:
+        if not peer:
+            asyncio.get_running_loop().call_later(CUT_S, self._incoming_cut)
+        elif link is None or not link.open:
+            return
+        elif up:
+            if not link.session.connected:
+                self._owner.told(
+                    WireError(f"the connection to {peer} was lost and is back; nothing is lost")
+                )
             self._do(peer, link.session.connection_up(self._now()))
             self._arm()
         else:
             link.session.connection_down()
+
+    def _incoming_cut(self) -> None:
+        """An incoming connection broke a while ago: say so, unless somebody died about then."""
+        if not self._owner.closed and self._now() - self._death_s > 2 * CUT_S:
+            self._owner.told(
+                WireError(
+                    f"a connection to {self._slot} was cut while its process lives: the network, "
+                    f"or a message of more than {MAX_BATCH_BYTES} bytes was refused"
+                )
+            )
 
     # ------------------------------------------------------------ out
 

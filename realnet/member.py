@@ -43,7 +43,7 @@ from realnet.control import (
     Span,
     StopActors,
 )
-from realnet.errors import ConfigError, RealnetError, WireError
+from realnet.errors import ConfigError, RealnetError, SecurityError, WireError
 from realnet.message import Nothing, schema_hash
 from realnet.node import Node
 from realnet.ports import Ask, handles
@@ -269,15 +269,17 @@ def die_with_parent(parent: int) -> None:
 
 
 async def _main(folder: Path, slot_name: str, incarnation: int, head_endpoint: str) -> int:
-    from realnet.transport.zmq import ZmqTransport, ipc_endpoint
+    from realnet.transport.opening import open_transport
 
     plan = read_plan(folder)
     if plan.digest() != os.environ["REALNET_PLAN"]:
         raise ConfigError(f"{folder}/plan.json is not the plan that this run was started with")
     slot = next(s for s in plan.slots if s.name == slot_name)
     sockets = Path(head_endpoint.removeprefix("ipc://")).parent
-    name = f"{slot_name.replace('/', '.')}.{incarnation}"
-    transport = ZmqTransport(ipc_endpoint(sockets, name))
+    secret = os.environ.pop("REALNET_KEY_FD", "")  # read and closed: no child of ours inherits it
+    transport = open_transport(
+        plan.run, folder, sockets, slot_name, incarnation, int(secret) if secret else None
+    )
     info = run_info(
         plan, folder, int(os.environ["REALNET_ATTEMPT"]), os.environ["REALNET_RESUMED"] == "1"
     )
@@ -305,7 +307,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_main(Path(folder), slot, int(incarnation), endpoint))
-    except ConfigError as error:
+    except (ConfigError, SecurityError) as error:
         print(error, file=sys.stderr, flush=True)  # noqa: T201
         return EXIT_CONFIG
 

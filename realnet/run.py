@@ -10,9 +10,11 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +37,7 @@ from realnet.observe.view import View
 from realnet.runfolder import RunFolder
 from realnet.topology.kinds import load_object
 from realnet.topology.plan import Plan, write_plan
+from realnet.transport import Transport
 from realnet.transport.memory import MemoryNetwork
 
 VIEW_S = 0.5
@@ -86,14 +89,13 @@ async def run_plan(plan: Plan, folder: RunFolder, view: View, *, inline: bool = 
         network = MemoryNetwork()
         node = Node(HEAD_SLOT, network.transport("head"), info)
     else:
-        from realnet.transport.zmq import ZmqTransport, ipc_endpoint
-
-        node = Node(HEAD_SLOT, ZmqTransport(ipc_endpoint(folder.sockets, "head")), info)
-    endpoint = node.transport.endpoint
+        transport, open_secret = _open_transport(plan, folder)
+        node = Node(HEAD_SLOT, transport, info)
+    endpoint, attempt, resumed = node.transport.endpoint, folder.attempt, folder.resumed
     launcher = (
-        InlineLauncher(plan, folder.path, network, endpoint, folder.attempt, folder.resumed)
+        InlineLauncher(plan, folder.path, network, endpoint, attempt, resumed)
         if inline
-        else LocalLauncher(plan, folder.path, folder.logs, endpoint, folder.attempt, folder.resumed)
+        else LocalLauncher(plan, folder.path, folder.logs, endpoint, attempt, resumed, open_secret)
     )
     config = HeadConfig(
         suspect_after_s=float(plan.run["suspect"]),
@@ -107,6 +109,11 @@ async def run_plan(plan: Plan, folder: RunFolder, view: View, *, inline: bool = 
     node.owner = head
     node.listen()
     view.start(plan, head)
+    if not inline and plan.run["transport"] == "tcp" and plan.run["security"] == "none":
+        head.say(
+            'WARNING: security = "none": whoever reaches this host\'s loopback can take part in '
+            "this run"
+        )
     reporter = StatusReporter(head, folder.path, started_s)
     ended = "the head failed; see events.jsonl"
     try:
@@ -120,8 +127,22 @@ async def run_plan(plan: Plan, folder: RunFolder, view: View, *, inline: bool = 
         record.close()
         node.closed = True
         node.transport.close(0.2)
+        shutil.rmtree(folder.path / "keys", ignore_errors=True)  # of this attempt only
     _report(plan, folder.path, view)
     return outcome
+
+
+def _open_transport(plan: Plan, folder: RunFolder) -> tuple[Transport, Callable[[str], int] | None]:
+    """Return the head's transport, and what opens the secret of a slot if processes have keys."""
+    from realnet.transport.opening import KEYS, open_transport
+    from realnet.transport.security import make_keys, open_secret
+
+    name, keys = HEAD_SLOT.partition("~")[0], folder.path / KEYS
+    secure = plan.run["security"] == "curve"
+    if secure:
+        make_keys(keys, [name, *(s.name for s in plan.slots)])
+    transport = open_transport(plan.run, folder.path, folder.sockets, name, 0)
+    return transport, partial(open_secret, keys) if secure else None
 
 
 async def _watch(head: Head, view: View, reporter: StatusReporter) -> Outcome:

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from realnet.codec import Frame
-from realnet.transport import OnConnection, OnMessage
+from realnet.transport import OnConnection, OnMessage, OnTrouble
 
 
 class Weather(NamedTuple):
@@ -169,6 +169,7 @@ class SimulatedTransport:
     def __init__(self, network: SimulatedNetwork, endpoint: str):
         self.endpoint = endpoint
         self.on_connection: OnConnection | None = None
+        self.on_trouble: OnTrouble | None = None
         self._network = network
         self._peers: dict[str, str] = {}
 

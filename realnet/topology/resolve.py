@@ -1,7 +1,7 @@
 """From a merged topology to a plan, with every mistake told at once.
 
 Finds the role classes, reads their tables and the shared records they declare, wires them, lays
-them out in processes and orders start and stop. The framework's own part of [run] is `RunTable`;
+them out in processes, orders start and stop. The framework's part of [run] is in `runtable.py`;
 everything else in [run], [policy] and [tasks.X] belongs to the records that role classes declare.
 
 Knows nothing of what those records mean. Called by the command line and by tests.
@@ -11,30 +11,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
 from realnet.actor import Actor
-from realnet.config import Config, Seconds, Shared, doc, read_table, to_plain
+from realnet.config import Config, Seconds, Shared, read_table, to_plain
 from realnet.errors import ConfigError, listed, nearest
 from realnet.topology.kinds import load_kind
 from realnet.topology.plan import Plan, RolePlan, SlotPlan, WirePlan
+from realnet.topology.runtable import RunTable, read_run_table
 from realnet.topology.source import Source
 from realnet.topology.wiring import ends_of, wire
 
 RESERVED = ("kind", "count", "cpus", "gpus", "place", "restart", "env", "policy")
 NOT_YET = ("ranks", "mesh", "max", "pool", "memory", "progress", "secrets", "spawn")
-
-
-class RunTable(Config):
-    """The framework's own keys of [run]."""
-
-    report: Annotated[str, doc('what writes report.html: "pkg.mod:function"')] = ""
-    view: Annotated[str, doc('what draws the live view: "pkg.mod:Class"')] = ""
-    suspect: Annotated[Seconds, doc("silence after which an instance is suspected")] = Seconds(3)
-    hung: Annotated[Seconds, doc("silence after which it is killed and restarted")] = Seconds(15)
-    grace: Annotated[Seconds, doc("how long an orderly stop may take")] = Seconds(25)
 
 
 class _Roles:
@@ -209,7 +200,7 @@ def _read_run(roles: _Roles) -> dict[str, Any]:
     if problems and roles.classes:
         raise ConfigError("\n".join(problems))
     part = {k: v for k, v in table.items() if k in own}
-    return to_plain(read_table(RunTable, part, roles.where("run")))
+    return read_run_table(part, roles.where("run"))
 
 
 def _read_shared(roles: _Roles, policies: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

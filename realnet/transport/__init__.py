@@ -11,6 +11,7 @@ from typing import Protocol
 from realnet.codec import Frame
 
 OnConnection = Callable[[str, bool], None]
+OnTrouble = Callable[[str], None]
 
 
 class OnMessage(Protocol):
@@ -23,11 +24,13 @@ class Transport(Protocol):
     """What a node needs of a transport. Peers are named by the node, one name per incarnation.
 
     A transport may lose messages when a connection breaks; the session above repairs it, sooner if
-    it is told through `on_connection` (peer, whether there is a connection now).
+    it is told through `on_connection` (peer, whether there is a connection now; with an empty name,
+    that an incoming one broke). `on_trouble` is told who was refused, and why.
     """
 
     endpoint: str
     on_connection: OnConnection | None
+    on_trouble: OnTrouble | None
 
     def listen(self, on_message: OnMessage) -> None:
         """Start to receive; `on_message` is called on the loop with the frames of one message."""

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 
 from realnet.codec import Frame
-from realnet.transport import OnConnection, OnMessage
+from realnet.transport import OnConnection, OnMessage, OnTrouble
 
 
 class MemoryNetwork:
@@ -46,6 +46,7 @@ class MemoryTransport:
     def __init__(self, network: MemoryNetwork, endpoint: str):
         self.endpoint = endpoint
         self.on_connection: OnConnection | None = None  # never called: nothing breaks here
+        self.on_trouble: OnTrouble | None = None
         self._network = network
         self._peers: dict[str, str] = {}
 

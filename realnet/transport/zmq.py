@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import zmq
@@ -29,7 +29,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from realnet.codec import MAX_BATCH_BYTES, Frame
 from realnet.errors import RealnetError
-from realnet.transport import OnConnection, OnMessage
+from realnet.transport import OnConnection, OnMessage, OnTrouble
 from realnet.transport.security import Doorkeeper, Keys
 
 DRAIN = 256
@@ -41,7 +41,12 @@ _LINK_EVENTS = (
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 )
-_DOOR_EVENTS = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+_DOOR_EVENTS = (
+    zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
 
 
 def ipc_endpoint(folder: Path, name: str) -> str:
@@ -65,8 +70,7 @@ class ZmqTransport:
 
     def __init__(self, endpoint: str, keys: Keys | None = None):
         self.on_connection: OnConnection | None = None
-        self.on_trouble: Callable[[str], None] | None = None
-        self.on_cut: Callable[[], None] | None = None
+        self.on_trouble: OnTrouble | None = None
         self._keys = keys
         self._scheme = endpoint.partition(":")[0]
         self._context = zmq.Context(io_threads=1)
@@ -84,6 +88,7 @@ class ZmqTransport:
         self.endpoint = str(self._inbox.get_string(zmq.LAST_ENDPOINT)).rstrip("\0")
         if self._scheme == "ipc":
             os.chmod(self.endpoint.removeprefix("ipc://"), 0o600)
+        self._strangers = 0
         self._outs: dict[str, tuple[zmq.Socket[bytes], zmq.Socket[bytes]]] = {}
         self._on_message: OnMessage | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -222,12 +227,16 @@ class ZmqTransport:
             except zmq.Again:
                 return
             if event["event"] == zmq.EVENT_DISCONNECTED:
-                if self.on_cut is not None:
-                    self.on_cut()
-            else:
+                if self._strangers:  # it was never in
+                    self._strangers -= 1
+                elif self.on_connection is not None:
+                    self.on_connection("", False)
+                continue
+            self._strangers += 1
+            if event["event"] != zmq.EVENT_HANDSHAKE_FAILED_AUTH:  # the doorkeeper tells of those
                 self._trouble(
                     f"refused a connection at {self.endpoint}: it does not speak as this run does "
-                    "(no key, another key of ours, or not ZeroMQ)"
+                    "(no key, another key of ours, not ZeroMQ, or gone in the middle)"
                 )
 
     def _trouble(self, text: str) -> None:

@@ -1,0 +1,56 @@
+"""The framework's own part of [run]: views, patience, and how processes are linked.
+
+Knows nothing of roles. Called by `resolve.py`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from realnet.config import Config, Seconds, doc, read_table, to_plain
+from realnet.errors import ConfigError
+
+
+class RunTable(Config):
+    """The framework's own keys of [run]."""
+
+    report: Annotated[str, doc('what writes report.html: "pkg.mod:function"')] = ""
+    view: Annotated[str, doc('what draws the live view: "pkg.mod:Class"')] = ""
+    suspect: Annotated[Seconds, doc("silence after which an instance is suspected")] = Seconds(3)
+    hung: Annotated[Seconds, doc("silence after which it is killed and restarted")] = Seconds(15)
+    grace: Annotated[Seconds, doc("how long an orderly stop may take")] = Seconds(25)
+    transport: Annotated[
+        Literal["ipc", "tcp"], doc("what links processes: sockets in a private folder, or tcp")
+    ] = "ipc"
+    host: Annotated[str, doc("with tcp, the one address that processes listen on")] = "127.0.0.1"
+    security: Annotated[
+        Literal["auto", "curve", "none"],
+        doc("keys for every process: auto is curve on tcp; ipc has its file permissions"),
+    ] = "auto"
+
+
+def read_run_table(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the plain values, `security` decided. Raises ConfigError."""
+    run = read_table(RunTable, table, where)
+    values = to_plain(run)
+    if run.security == "auto":
+        values["security"] = "curve" if run.transport == "tcp" else "none"
+    try:
+        address = ipaddress.IPv4Address(run.host)
+    except ValueError:
+        raise ConfigError(
+            f"{where}.host = {run.host!r}: write the IPv4 address of one interface"
+        ) from None
+    if address.is_unspecified or address.is_multicast:
+        raise ConfigError(
+            f"{where}.host = {run.host!r}: processes listen on one address, never on all; write "
+            "that of the interface that the others reach"
+        )
+    if run.transport == "tcp" and run.security == "none" and not address.is_loopback:
+        raise ConfigError(
+            f'{where}.security = "none": without keys anybody who reaches {run.host} could take '
+            "part; leave it out, or listen on 127.0.0.1"
+        )
+    return values

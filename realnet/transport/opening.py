@@ -1,0 +1,33 @@
+"""Opens the transport of one process, as the plan's [run] says.
+
+Knows nothing of records. Called by `run.py` for the head and by `member.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from realnet.transport.security import read_keys
+from realnet.transport.zmq import ZmqTransport, ipc_endpoint, tcp_endpoint
+
+KEYS = "keys"
+
+
+def open_transport(
+    run: Mapping[str, Any],
+    folder: Path,
+    sockets: Path,
+    slot: str,
+    incarnation: int,
+    secret: int | None = None,
+) -> ZmqTransport:
+    """Bind the inbox of a process. `secret` is the inherited descriptor of its key, if it has one.
+
+    Raises SecurityError when the keys in the run's folder are not as they must be.
+    """
+    keys = read_keys(folder / KEYS, slot, secret) if run["security"] == "curve" else None
+    if run["transport"] == "tcp":
+        return ZmqTransport(tcp_endpoint(str(run["host"])), keys)
+    return ZmqTransport(ipc_endpoint(sockets, f"{slot.replace('/', '.')}.{incarnation}"), keys)
