@@ -48,6 +48,7 @@ from realnet.supervision import Down, Effect, GiveUp, Restart, Slot, Spawn, Supe
 from realnet.topology.plan import Plan
 
 TICK_S = 0.1
+STAGE_S = 3.0  # what is kept for each later stage of a stop
 AWAY_S = 0.5
 LAST_WORDS_S = 0.02  # a process's end can be seen before what it said is read
 BEGIN_LEAVE_S = 1.0
@@ -112,17 +113,20 @@ class Head(Actor[HeadConfig]):
         self._apply(self.supervisor.start(self.clock.now()))
         self.spawn(self._tick(), name="tick")
 
-    async def stop_all(self, graceful: bool) -> bool:
+    async def stop_all(self, graceful: bool, budget_s: float | None = None) -> bool:
         """Stop every role stage by stage, then every process. True if all ended by themselves.
 
-        What went wrong in it is in `troubles`.
+        `budget_s` (default: the grace) is for all stages together; none may use what the later
+        ones need. What went wrong in it is in `troubles`.
         """
         self.supervisor.stop()
-        deadline_s = self.clock.now() + self.config.grace_s
-        for stage in self.plan.stop_order if graceful else ():
+        deadline_s = self.clock.now() + (self.config.grace_s if budget_s is None else budget_s)
+        stages = self.plan.stop_order if graceful else ()
+        for later, stage in zip(range(len(stages) - 1, -1, -1), stages, strict=True):
+            until_s = max(deadline_s - later * STAGE_S, self.clock.now() + 1.0)
             await asyncio.gather(
                 *(
-                    self._stop_role(slot.name, role, deadline_s)
+                    self._stop_role(slot.name, role, until_s)
                     for slot in self.plan.slots
                     for role in stage
                     if role in slot.roles
@@ -166,20 +170,21 @@ class Head(Actor[HeadConfig]):
             if now_s - due_s > AWAY_S:
                 self.say(f"the head itself stood still for {now_s - due_s:.1f} s")
                 self.beats.away(now_s - due_s, now_s)
-            if not self.supervisor.stopping:
-                for effect in self.beats.tick(now_s):
-                    name = effect.name
-                    if isinstance(effect, Hung):
-                        doing = "; ".join(t for t in self.status[name].doing.values() if t)
-                        self.status[name].failure = (
-                            f"has not answered for {effect.silent_s:.1f} s"
-                            + (f" (last: {doing})" if doing else "")
-                        )
-                        self.say(f"{name} {self.status[name].failure}; killed")
-                        self.launcher.kill(name)
-                    else:
-                        self.say(f"{name} is silent for {effect.silent_s:.1f} s")
+            for effect in self.beats.tick(now_s):
+                if isinstance(effect, Hung):
+                    self._hung(effect)
+                else:
+                    self.say(f"{effect.name} is silent for {effect.silent_s:.1f} s")
             self._apply(self.supervisor.tick(now_s))
+
+    def _hung(self, effect: Hung) -> None:
+        """Kill one that is silent beyond hope, while the run stops as well."""
+        status = self.status[effect.name]
+        doing = "; ".join(text for text in status.doing.values() if text)
+        last = f" (last: {doing})" if doing else ""
+        status.failure = f"has not answered for {effect.silent_s:.1f} s{last}"
+        self.say(f"{effect.name} {status.failure}; killed")
+        self.launcher.kill(effect.name)
 
     def say(self, text: str, **fields: Any) -> None:
         """Write an event of the head itself."""

@@ -161,7 +161,9 @@ async def _watch(head: Head, view: View, reporter: StatusReporter) -> Outcome:
         graceful, outcome = _what_now(head, asked)
         head.say(outcome.text if not graceful else f"stopping: {outcome.text}")
         asked = asked if not asked.done() else asyncio.ensure_future(signals.get())
-        stopping = asyncio.ensure_future(head.stop_all(graceful))
+        # A run that ended well may finish its last work; one that was asked to stop may not.
+        budget_s = float(head.plan.run["closing"]) if outcome.code == 0 else None
+        stopping = asyncio.ensure_future(head.stop_all(graceful, budget_s))
         tasks += [asked, stopping]
         either = {asked, stopping}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)

@@ -21,6 +21,9 @@ class RunTable(Config):
     suspect: Annotated[Seconds, doc("silence after which an instance is suspected")] = Seconds(3)
     hung: Annotated[Seconds, doc("silence after which it is killed and restarted")] = Seconds(15)
     grace: Annotated[Seconds, doc("how long an orderly stop may take")] = Seconds(25)
+    closing: Annotated[
+        Seconds, doc("how long the last work (a final evaluation) may take after a good end")
+    ] = Seconds(600)
     transport: Annotated[
         Literal["ipc", "tcp"], doc("what links processes: sockets in a private folder, or tcp")
     ] = "ipc"

@@ -41,6 +41,10 @@ class Maker(Actor[Config]):
         if self.config.how == "finish":
             self.finish("made one")
 
+    async def drain(self) -> None:
+        if self.config.how == "hang":
+            await self.clock.sleep(1e6)
+
 
 class Taker(Actor[Config]):
     things = Inlet(Thing)
@@ -56,7 +60,12 @@ class Taker(Actor[Config]):
             gone.cancel()
             await gone
 
+    told = staticmethod(lambda time_s: None)
+
     async def drain(self) -> None:
+        self.told(self.clock.now())
+        if self.config.how == "slow":
+            await self.clock.sleep(0.5)
         if self.config.how == "hang":
             await self.clock.sleep(1e6)
         if self.config.how == "fail":
@@ -73,6 +82,7 @@ class Deaf(Actor[Config]):
 NET = """
 [run]
 grace = "{grace}"
+closing = "{grace}"
 [roles.maker]
 kind = "hard.py:Maker"
 how = "{maker}"
@@ -116,6 +126,30 @@ async def test_a_run_whose_role_fails_while_stopping_did_not_go_well(
     assert got.code == 1
     assert got.text.startswith("made one; but taker")
     assert why in got.text
+
+
+async def test_a_good_end_gives_the_last_work_its_time(tmp_path: Path) -> None:
+    """A drain that outlasts the grace of an interrupt is waited for when the run ended well."""
+    text = net(tmp_path, "slow", "finish", grace="100ms").replace(
+        'closing = "100ms"', 'closing = "20s"'
+    )
+    ended = await outcome(text, tmp_path)
+    assert ended == (0, "made one")
+
+
+async def test_a_stage_that_hangs_leaves_the_later_ones_their_time(tmp_path: Path) -> None:
+    text = net(tmp_path, maker="hang", grace="4s")
+    async with running(text, tmp_path) as run:
+        await run.until(lambda: run.is_up("maker/0"))
+        began_s = time.monotonic()
+        stopped: list[float] = []
+        taker = run.actor("taker/0")
+        taker.told = stopped.append
+        await run.head.stop_all(graceful=True, budget_s=4.0)
+        assert len(run.head.troubles) == 1
+        assert "maker in maker/0 did not stop in order" in run.head.troubles[0]
+        assert len(stopped) == 1  # it was stopped in order, after the one that hung
+        assert stopped[0] - began_s < 3.0
 
 
 async def test_a_role_that_cannot_be_made_ends_the_run(tmp_path: Path) -> None:
