@@ -27,7 +27,7 @@ from realnet.errors import (
     listed,
     nearest,
 )
-from realnet.live_ports import Delivery
+from realnet.live import Delivery
 from realnet.message import Message, Nothing, Request, StreamRequest
 from realnet.ports import Ask, Inlet, Outlet, StateIn, StateOut, handles
 from realnet.supervision import Restart

@@ -5,7 +5,7 @@ ask (measured 6-8 us against 5). The remaining time budget travels with the call
 are compared. When the callee dies its open calls fail at once; only requests that say they are safe
 to handle twice go to another member.
 
-Knows nothing of sockets, and of records only that they exist. Called by `LiveAsk` and `node.py`;
+Knows nothing of sockets, and of records only that they exist. Called by `live/ask.py`;
 `serving.py` is the other end.
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from realnet import wire
 from realnet.codec import Codec, Frame
@@ -30,9 +30,6 @@ from realnet.message import Message
 from realnet.parcel import Parcel, record_of
 from realnet.waits import Waits
 
-if TYPE_CHECKING:
-    from realnet.live_ports import LiveAsk
-
 STREAM_CREDIT = 64
 TICK_S = 0.02
 MAX_STALE = 32
@@ -41,10 +38,22 @@ _ERRORS: dict[str, type[AskError]] = {
 }
 
 
+class Asking(Protocol):
+    """The port that a call was made through."""
+
+    name: str
+    peers: dict[str, str]
+
+    def candidates(self) -> list[str]: ...
+    def is_local(self, peer: str) -> bool: ...
+    def post(self, peer: str, op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None: ...
+    async def somebody(self) -> None: ...
+
+
 class _Open:
     """One open call. `items` collects what comes; a reply is a stream of one."""
 
-    def __init__(self, id: int, port: LiveAsk, peer: str, deadline_s: float):
+    def __init__(self, id: int, port: Asking, peer: str, deadline_s: float):
         self.id = id
         self.port = port
         self.peer = peer
@@ -80,7 +89,7 @@ class Calls:
         self._timer_s = 0.0
 
     async def ask(
-        self, port: LiveAsk, parcel: Parcel, budget_s: float, to: str | None = None
+        self, port: Asking, parcel: Parcel, budget_s: float, to: str | None = None
     ) -> Message:
         """Ask and wait for the reply. See `LiveAsk.__call__`."""
         deadline_s = self._now() + budget_s
@@ -98,9 +107,7 @@ class Calls:
             if not (safe and isinstance(call.error, PeerDied)):
                 raise call.error
 
-    async def stream(
-        self, port: LiveAsk, parcel: Parcel, budget_s: float
-    ) -> AsyncIterator[Message]:
+    async def stream(self, port: Asking, parcel: Parcel, budget_s: float) -> AsyncIterator[Message]:
         """Ask and yield the items. See `LiveAsk.stream`."""
         call = await self._start(port, parcel, self._now() + budget_s, credit=STREAM_CREDIT)
         taken = 0
@@ -142,7 +149,7 @@ class Calls:
                 call.fail(Refused(str(error)))
         call.wake()
 
-    def peer_down(self, port: LiveAsk, peer: str) -> None:
+    def peer_down(self, port: Asking, peer: str) -> None:
         """A member of a pool died: fail what it was asked."""
         name = peer.partition("~")[0]
         for call in list(self._open.values()):
@@ -158,7 +165,7 @@ class Calls:
             self._timer = None
 
     async def _start(
-        self, port: LiveAsk, parcel: Parcel, deadline_s: float, credit: int, to: str | None = None
+        self, port: Asking, parcel: Parcel, deadline_s: float, credit: int, to: str | None = None
     ) -> _Open:
         kind = type(parcel.record).__name__
         if to is not None and to not in port.peers:

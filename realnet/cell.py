@@ -2,7 +2,7 @@
 
 It makes the actor from its class and tables, gives it clock, randomness, tasks, the compute thread
 and a place to report to, routes operations to ports and handlers, and turns any failure into one
-report. It implements `actor.World` and `live_ports.Switch`.
+report. It implements `actor.World` and `live.Switch`.
 
 Knows nothing of links or other processes: what leaves goes through `Surroundings` (the node).
 """
@@ -24,7 +24,7 @@ from realnet.calls import Calls
 from realnet.codec import Codec, Frame
 from realnet.config import Config, Shared
 from realnet.errors import ConfigError, Stopping
-from realnet.live_ports import (
+from realnet.live import (
     LiveAsk,
     LiveInlet,
     LiveOutlet,

@@ -1,7 +1,7 @@
 """Ports as a role declares them: Inlet, Outlet, Ask, StateIn, StateOut, and `handles`.
 
 Written in a class body, they say what a role takes, gives, asks and shows, by type; a topology
-connects them. On an instance the same name is the live end (`live_ports.py`).
+connects them. On an instance the same name is the live end (`live/`).
 
 Knows nothing of topologies, delivery or sockets. Role authors use it; `topology/` reads the
 declarations to check wires.
@@ -17,7 +17,7 @@ from realnet.message import Message, Request, StreamRequest
 
 if TYPE_CHECKING:
     from realnet.actor import Actor
-    from realnet.live_ports import LiveAsk, LiveInlet, LiveOutlet, LiveStateIn, LiveStateOut
+    from realnet.live import LiveAsk, LiveInlet, LiveOutlet, LiveStateIn, LiveStateOut
 
 M = TypeVar("M", bound=Message)
 F = TypeVar("F", bound=Callable[..., Any])

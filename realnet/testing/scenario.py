@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from realnet.live_ports import LiveInlet
+from realnet.live import LiveInlet
 from realnet.testing.history import History, check
 from realnet.testing.loop import SimulationError
 from realnet.testing.network import Weather

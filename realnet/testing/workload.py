@@ -20,7 +20,7 @@ import numpy.typing as npt
 from realnet.actor import Actor
 from realnet.config import Config
 from realnet.errors import AskError
-from realnet.live_ports import Delivery
+from realnet.live import Delivery
 from realnet.message import Message, Request, StreamRequest
 from realnet.ports import Ask, Inlet, Outlet, StateIn, StateOut, handles
 from realnet.testing.history import History, children

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from realnet.delivery import Accepted, AckTo, Announce, Consumer, GrantTo, Producer, Send
-from realnet.live_ports import Delivery, LiveInlet
+from realnet.live import Delivery, LiveInlet
 from realnet.liveness import Beats, Hung, Suspected
 from realnet.supervision import Down, Effect, Supervisor
 from realnet.testing.loop import Deadlock, OutOfTime, run

@@ -21,7 +21,7 @@ import pytest
 
 from realnet.config import Steps
 from realnet.errors import ConfigError, PeerDied, Refused
-from realnet.live_ports import Delivery
+from realnet.live import Delivery
 from realnet.message import Nothing
 from realnet.roles.journal import Journal
 from realnet.roles.messages import (

@@ -1,78 +1,23 @@
-"""Ports as a running role uses them: the thin IO around `delivery.py` and `calls.py`.
+"""The ends of share wires: items in custody, grants, acks. `delivery.py` decides; this carries out.
 
-Each live port belongs to one actor, hears which peers of its wires are up or down, takes the
-operations that come for it and posts its own.
-
-Knows nothing of sockets and processes: posting goes through a `Switch` (the node). Handlers run in
-tasks that the actor's cell owns.
+Knows nothing of sockets. Handlers run in tasks that the actor's cell owns.
 """
 
 from __future__ import annotations
 
 import asyncio
-import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any, Generic, Protocol, TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar, cast
 
 from realnet import wire
-from realnet.address import Address
-from realnet.calls import Calls
-from realnet.codec import Codec, Frame
+from realnet.codec import Frame
 from realnet.delivery import AckTo, Consumer, Done, GrantTo, Producer, Send
 from realnet.errors import RealnetError, Stopping
-from realnet.message import Message, Request, StreamRequest
+from realnet.live.base import LivePort, Switch
+from realnet.message import Message
 from realnet.parcel import Parcel, record_of
-from realnet.waits import Waits
 
 M = TypeVar("M", bound=Message)
-R = TypeVar("R", bound=Message)
-
-
-class Switch(Protocol):
-    """What a live port needs of its node."""
-
-    codec: Codec
-    waits: Waits
-    address: Address
-    calls: Calls
-
-    def post(
-        self, to: str, port: str, sender_port: str, op: wire.AnyOp, frames: Sequence[Frame] = ()
-    ) -> None: ...
-    def is_local(self, peer: str) -> bool: ...
-    def later(self, fn: Callable[[], None]) -> None: ...
-    def task(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]: ...
-
-
-class LivePort:
-    """What the node tells every port. `peers` maps peer -> the port of it that this is wired to."""
-
-    def __init__(self, switch: Switch, name: str):
-        self._switch = switch
-        self.name = name
-        self.peers: dict[str, str] = {}
-
-    def peer_up(self, peer: str, port: str) -> None:
-        """A peer that this port is wired to can be talked to."""
-        self.peers[peer] = port
-
-    def peer_down(self, peer: str) -> None:
-        """A peer is gone for good (this incarnation of it)."""
-        self.peers.pop(peer, None)
-
-    def receive(
-        self, sender: str, sender_port: str, op: wire.AnyOp, frames: Sequence[Frame]
-    ) -> None:
-        """An operation came for this port."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """The actor is going; fail what waits."""
-
-    def _post(self, peer: str, op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None:
-        port = self.peers.get(peer)
-        if port is not None:
-            self._switch.post(peer, port, self.name, op, frames)
 
 
 class Delivery(Generic[M]):
@@ -292,153 +237,3 @@ class LiveOutlet(LivePort, Generic[M]):
         self._told_later = False
         for effect in self._producer.announce():
             self._post(effect.consumer, wire.Backlog(effect.waiting, effect.unused))
-
-
-class LiveAsk(LivePort):
-    """The calling end of asks to a pool."""
-
-    def __init__(self, switch: Switch, name: str, prefer_local: bool):
-        super().__init__(switch, name)
-        self._prefer_local = prefer_local
-        self._arrival = asyncio.Event()
-
-    async def __call__(
-        self, request: Request[R], *, deadline_s: float = 30.0, to: str | None = None
-    ) -> R:
-        """Ask one member of the pool (or the one named `to`) and return its reply.
-
-        Raises DeadlineExceeded, PeerDied, NoPeer or Refused. A request type with `safe = True` is
-        sent to another member when the first one dies.
-        """
-        reply = await self._switch.calls.ask(self, Parcel(request), deadline_s, to)
-        return cast(R, reply)
-
-    def tell(self, record: Message, *, to: str | None = None) -> None:
-        """Send a record that wants no reply to every member, or to the one named `to`."""
-        parcel = Parcel(record)
-        for peer in [to] if to else list(self.peers):
-            body, frames = parcel.body(self._switch.codec, self.is_local(peer))
-            self._post(peer, wire.Tell(body), frames)
-
-    def stream(self, request: StreamRequest[R], *, deadline_s: float = 120.0) -> AsyncIterator[R]:
-        """Ask one member and iterate over the items of its answer. Close it to cancel."""
-        items = self._switch.calls.stream(self, Parcel(request), deadline_s)
-        return cast("AsyncIterator[R]", items)
-
-    def candidates(self) -> list[str]:
-        """The members to choose from now."""
-        if self._prefer_local:
-            local = [p for p in self.peers if self._switch.is_local(p)]
-            if local:
-                return local
-        return list(self.peers)
-
-    def peer_up(self, peer: str, port: str) -> None:
-        super().peer_up(peer, port)
-        self._arrival.set()
-
-    def peer_down(self, peer: str) -> None:
-        super().peer_down(peer)
-        if not self.peers:
-            self._arrival.clear()
-        self._switch.calls.peer_down(self, peer)
-
-    async def somebody(self) -> None:
-        """Wait until the pool has a member."""
-        await self._arrival.wait()
-
-    def is_local(self, peer: str) -> bool:
-        """Tell whether a member lives in this process."""
-        return self._switch.is_local(peer)
-
-    def post(self, peer: str, op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None:
-        """Send an operation to a member."""
-        self._post(peer, op, frames)
-
-    def receive(
-        self, sender: str, sender_port: str, op: wire.AnyOp, frames: Sequence[Frame]
-    ) -> None:
-        self._switch.calls.receive(sender, op, frames)
-
-
-class LiveStateOut(LivePort, Generic[M]):
-    """Shows the latest value to everyone who follows it."""
-
-    def __init__(self, switch: Switch, name: str):
-        super().__init__(switch, name)
-        self._number = 0
-        self._parcel: Parcel | None = None
-
-    def set(self, value: M) -> None:
-        """Show a new value."""
-        self._number += 1
-        self._parcel = Parcel(value)
-        for peer in list(self.peers):
-            self._show(peer)
-
-    def peer_up(self, peer: str, port: str) -> None:
-        super().peer_up(peer, port)
-        self._show(peer)
-
-    def _show(self, peer: str) -> None:
-        if self._parcel is not None:
-            body, frames = self._parcel.body(self._switch.codec, self._switch.is_local(peer))
-            self._post(peer, wire.Value(self._number, body), frames)
-
-
-class LiveStateIn(LivePort, Generic[M]):
-    """Follows the latest value of its peer. The last value stays when the peer dies."""
-
-    def __init__(self, switch: Switch, name: str):
-        super().__init__(switch, name)
-        self.value: M | None = None
-        self._numbers: dict[str, int] = {}
-        self._changes = 0
-        self._waiters: list[asyncio.Future[None]] = []
-        # What each task saw last: a value that came while it was busy is not missed.
-        self._seen: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
-
-    async def get(self) -> M:
-        """Return the value, waiting for the first one."""
-        while self.value is None:
-            await self._next(f"the first {self.name}")
-        self._seen[asyncio.current_task()] = self._changes
-        return self.value
-
-    async def changed(self) -> M:
-        """Return the next value that this task has not seen by `get` or `changed`."""
-        seen = self._seen.setdefault(asyncio.current_task(), self._changes)
-        while self._changes == seen:
-            await self._next(f"a new {self.name}")
-        self._seen[asyncio.current_task()] = self._changes
-        return cast(M, self.value)
-
-    async def _next(self, what: str) -> None:
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        shown_by = tuple(sorted(p.partition("~")[0] for p in self.peers))
-        try:
-            with self._switch.waits.on(str(self._switch.address), what, shown_by):
-                await waiter
-        finally:
-            if waiter in self._waiters:  # given up
-                self._waiters.remove(waiter)
-
-    def peer_down(self, peer: str) -> None:
-        super().peer_down(peer)
-        self._numbers.pop(peer, None)
-
-    def receive(
-        self, sender: str, sender_port: str, op: wire.AnyOp, frames: Sequence[Frame]
-    ) -> None:
-        if not isinstance(op, wire.Value) or sender not in self.peers:
-            return
-        if op.number <= self._numbers.get(sender, 0):
-            return
-        self._numbers[sender] = op.number
-        self.value = cast(M, record_of(self._switch.codec, op.body, frames, sender))
-        self._changes += 1
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)

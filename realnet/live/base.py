@@ -1,0 +1,64 @@
+"""What every live port is: one actor's end of its wires.
+
+It hears which peers are up or down, takes the operations that come for it and posts its own.
+Knows nothing of sockets and processes: posting goes through a `Switch` (the actor's cell).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol
+
+from realnet import wire
+from realnet.address import Address
+from realnet.calls import Calls
+from realnet.codec import Codec, Frame
+from realnet.waits import Waits
+
+
+class Switch(Protocol):
+    """What a live port needs of its node."""
+
+    codec: Codec
+    waits: Waits
+    address: Address
+    calls: Calls
+
+    def post(
+        self, to: str, port: str, sender_port: str, op: wire.AnyOp, frames: Sequence[Frame] = ()
+    ) -> None: ...
+    def is_local(self, peer: str) -> bool: ...
+    def later(self, fn: Callable[[], None]) -> None: ...
+    def task(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]: ...
+
+
+class LivePort:
+    """What the node tells every port. `peers` maps peer -> the port of it that this is wired to."""
+
+    def __init__(self, switch: Switch, name: str):
+        self._switch = switch
+        self.name = name
+        self.peers: dict[str, str] = {}
+
+    def peer_up(self, peer: str, port: str) -> None:
+        """A peer that this port is wired to can be talked to."""
+        self.peers[peer] = port
+
+    def peer_down(self, peer: str) -> None:
+        """A peer is gone for good (this incarnation of it)."""
+        self.peers.pop(peer, None)
+
+    def receive(
+        self, sender: str, sender_port: str, op: wire.AnyOp, frames: Sequence[Frame]
+    ) -> None:
+        """An operation came for this port."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """The actor is going; fail what waits."""
+
+    def _post(self, peer: str, op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None:
+        port = self.peers.get(peer)
+        if port is not None:
+            self._switch.post(peer, port, self.name, op, frames)
