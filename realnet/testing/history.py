@@ -56,15 +56,22 @@ class History:
 
 
 def check(
-    history: History, offered: set[str], set_aside: set[str], windows: dict[str, int]
+    history: History,
+    offered: set[str],
+    set_aside: set[str],
+    windows: dict[str, int],
+    *,
+    finished: bool = True,
 ) -> list[str]:
     """Return what is wrong with a history, one line each.
 
     `offered` are the keys that were to be done, `set_aside` those among them that must end with a
-    reason, `windows` the most that an inlet of a role may have in custody.
+    reason, `windows` the most that an inlet of a role may have in custody. A run that was stopped
+    before it was `finished` need not have done everything.
     """
     return [
-        *_done(history, offered, set_aside),
+        *(_done(history, offered, set_aside) if finished else ()),
+        *_told(history, set_aside),
         *_acks(history, set_aside),
         *_effects(history),
         *_handlers(history, windows),
@@ -90,8 +97,13 @@ def _done(history: History, offered: set[str], set_aside: set[str]) -> Iterator[
             yield f"{key} was never acked to its source"
     for key in sorted(set_aside & offered - asides):
         yield f"{key} was set aside and its source never heard of it"
-    for key in sorted(asides - set_aside):
+
+
+def _told(history: History, set_aside: set[str]) -> Iterator[str]:
+    for key in sorted({e.key for e in history.of("aside")} - set_aside):
         yield f"{key} was reported as set aside and nobody did that"
+    for e in history.of("wrong"):
+        yield f"{e.who} got a wrong answer for {e.key}"
 
 
 def _acks(history: History, set_aside: set[str]) -> Iterator[str]:
@@ -162,8 +174,12 @@ def _kills(history: History) -> Iterator[str]:
     for e in history.events:
         if e.what == "murder":
             murdered = e.who
-        elif e.what == "fault" and e.key.startswith(("hang", "cut", "slow")):
-            silent[e.key.split()[1] if e.who == "head" else e.who] = e.time_s
+        elif e.what == "fault" and e.key.startswith("hang"):
+            silent[e.who] = e.time_s
+        elif e.what == "fault" and e.key.startswith(("cut", "slow", "sever")):
+            ends = (e.who, e.key.split()[1])
+            if "head" in ends:
+                silent[ends[0] if ends[1] == "head" else ends[1]] = e.time_s
         elif e.what == "stop":
             return
         elif e.what == "kill" and e.who == murdered:

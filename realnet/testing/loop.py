@@ -73,6 +73,38 @@ def current_process() -> Process | None:
     return _PROCESS.get()
 
 
+class _Handle(asyncio.Handle):
+    """A handle without the debugging that costs most of making one."""
+
+    __slots__ = ()
+
+    def __init__(self, callback: Any, args: Any, loop: Any, context: Any):
+        self._callback = callback
+        self._args = args
+        self._loop = loop
+        self._context = context
+        self._cancelled = False
+        self._repr = None
+        self._source_traceback = None
+
+
+class _Timer(asyncio.TimerHandle):
+    """The same for a timer."""
+
+    __slots__ = ()
+
+    def __init__(self, when: float, callback: Any, args: Any, loop: Any, context: Any):
+        self._when = when
+        self._scheduled = True
+        self._callback = callback
+        self._args = args
+        self._loop = loop
+        self._context = context
+        self._cancelled = False
+        self._repr = None
+        self._source_traceback = None
+
+
 class VirtualLoop(asyncio.BaseEventLoop):
     """An event loop whose time is a number. Not for threads, sockets or signals."""
 
@@ -90,7 +122,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.cost_s = cost_s  # of the next call into an executor
         self.errors: list[str] = []
         self.waits: list[Waits] = []  # whose open waits a Deadlock names
-        self.callbacks = 0
         self._shuffle = shuffle
         self._now_s = 0.0
         self._main = Process("test")
@@ -137,7 +168,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         if context is None:
             context = contextvars.copy_context()
         process = context.get(_PROCESS) or self._main
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = _Handle(callback, args, self, context)
         if not process.dead:
             process.ready.append(handle)
             if not process.queued and not process.frozen:
@@ -167,7 +198,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Run a callback at a virtual second; equal times keep the order of the calls."""
         if context is None:
             context = contextvars.copy_context()
-        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        handle = _Timer(when, callback, args, self, context)
         self._timer_count += 1
         process = context.get(_PROCESS) or self._main
         heapq.heappush(self._timers, (when, self._timer_count, handle, process))
@@ -191,24 +222,30 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _run_once(self) -> None:
         """Run what is ready, one process' turn after the other; if nothing is, let time jump."""
-        runnable = self._runnable
-        while runnable and not self._stopping:  # type: ignore[attr-defined]
+        this = cast(Any, self)
+        runnable, chance, shuffle = self._runnable, self.rng.random, self._shuffle
+        while not this._stopping:
+            if not runnable:
+                self._jump()
+                continue
             count = len(runnable)
-            at = int(self.rng.random() * count) if count > 1 and self._shuffle else 0
-            process = runnable.pop(at)
+            process = runnable.pop(int(chance() * count) if count > 1 and shuffle else 0)
             process.queued = False
             ready = process.ready
             for _ in range(len(ready)):
                 if not ready or process.frozen:
                     break
-                handle = ready.popleft()
+                handle = cast(Any, ready.popleft())
                 if not handle._cancelled:
-                    self.callbacks += 1
-                    handle._run()
+                    try:
+                        handle._context.run(handle._callback, *handle._args)
+                    except (SystemExit, KeyboardInterrupt):
+                        raise
+                    except BaseException as error:
+                        what = f"exception in callback {handle._callback!r}"
+                        self.call_exception_handler({"message": what, "exception": error})
             if ready and not process.frozen and not process.queued:
                 self._queue(process)
-        if not runnable and not self._stopping:  # type: ignore[attr-defined]
-            self._jump()
 
     def _queue(self, process: Process) -> None:
         if not process.queued:

@@ -1,13 +1,9 @@
-"""A network with faults below what a link promises: delay, slow links, partitions, deaths.
+"""A network with faults below what a link promises: all that the sessions above must make good.
 
-A link keeps order and loses nothing between two incarnations that live; a partition holds frames
-back until it heals. What a dead sender had under way is cut off at a point drawn from the seed (its
-kernel sent the head of the queue, its io thread took the tail along); what is under way to a dead
-receiver is lost.
-
-`loss`, `duplicate` and `reorder` are there for a link session that retransmits: today's node names
-a lost batch as a WireError and does not ask for it again, so scenarios leave them at 0 (a repeated
-batch is dropped by its number, `duplicate` may be used).
+Delay, slow links; partitions that hold messages back until they heal (`cut`); connections that
+break, lose what is under way and come back (`sever`); single messages lost, doubled, out of order.
+What a dead sender had under way is cut off at a point drawn from the seed (its kernel sent the head
+of the queue, its io thread took the tail along); what is under way to a dead receiver is lost.
 
 Same interface as `transport/memory.py`. Knows nothing of records. Names of endpoints are
 "slot~incarnation"; faults are told by slot, so that they hold for its next lives too.
@@ -39,10 +35,10 @@ class Weather(NamedTuple):
 class _Link:
     """One direction between two endpoints."""
 
-    __slots__ = ("from_slot", "last_s", "queue", "receiver", "to_slot")
+    __slots__ = ("from_slot", "last_s", "queue", "receiver", "sender", "to_slot")
 
     def __init__(self, sender: str, receiver: str):
-        self.receiver = receiver
+        self.sender, self.receiver = sender, receiver
         self.from_slot, self.to_slot = _slot(sender), _slot(receiver)
         self.queue: deque[list[Frame]] = deque()
         self.last_s = 0.0
@@ -58,7 +54,9 @@ class SimulatedNetwork:
         self.lost = 0
         self._listeners: dict[str, tuple[OnMessage, contextvars.Context]] = {}
         self._links: dict[tuple[str, str], _Link] = {}
+        self._transports: dict[str, SimulatedTransport] = {}
         self._cut: dict[tuple[str, str], int] = {}
+        self._severed: dict[tuple[str, str], int] = {}
         self._slow: dict[tuple[str, str], float] = {}
         self._dead: set[str] = set()
         self._count = 0
@@ -66,7 +64,14 @@ class SimulatedNetwork:
     def transport(self, name: str = "") -> SimulatedTransport:
         """Make a transport with an endpoint of its own."""
         self._count += 1
-        return SimulatedTransport(self, f"sim://{name or self._count}")
+        transport = SimulatedTransport(self, f"sim://{name or self._count}")
+        self._transports[transport.endpoint] = transport
+        return transport
+
+    @property
+    def rest_s(self) -> float:
+        """When the last of what is under way now arrives, if nothing is cut."""
+        return max((link.last_s for link in self._links.values()), default=0.0)
 
     # ------------------------------------------------------------ faults
 
@@ -86,6 +91,39 @@ class SimulatedNetwork:
             if (link.from_slot, link.to_slot) == pair:
                 for _ in link.queue:
                     self._fly(link)
+
+    def sever(self, sender: str, receiver: str, seconds: float) -> None:
+        """Break the connection from one slot to another; both ends see it. It comes back."""
+        pair = sender, receiver
+        self._severed[pair] = self._severed.get(pair, 0) + 1
+        for link in self._links.values():
+            if (link.from_slot, link.to_slot) == pair:
+                self.lost += len(link.queue)
+                link.queue.clear()
+        self._tell_connections(pair, up=False)
+        asyncio.get_running_loop().call_later(seconds, self._mend, pair)
+
+    def _mend(self, pair: tuple[str, str]) -> None:
+        self._severed[pair] -= 1
+        if not self._severed[pair]:
+            del self._severed[pair]
+            self._tell_connections(pair, up=True)
+
+    def _tell_connections(self, pair: tuple[str, str], up: bool) -> None:
+        """Each end hears of it in its own process, as from a socket's monitor."""
+        loop = asyncio.get_running_loop()
+        for link in list(self._links.values()):
+            if (link.from_slot, link.to_slot) != pair:
+                continue
+            for endpoint, other in ((link.sender, link.receiver), (link.receiver, "")):
+                listener, transport = self._listeners.get(endpoint), self._transports[endpoint]
+                tell = transport.on_connection
+                if listener is None or tell is None or (up and not other):
+                    continue
+                for peer in (
+                    [p for p, e in transport.peers.items() if e == other] if other else [""]
+                ):
+                    loop.call_soon(tell, peer, up, context=listener[1].copy())
 
     def slow(self, sender: str, receiver: str, factor: float) -> None:
         """Make a link slower by a factor; 1 makes it itself again."""
@@ -127,11 +165,15 @@ class SimulatedNetwork:
         link = self._links.get((sender, receiver))
         if link is None:
             link = self._links[sender, receiver] = _Link(sender, receiver)
+        if self._severed and (link.from_slot, link.to_slot) in self._severed:
+            self.lost += 1
+            return
         weather = self.weather
         copied: list[Frame] = [f if type(f) is bytes else bytes(f) for f in frames]
         copies = 1
         if weather.loss or weather.duplicate or weather.reorder:
             copies -= self.rng.random() < weather.loss
+            self.lost += copies == 0
             copies += copies > 0 and self.rng.random() < weather.duplicate
         held = (link.from_slot, link.to_slot) in self._cut
         for _ in range(copies):
@@ -171,7 +213,7 @@ class SimulatedTransport:
         self.on_connection: OnConnection | None = None
         self.on_trouble: OnTrouble | None = None
         self._network = network
-        self._peers: dict[str, str] = {}
+        self.peers: dict[str, str] = {}
 
     def listen(self, on_message: OnMessage) -> None:
         """Start to receive."""
@@ -179,17 +221,17 @@ class SimulatedTransport:
 
     def connect(self, peer: str, endpoint: str) -> None:
         """Open the way to a peer."""
-        self._peers[peer] = endpoint
+        self.peers[peer] = endpoint
 
     def send(self, peer: str, frames: Sequence[Frame]) -> None:
         """Put one message on its way."""
-        endpoint = self._peers.get(peer)
+        endpoint = self.peers.get(peer)
         if endpoint is not None:
             self._network.send(self.endpoint, endpoint, frames)
 
     def disconnect(self, peer: str) -> None:
         """Forget a peer."""
-        self._peers.pop(peer, None)
+        self.peers.pop(peer, None)
 
     def close(self, linger_s: float = 1.0) -> None:
         """Stop receiving."""

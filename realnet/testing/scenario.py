@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from realnet.live import LiveInlet
+from realnet.delivery import Consumer
+from realnet.link import PROBE_S
 from realnet.testing.history import History, check
 from realnet.testing.loop import SimulationError
 from realnet.testing.network import Weather
@@ -28,8 +29,13 @@ from realnet.topology import read_source, resolve
 from realnet.topology.plan import Plan
 
 FAULTS_FROM_S, FAULTS_TO_S = 0.5, 6.0
+KINDS = (
+    *("kill", "kill", "kill", "kill all", "hang", "hang", "cut", "cut", "swizzle"),
+    *("slow", "sever", "sever", "crash", "crash at start", "stall"),
+)
 UNTIL_S = 120.0
 SETTLE_S = 1.0
+STOP_S = 20.0
 
 
 class Fault(NamedTuple):
@@ -51,7 +57,7 @@ class Scenario(NamedTuple):
     poison: set[str]
     faults: tuple[Fault, ...]
     weather: Weather
-    calm: bool  # stop when everything is up and quiet, or in the middle of whatever goes on
+    stop_s: float | None  # stop at this time, whatever goes on; else when everything is done
 
 
 class Result(NamedTuple):
@@ -85,9 +91,11 @@ def make(seed: int) -> Scenario:
     """Return the scenario of a seed."""
     rng = random.Random(f"scenario {seed}")
     plan = _base_plan(rng.randint(1, 2), rng.randint(1, 3), rng.choice((0, 1, 2)))
-    pause_s = rng.choice((0.02, 0.05, 0.1)) * plan.roles["source"].count
+    sources, num = plan.roles["source"].count, rng.randint(80, 110)
+    lanes, load_s = rng.randint(1, 4), rng.choice((1.0, 5.0, 5.0, 7.0))
+    pause_s = load_s * lanes * sources / num  # faults meet work under way
     tables: dict[str, dict[str, Any]] = {
-        "source": {"pause_s": pause_s, "lanes": rng.randint(1, 4), "impatient": rng.random() < 0.3},
+        "source": {"pause_s": pause_s, "lanes": lanes, "impatient": rng.random() < 0.3},
         "worker": {"window": rng.randint(1, 8), "work_s": rng.choice((0.0, 0.01, 0.05))},
         "helper": {"delay_s": rng.choice((0.0, 0.003, 0.02))},
         "sink": {"window": rng.randint(1, 12)},
@@ -97,7 +105,6 @@ def make(seed: int) -> Scenario:
         for name, role in plan.roles.items()
     }
     plan = msgspec.structs.replace(plan, roles=roles)
-    sources, num = roles["source"].count, rng.randint(110, 140)
     offered = {s: [f"k{s}.{i}" for i in range(s, num, sources)] for s in range(sources)}
     keys = [k for mine in offered.values() for k in mine]
     return Scenario(
@@ -106,33 +113,51 @@ def make(seed: int) -> Scenario:
         offered,
         {k for k in keys if rng.random() < 0.03},
         _faults(rng, [s.name for s in plan.slots]),
-        Weather(0.0002, rng.choice((0.001, 0.005, 0.03)), duplicate=rng.choice((0.0, 0.0, 0.05))),
-        rng.random() < 0.8,
+        Weather(
+            0.0002,
+            rng.choice((0.001, 0.005, 0.03)),
+            loss=rng.choice((0.0, 0.0, 0.01)),
+            duplicate=rng.choice((0.0, 0.05)),
+            reorder=rng.choice((0.0, 0.05)),
+        ),
+        None if rng.random() < 0.75 else rng.uniform(0.0, 12.0),
     )
 
 
 def _faults(rng: random.Random, slots: list[str]) -> tuple[Fault, ...]:
-    faults = []
+    faults: list[Fault] = []
+    everyone = (*slots, "head")
     for _ in range(rng.randint(7, 12)):
         at_s = rng.uniform(FAULTS_FROM_S, FAULTS_TO_S)
-        slot = rng.choice(slots)
-        what = rng.choice(("kill", "kill", "kill", "hang", "hang", "cut", "cut", "slow", "crash"))
+        slot, seconds = rng.choice(slots), rng.choice((0.3, 1.0, 2.0, 5.0))
+        what = rng.choice(KINDS)
         if what == "hang":
-            slot = rng.choice((*slots, "head"))
-            faults.append(Fault(at_s, what, slot, "", rng.choice((0.2, 0.8, 2.0, 5.0))))
-        elif what in ("cut", "slow"):
-            other = rng.choice([s for s in (*slots, "head") if s != slot])
-            ends = rng.choice(((slot, other), (other, slot)))
-            faults.append(Fault(at_s, what, *ends, rng.choice((0.3, 1.0, 2.0, 5.0))))
-            if what == "cut" and rng.random() < 0.5:  # both ways
-                faults.append(Fault(at_s, what, ends[1], ends[0], faults[-1].value))
-        elif what == "crash":
-            faults.append(Fault(at_s, what, slot.partition("/")[0]))
-        else:
+            faults.append(Fault(at_s, what, rng.choice(everyone), "", seconds))
+        elif what == "stall":  # the head stands still, as on a laptop that sleeps
+            faults.append(Fault(at_s, "hang", "head", "", rng.choice((0.5, 2.0, 5.0, 8.0))))
+        elif what in ("cut", "slow", "sever"):
+            faults += _bad_link(rng, Fault(at_s, what, slot, "", seconds), everyone)
+        elif what == "swizzle":  # several links, healed in another order than they were cut
+            for _ in range(4):
+                fault = Fault(at_s, "cut", rng.choice(slots), "", rng.uniform(0.2, 3.0))
+                faults += _bad_link(rng, fault, everyone)
+        elif what == "kill":
             faults.append(Fault(at_s, what, slot))
-            if rng.random() < 0.2:  # again, while it starts
+            if rng.random() < 0.3:  # again, while it starts
                 faults.append(Fault(at_s + rng.uniform(0.0, 1.0), what, slot))
+        elif what == "kill all":
+            role = slot.partition("/")[0] + "/"
+            faults += [Fault(at_s, "kill", s) for s in slots if s.startswith(role)]
+        else:
+            faults.append(Fault(at_s, what, slot.partition("/")[0]))
     return tuple(sorted(faults))
+
+
+def _bad_link(rng: random.Random, fault: Fault, everyone: tuple[str, ...]) -> list[Fault]:
+    """Return the fault for a link of this slot, in either direction or both."""
+    here, there = fault.slot, rng.choice([s for s in everyone if s != fault.slot])
+    out, back = fault._replace(to=there), fault._replace(slot=there, to=here)
+    return rng.choice(([out], [back], [out, back]))
 
 
 def play(seed: int, patch: Callable[[Simulation], None] | None = None) -> Result:
@@ -154,7 +179,8 @@ def play_scenario(scenario: Scenario, patch: Callable[[Simulation], None] | None
         wrong.append(f"{type(error).__name__}: {error}")
     windows = {r: int(scenario.plan.roles[r].config["window"]) for r in ("worker", "sink")}
     keys = {k for mine in scenario.offered.values() for k in mine}
-    wrong += check(simulation.history, keys, scenario.poison, windows)
+    finished = scenario.stop_s is None
+    wrong += check(simulation.history, keys, scenario.poison, windows, finished=finished)
     wrong += simulation.complaints()
     return Result(
         scenario.seed,
@@ -173,22 +199,33 @@ async def _story(
 ) -> None:
     head = simulation.launch()
     trouble = asyncio.create_task(_trouble(simulation, scenario, oracle))
-    well, text = await head.ended
-    if not well:
-        wrong.append(f"the run ended badly: {text}")
-    if scenario.calm:
+    if scenario.stop_s is not None:
+        await asyncio.sleep(scenario.stop_s)
+    else:
+        well, text = await head.ended
+        if not well:
+            wrong.append(f"the run ended badly: {text}")
         await trouble
         oracle.crashes.clear()
+        simulation.network.weather = simulation.network.weather._replace(loss=0.0)
         while not _quiet(simulation):  # noqa: ASYNC110 (polling costs no time here)
             await asyncio.sleep(0.1)
-        await asyncio.sleep(SETTLE_S)
+        await asyncio.sleep(max(0.0, simulation.network.rest_s - simulation.loop.time()))
+        # What was lost last is asked after by a probe.
+        await asyncio.sleep(SETTLE_S + (PROBE_S + 1.0 if scenario.weather.loss else 0.0))
         _look(simulation)
+    asked_s = simulation.loop.time()
     clean = await simulation.stop()
+    took_s = simulation.loop.time() - asked_s
     trouble.cancel()
     if simulation.launcher.alive():
         wrong.append(f"left alive: {simulation.launcher.alive()}")
-    if scenario.calm and not clean:
+    if took_s > STOP_S:
+        wrong.append(f"the stop took {took_s:.1f} s")
+    if scenario.stop_s is None and not clean:
         wrong.append("not every process ended by itself at a calm stop")
+    if scenario.stop_s is None:
+        wrong += [text for text in simulation.said() if "did not stop in order" in text]
 
 
 def _quiet(simulation: Simulation) -> bool:
@@ -209,22 +246,24 @@ def _look(simulation: Simulation) -> None:
             simulation.broken(f"{life.node.slot} does not know that {slot} is up")
         for cell in life.node.cells.values():
             for port in cell.ports.values():
-                if isinstance(port, LiveInlet):
-                    _look_at_grants(simulation, cell.address.full, port, alive)
+                consumer = getattr(port, "_consumer", None)
+                if isinstance(consumer, Consumer):
+                    where = f"{cell.address.full}.{port.name}"
+                    _look_at_grants(simulation, where, consumer, alive)
                 held = getattr(port, "in_hand", 0) + getattr(port, "leased", 0)
                 if held:
                     simulation.broken(f"{cell.address.full}.{port.name} holds {held} at rest")
 
 
 def _look_at_grants(
-    simulation: Simulation, who: str, port: LiveInlet[Any], alive: set[str]
+    simulation: Simulation, where: str, consumer: Consumer, alive: set[str]
 ) -> None:
     """When nothing waits, no producer keeps a grant; and no dead one is remembered."""
-    for producer, seen in port._consumer._producers.items():
+    for producer, seen in consumer._producers.items():
         if seen.granted:
-            simulation.broken(f"{who}.{port.name} has {seen.granted} granted to {producer} at rest")
+            simulation.broken(f"{where} has {seen.granted} granted to {producer} at rest")
         if producer not in alive:
-            simulation.broken(f"{who}.{port.name} remembers {producer}, which is dead")
+            simulation.broken(f"{where} remembers {producer}, which is dead")
 
 
 async def _trouble(simulation: Simulation, scenario: Scenario, oracle: Oracle) -> None:
@@ -242,7 +281,10 @@ async def _trouble(simulation: Simulation, scenario: Scenario, oracle: Oracle) -
         elif fault.what == "slow":
             network.slow(fault.slot, fault.to, 100.0)
             loop.call_later(fault.value, network.slow, fault.slot, fault.to, 1.0)
+        elif fault.what == "sever":
+            network.sever(fault.slot, fault.to, fault.value)
         else:
-            oracle.crashes[fault.slot] = oracle.crashes.get(fault.slot, 0) + 1
+            where = fault.slot + (" start" if fault.what == "crash at start" else "")
+            oracle.crashes[where] = oracle.crashes.get(where, 0) + 1
     end_s = max(f.at_s + f.value for f in scenario.faults)
     await asyncio.sleep(max(0.0, end_s - loop.time()))

@@ -26,6 +26,7 @@ from realnet.actor import RunInfo
 from realnet.address import parse_address
 from realnet.codec import Frame
 from realnet.control import HEAD, HEAD_SLOT
+from realnet.errors import WireError
 from realnet.head import Head, HeadConfig
 from realnet.member import make_member
 from realnet.node import Node
@@ -53,7 +54,7 @@ class SimulatedNode(Node):
             now=lambda: loop_time() + skew_s,
         )
         simulation.loop.waits.append(self.waits)
-        self.on_wire_error = lambda error: simulation.broken(f"{slot}: {error}")
+        self.on_wire_error = lambda error: simulation.wire_error(slot, error)
 
     def peer_up(self, slot: str) -> None:
         """Another process is up."""
@@ -216,7 +217,7 @@ class Simulation:
         assert isinstance(head, Head)
         self.head, self._head_cell = head, cell
         head.prepare(self.node, self.plan, self.launcher, self.record)
-        self.node.on_wire_error = lambda error: self.broken(f"head: {error}")
+        self.node.on_wire_error = lambda error: self.wire_error("head", error)
         self.node.owner = head
         self.node.listen()
         head.launch()
@@ -263,18 +264,23 @@ class Simulation:
         lives = [life.process for life in self.launcher.lives.values()]
         return not any(p.frozen for p in (*lives, self.head_process))
 
+    def wire_error(self, slot: str, error: WireError) -> None:
+        """A node says what its links went through; a connection that is repaired is no error."""
+        if not any(text in str(error) for text in ("was lost and is back", "was cut while")):
+            self.broken(f"{slot}: {error}")
+
     def broken(self, text: str) -> None:
         """Something said that realnet itself is wrong."""
         self._broken.append(text)
 
     def complaints(self) -> list[str]:
         """What realnet itself did wrong: wire errors, errors that nobody took, a failed head."""
-        failed = [r["text"] for k, r in self.record.rows if k == "event" and "head" in r["text"]]
-        return [
-            *self._broken,
-            *self.loop.errors,
-            *(t for t in failed if "head failed" in t or "did not stop in order" in t),
-        ]
+        failed = [text for text in self.said() if "the head failed" in text]
+        return [*self._broken, *self.loop.errors, *failed]
+
+    def said(self) -> list[str]:
+        """The texts of all events."""
+        return [row["text"] for kind, row in self.record.rows if kind == "event"]
 
 
 __all__ = ["MemoryRecord", "SimulatedLauncher", "SimulatedNode", "Simulation"]

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from realnet import Delivery
 from realnet.actor import Actor
 from realnet.config import Config
 from realnet.errors import AskError
-from realnet.live import Delivery
 from realnet.message import Message, Request, StreamRequest
 from realnet.ports import Ask, Inlet, Outlet, StateIn, StateOut, handles
 from realnet.testing.history import History, children
@@ -48,9 +48,9 @@ class Oracle:
         """Tell whether every source knows that all it offered is done."""
         return all(key in self.settled for keys in self.offered.values() for key in keys)
 
-    def maybe_crash(self, actor: Actor[Any]) -> None:
-        """Raise in this handler, if that is planned."""
-        role = actor.address.role
+    def maybe_crash(self, actor: Actor[Any], where: str = "") -> None:
+        """Raise in this handler (or `where`), if that is planned."""
+        role = actor.address.role + where
         if self.crashes.get(role, 0) > 0:
             self.crashes[role] -= 1
             self.note("crash", actor)
@@ -111,6 +111,7 @@ class Source(Actor[SourceConfig]):
     async def start(self) -> None:
         """Look up what is left to do."""
         self.oracle = ORACLE.get()
+        self.oracle.maybe_crash(self, " start")
         self.left = [k for k in self.oracle.offered[self.address.index] if not self._settled(k)]
         self.wake = asyncio.Event()
         self.jobs.on_set_aside(lambda body, why: self._aside(body.key))
@@ -186,6 +187,7 @@ class Worker(Actor[WorkerConfig]):
     async def start(self) -> None:
         """Nothing to open."""
         self.oracle = ORACLE.get()
+        self.oracle.maybe_crash(self, " start")
 
     @jobs.handler
     async def work(self, item: Delivery[Job]) -> None:
@@ -236,6 +238,7 @@ class Helper(Actor[HelperConfig]):
     async def start(self) -> None:
         """Show the first level."""
         self.oracle = ORACLE.get()
+        self.oracle.maybe_crash(self, " start")
         self._grow()
 
     def _grow(self) -> None:
@@ -272,6 +275,7 @@ class Sink(Actor[SinkConfig]):
     async def start(self) -> None:
         """Nothing to open: the oracle is the disk."""
         self.oracle = ORACLE.get()
+        self.oracle.maybe_crash(self, " start")
 
     @results.handler
     async def keep(self, item: Delivery[Result]) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from realnet import Delivery
+from realnet.cell import LiveInlet  # where it is used
 from realnet.delivery import Accepted, AckTo, Announce, Consumer, GrantTo, Producer, Send
-from realnet.live import Delivery, LiveInlet
 from realnet.liveness import Beats, Hung, Suspected
 from realnet.supervision import Down, Effect, Supervisor
 from realnet.testing.loop import Deadlock, OutOfTime, run
@@ -26,7 +27,7 @@ def test_scenarios(seed: int) -> None:
     print(f"seed {SEEDS + seed}")
     result = play(SEEDS + seed)
     assert not result.wrong, result
-    assert result.messages >= 1_000
+    assert result.messages >= 1_000 or make(SEEDS + seed).stop_s is not None
     assert result.faults >= 7
 
 
