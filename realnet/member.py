@@ -234,6 +234,10 @@ class MemberActor(Actor[MemberConfig]):
         )
         self.head.tell(Beat(self._slot_full, lag_s, doing))
         rows = self.node.observations
+        if self.node.num_dropped_rows:
+            lost, self.node.num_dropped_rows = self.node.num_dropped_rows, 0
+            text = f"{lost} rows were dropped: more came between two beats than are kept"
+            self.node.observe(self.address, "event", {"text": text})
         while rows:
             batch = tuple(rows.popleft() for _ in range(min(len(rows), 500)))
             self.head.tell(Observed(batch))

@@ -68,6 +68,7 @@ class Node:
         self.cells: dict[str, Cell] = {}
         self.owner: Owner | None = None
         self.observations: deque[Observation] = deque(maxlen=50_000)
+        self.num_dropped_rows = 0
         self.on_wire_error: Callable[[WireError], None] | None = None
         self._force_codec = force_codec
         self._wires = list(wires)
@@ -247,6 +248,8 @@ class Node:
     def observe(self, address: Address, kind: str, row: dict[str, Any]) -> None:
         """Keep a row until the next beat takes it to the head."""
         text = msgspec.json.encode(row, enc_hook=_plain).decode()
+        if len(self.observations) == self.observations.maxlen:
+            self.num_dropped_rows += 1  # told with the next beat
         self.observations.append(Observation(str(address), kind, self.clock.now(), text))
 
     async def arena(self, name: str, slot_bytes: int, slots: int) -> str:

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any, TextIO
 
 Row = dict[str, Any]
+HOP_S = 0.002
+MAX_SPANS = 20_000
 
 
 class Busy:
     """When each actor's compute was busy, as merged spans of monotonic seconds."""
 
     def __init__(self) -> None:
+        self._gap_s: dict[str, float] = {}
         self.spans: dict[str, list[tuple[float, float]]] = {}
         self.seconds: dict[str, dict[str, float]] = {}  # actor -> label -> seconds
 
@@ -28,10 +31,23 @@ class Busy:
             by_label = self.seconds.setdefault(actor, {})
             by_label[label] = by_label.get(label, 0.0) + end_s - start_s
             # Gaps below 2 ms are the hop between thread and loop, not idleness.
-            if mine and start_s - mine[-1][1] < 0.002:
+            if mine and start_s - mine[-1][1] < self._gap_s.get(actor, HOP_S):
                 mine[-1] = (mine[-1][0], max(mine[-1][1], end_s))
             else:
                 mine.append((start_s, end_s))
+        while len(mine) > MAX_SPANS:
+            self._coarsen(actor, mine)
+
+    def _coarsen(self, actor: str, mine: list[tuple[float, float]]) -> None:
+        """A long run: forget ever longer gaps, so that the list stays bounded."""
+        gap_s = self._gap_s[actor] = 2 * self._gap_s.get(actor, HOP_S)
+        merged = mine[:1]
+        for start_s, end_s in mine[1:]:
+            if start_s - merged[-1][1] < gap_s:
+                merged[-1] = (merged[-1][0], max(merged[-1][1], end_s))
+            else:
+                merged.append((start_s, end_s))
+        mine[:] = merged
 
     def role(self, role: str, since_s: float = 0.0) -> list[tuple[float, float]]:
         """Return the union of the spans of all instances of a role."""
