@@ -9,6 +9,7 @@ declarations to check wires.
 
 from __future__ import annotations
 
+import functools
 import typing
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
@@ -174,6 +175,7 @@ def declared_ports(cls: type) -> dict[str, Port]:
     return ports
 
 
+@functools.cache  # reading hints costs more than the rest of making an actor
 def declared_handlers(cls: type) -> dict[type[Message], str]:
     """Return request type -> method name for every `@handles` method of a role class."""
     handlers: dict[type[Message], str] = {}
