@@ -28,7 +28,7 @@ from realnet.testing.workload import ORACLE, TOPOLOGY, Oracle
 from realnet.topology import read_source, resolve
 from realnet.topology.plan import Plan
 
-FAULTS_FROM_S, FAULTS_TO_S = 0.5, 6.0
+FAULTS_FROM_S, FAULTS_TO_S = 0.5, 5.0
 KINDS = (
     *("kill", "kill", "kill", "kill all", "hang", "hang", "cut", "cut", "swizzle"),
     *("slow", "sever", "sever", "crash", "crash at start", "stall"),
@@ -91,8 +91,8 @@ def make(seed: int) -> Scenario:
     """Return the scenario of a seed."""
     rng = random.Random(f"scenario {seed}")
     plan = _base_plan(rng.randint(1, 2), rng.randint(1, 3), rng.choice((0, 1, 2)))
-    sources, num = plan.roles["source"].count, rng.randint(80, 110)
-    lanes, load_s = rng.randint(1, 4), rng.choice((1.0, 5.0, 5.0, 7.0))
+    sources, num = plan.roles["source"].count, rng.randint(60, 90)
+    lanes, load_s = rng.randint(1, 4), rng.choice((1.0, 4.0, 4.0, 6.0))
     pause_s = load_s * lanes * sources / num  # faults meet work under way
     tables: dict[str, dict[str, Any]] = {
         "source": {"pause_s": pause_s, "lanes": lanes, "impatient": rng.random() < 0.3},
@@ -120,7 +120,7 @@ def make(seed: int) -> Scenario:
             duplicate=rng.choice((0.0, 0.05)),
             reorder=rng.choice((0.0, 0.05)),
         ),
-        None if rng.random() < 0.75 else rng.uniform(0.0, 12.0),
+        None if rng.random() < 0.75 else rng.uniform(0.0, 10.0),
     )
 
 
@@ -129,12 +129,12 @@ def _faults(rng: random.Random, slots: list[str]) -> tuple[Fault, ...]:
     everyone = (*slots, "head")
     for _ in range(rng.randint(7, 12)):
         at_s = rng.uniform(FAULTS_FROM_S, FAULTS_TO_S)
-        slot, seconds = rng.choice(slots), rng.choice((0.3, 1.0, 2.0, 5.0))
+        slot, seconds = rng.choice(slots), rng.choice((0.3, 1.0, 2.0, 4.0))
         what = rng.choice(KINDS)
         if what == "hang":
             faults.append(Fault(at_s, what, rng.choice(everyone), "", seconds))
         elif what == "stall":  # the head stands still, as on a laptop that sleeps
-            faults.append(Fault(at_s, "hang", "head", "", rng.choice((0.5, 2.0, 5.0, 8.0))))
+            faults.append(Fault(at_s, "hang", "head", "", rng.choice((0.5, 2.0, 4.0, 8.0))))
         elif what in ("cut", "slow", "sever"):
             faults += _bad_link(rng, Fault(at_s, what, slot, "", seconds), everyone)
         elif what == "swizzle":  # several links, healed in another order than they were cut

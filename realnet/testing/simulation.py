@@ -45,13 +45,13 @@ class SimulatedNode(Node):
     def __init__(self, simulation: Simulation, slot: str, wires: tuple[WirePlan, ...]):
         self._simulation = simulation
         skew_s = simulation.rng.choice((0.0, 0.0, 5.0, 1e6)) * simulation.rng.random()
-        loop_time = simulation.loop.time
+        loop = simulation.loop
         super().__init__(
             slot,
             simulation.network.transport(slot),
             simulation.info,
             wires,
-            now=lambda: loop_time() + skew_s,
+            now=lambda: loop._now_s + skew_s,
         )
         simulation.loop.waits.append(self.waits)
         self.on_wire_error = lambda error: simulation.wire_error(slot, error)
