@@ -77,6 +77,7 @@ def check(
         *_handlers(history, windows),
         *_deaths(history),
         *_kills(history),
+        *_deadlines(history),
     ]
 
 
@@ -186,3 +187,11 @@ def _kills(history: History) -> Iterator[str]:
             murdered = ""
         elif e.what == "kill" and e.time_s - silent.get(e.who, float("-inf")) > 15.0:
             yield f"{e.who} was killed at {e.time_s:.3f} s though nothing kept it silent"
+
+
+def _deadlines(history: History) -> Iterator[str]:
+    """An ask ends in time, one way or the other, unless its own process stood still."""
+    stood_still = {e.who for e in history.of("hang")}
+    for e in history.of("late"):
+        if e.who.partition("~")[0] not in stood_still:
+            yield f"an ask of {e.who} ended only after {e.key} s"

@@ -331,11 +331,14 @@ def run(
     return run_in(loop, main)
 
 
-def run_in(loop: VirtualLoop, main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine in this loop and close it."""
+def run_in(
+    loop: VirtualLoop, main: Coroutine[Any, Any, T], at_end: Callable[[], None] = lambda: None
+) -> T:
+    """Run a coroutine in this loop and close it. `at_end` comes before what is left is buried."""
     try:
         return loop.run_until_complete(main)
     finally:
+        at_end()
         loop.until_s = None
         loop.call_soon(loop.bury)
         loop.call_soon(loop.stop)

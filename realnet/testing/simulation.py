@@ -188,6 +188,7 @@ class Simulation:
         self.launcher = SimulatedLauncher(self)
         self._config = config or HeadConfig(suspect_after_s=1.0, hung_after_s=3.0, grace_s=10.0)
         self._broken: list[str] = []
+        self._errors: list[str] = []
 
     # ------------------------------------------------------------ a story
 
@@ -201,11 +202,15 @@ class Simulation:
         gc.disable()  # a collection would run what dead processes left, at some moment of its own
         try:
             with contextlib.redirect_stderr(self.stderr):
-                run_in(self.loop, story)
+                run_in(self.loop, story, self._close)
         finally:
-            self.history.closed = True
             if collecting:
                 gc.enable()
+
+    def _close(self) -> None:
+        """What the dead would still do when they are buried is no history."""
+        self.history.closed = True
+        self._errors = list(self.loop.errors)
 
     def launch(self) -> Head:
         """Start the head and with it every process."""
@@ -276,7 +281,7 @@ class Simulation:
     def complaints(self) -> list[str]:
         """What realnet itself did wrong: wire errors, errors that nobody took, a failed head."""
         failed = [text for text in self.said() if "the head failed" in text]
-        return [*self._broken, *self.loop.errors, *failed]
+        return [*self._broken, *self._errors, *failed]
 
     def said(self) -> list[str]:
         """The texts of all events."""

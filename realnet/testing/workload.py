@@ -28,6 +28,9 @@ from realnet.testing.history import History, children
 ORACLE: contextvars.ContextVar[Oracle] = contextvars.ContextVar("realnet_oracle")
 
 
+DEADLINE_S = 1.0
+
+
 class Oracle:
     """What outlives processes, and what is planned to go wrong inside them."""
 
@@ -210,20 +213,27 @@ class Worker(Actor[WorkerConfig]):
     async def _ask(self, key: str) -> int:
         value = int(key.rpartition(".")[2])
         while True:
+            since_s = self.clock.now()
             try:
                 if value % 13:
-                    answer = (await self.helper(Double(value), deadline_s=2.0)).value
+                    answer = (await self.helper(Double(value), deadline_s=DEADLINE_S)).value
                     right = answer == 2 * value
                 else:
-                    got = [n.value async for n in self.helper.stream(Count(70), deadline_s=2.0)]
-                    right, answer = got == list(range(70)), 2 * value
+                    numbers = self.helper.stream(Count(70), deadline_s=DEADLINE_S)
+                    right, answer = [n.value async for n in numbers] == list(range(70)), 2 * value
             except AskError as error:
                 self.oracle.note("refused", self, type(error).__name__)
-                await self.clock.sleep(0.05)
+                self._look_at_the_time(since_s)
                 continue
+            self._look_at_the_time(since_s)
             if not right:
                 self.oracle.note("wrong", self, key)
             return answer
+
+    def _look_at_the_time(self, since_s: float) -> None:
+        took_s = self.clock.now() - since_s
+        if took_s > DEADLINE_S + 0.1:
+            self.oracle.note("late", self, f"{took_s:.3f}")
 
 
 class HelperConfig(Config):

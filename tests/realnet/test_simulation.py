@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from realnet import Delivery
+from realnet.calls import Calls
 from realnet.cell import LiveInlet  # where it is used
 from realnet.delivery import Accepted, AckTo, Announce, Consumer, GrantTo, Producer, Send
+from realnet.link import Received, Session
 from realnet.liveness import Beats, Hung, Suspected
 from realnet.supervision import Down, Effect, Supervisor
 from realnet.testing.loop import Deadlock, OutOfTime, run
@@ -176,6 +178,23 @@ def reasons_are_forgotten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Consumer, "finish", finish)
 
 
+def deadlines_are_not_looked_at(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Calls, "_arm", lambda self: None)
+
+
+def lost_batches_are_not_sent_again(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Session, "_repeat", lambda self, after, now_s: [])
+
+
+def repeated_batches_are_used(patch: pytest.MonkeyPatch) -> None:
+    right = Session.received
+
+    def received(self: Session, number: int, *args: Any, **kwargs: Any) -> Received:
+        return right(self, number, *args, **kwargs)._replace(fresh=number > 0)
+
+    patch.setattr(Session, "received", received)
+
+
 MUTANTS: list[Callable[[pytest.MonkeyPatch], None]] = [
     ack_before_the_handler_ended,
     results_do_not_hold_their_cause,
@@ -188,6 +207,9 @@ MUTANTS: list[Callable[[pytest.MonkeyPatch], None]] = [
     death_is_not_told,
     everybody_hangs,
     reasons_are_forgotten,
+    deadlines_are_not_looked_at,
+    lost_batches_are_not_sent_again,
+    repeated_batches_are_used,
 ]
 
 
