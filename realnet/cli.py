@@ -6,6 +6,7 @@ Thin: reads a topology, hands it on, prints errors without tracebacks. Knows not
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sys
 from pathlib import Path
@@ -15,12 +16,13 @@ import click
 import msgspec
 from rich.console import Console
 
-from realnet.cli_runs import RUNS, VERBS
-from realnet.errors import ConfigError, RealnetError
+from realnet.cli_runs import RUNS, VERBS, find_run
+from realnet.errors import ConfigError, RealnetError, nearest
 from realnet.topology import Plan, Source, read_plan, read_source, resolve
 from realnet.topology.kinds import load_object
 
 EXIT_CONFIG = 2
+_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 _file = click.argument("topology", type=click.Path(path_type=Path))
 _set = click.option(
@@ -39,6 +41,11 @@ class _Tidy(click.Group):
             sys.exit(EXIT_CONFIG)
         except RealnetError as error:
             _complain(str(error))
+            sys.exit(1)
+        except OSError as error:
+            if error.errno not in _THE_DISK:
+                raise
+            _complain(f"{error.filename or 'a file'} cannot be written: {error.strerror}")
             sys.exit(1)
 
 
@@ -109,12 +116,32 @@ def _print_plan(made: Plan) -> None:
 def explain(topology: Path, key: str | None, overrides: tuple[str, ...]) -> None:
     """Say what a key (roles.trainer.lr, or trainer.lr) is, and which file wrote it."""
     source = read_source(topology, overrides)
-    resolve(source)
+    made = resolve(source)
+    told = key is None
     for path, file in sorted(source.origin.items()):
         if key is None or path == key or path.endswith("." + key):
             value = _value(source, path)
             if not isinstance(value, dict) or key is not None:
                 click.echo(f"{path} = {value!r}    from {file}")
+                told = True
+    if not told:
+        _explain_unwritten(source, made, key or "")
+
+
+def _explain_unwritten(source: Source, made: Plan, key: str) -> None:
+    """Tell the default of a key that no file wrote. Raises ConfigError when there is none."""
+    defaults = {
+        f"roles.{name}.{k}": value
+        for name, role in made.roles.items()
+        for k, value in role.config.items()
+    }
+    found = [path for path in defaults if path == key or path.endswith("." + key)]
+    for path in found:
+        click.echo(f"{path} = {defaults[path]!r}    by default")
+    if not found:
+        known = [*source.origin, *defaults]
+        ends = [path.partition(".")[2] for path in known]
+        raise ConfigError(f"{source.path.name}: no key {key!r} in it.{nearest(key, known + ends)}")
 
 
 def _value(source: Source, path: str) -> Any:
@@ -214,9 +241,11 @@ def _toml(value: Any) -> str:
 
 
 @main.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-def report(folder: Path) -> None:
-    """Write report.html of a run again."""
+@click.argument("run", required=False)
+@click.option("--runs", type=click.Path(path_type=Path), default=RUNS, show_default=True)
+def report(run: str | None, runs: Path) -> None:
+    """Write report.html of a run again: of the newest, or by name or folder."""
+    folder = find_run(runs, run)
     made = read_plan(folder)
     reference = str(made.run.get("report", ""))
     if not reference:

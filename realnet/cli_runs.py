@@ -45,7 +45,10 @@ def find_run(runs: Path, run: str | None) -> Path:
 @_runs
 def ls(runs: Path) -> None:
     """List the runs, newest last."""
-    for plan in sorted(runs.glob("*/plan.json"), key=lambda p: p.stat().st_mtime):
+    plans = sorted(runs.glob("*/plan.json"), key=lambda p: p.stat().st_mtime)
+    if not plans:
+        click.echo(f"there are no runs under {runs}")
+    for plan in plans:
         folder = plan.parent
         try:
             status = read_status(folder)
@@ -79,7 +82,7 @@ def _table(status: RunStatus) -> Table:
     state = status.end or f"{status.age_s:.0f} s"
     table = Table(title=f"{status.name}  attempt {status.attempt}  {state}", box=None)
     for name in ("actor", "state", "pid", "restarts", "busy", "doing", "waits for"):
-        table.add_column(name, justify="left")
+        table.add_column(name, justify="left", no_wrap=name == "actor")
     for slot_name, slot in status.slots.items():
         for name, actor in (slot.actors or {slot_name: ActorStatus(slot.failure)}).items():
             waits = [f"{on} ({age_s:.0f} s)" for on, age_s, _ in actor.waits]

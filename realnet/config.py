@@ -163,7 +163,26 @@ def _tell(kind: Any, value: Any, error: Exception) -> str:
     words = [word for word in _words(kind) if isinstance(word, str)]
     if words and isinstance(value, str):
         return f"no such value.{nearest(value, words)} It may be: {listed(words)}"
-    return _tidy(str(error))
+    text = _tidy(str(error))
+    if "Expected table" in text and not isinstance(value, Mapping):
+        text += f": write {_shape(kind)}"
+    return text
+
+
+def _shape(kind: Any) -> str:
+    """Return how a table of a type is written, for who wrote something else."""
+    tables = [t for t in _parts(kind) if isinstance(t, type) and issubclass(t, Config)]
+    keys = [f.encode_name for t in tables[:1] for f in msgspec.structs.fields(t)]
+    return f"{{ key = ... }}, keys: {listed(keys)}" if keys else '{ "name" = value }'
+
+
+def _parts(kind: Any) -> list[Any]:
+    """Return the types that a type allows, through Annotated and unions."""
+    if typing.get_origin(kind) is Annotated:
+        return _parts(typing.get_args(kind)[0])
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return [part for option in typing.get_args(kind) for part in _parts(option)]
+    return [kind]
 
 
 def _words(kind: Any) -> list[Any]:
@@ -179,7 +198,16 @@ def _words(kind: Any) -> list[Any]:
 
 
 def _tidy(text: str) -> str:
-    return text.replace("`", "").replace(" - at $", "")
+    """Return msgspec's text in TOML's words."""
+    for told, meant in (
+        ("`", ""),
+        (" - at $", ""),
+        (" | null", ""),
+        ("Expected object", "Expected table"),
+        ("Expected array", "Expected list"),
+    ):
+        text = text.replace(told, meant)
+    return text
 
 
 def _help(kind: Any) -> str:

@@ -29,7 +29,13 @@ class RunFolder:
     def __init__(self, path: Path, *, resumed: bool):
         self.path = path.resolve()
         self.resumed = resumed
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(
+                f"the run's folder {self.path} cannot be made: {error.strerror}. "
+                "--runs says where runs go"
+            ) from None
         self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,7 +1,8 @@
 """The record of a run: metrics.jsonl, events.jsonl, and who was busy when.
 
-One writer, the head. Rows are lines of JSON, flushed as they come, so that a killed run leaves
-whole lines. Knows nothing of what the rows mean. Views and reports read `Busy` and the files.
+One writer, the head. Rows are lines of JSON, written as they come, so that a killed run leaves
+whole lines. While the disk is full they wait in memory: the run goes on. Knows nothing of what the
+rows mean. Views and reports read `Busy` and the files.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 Row = dict[str, Any]
 HOP_S = 0.002
 MAX_SPANS = 20_000
+MAX_WAITING = 4 * 2**20  # bytes of rows that wait for room on the disk; later ones are lost
 
 
 class Busy:
@@ -93,12 +95,48 @@ def both(
     return out
 
 
+class Lines:
+    """One file of lines. What cannot be written now waits, and is tried with the next line."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.trouble: OSError | None = None
+        self._file = path.open("ab", buffering=0)
+        self._waiting = b"" if _ends_whole(path) else b"\n"
+
+    def write(self, line: bytes) -> None:
+        """Write a line, or keep it."""
+        if len(self._waiting) + len(line) <= MAX_WAITING:
+            self._waiting += line
+        try:
+            while self._waiting:
+                written = self._file.write(self._waiting)
+                self._waiting = self._waiting[written or 0 :]
+            self.trouble = None
+        except OSError as error:
+            self.trouble = error
+
+    def close(self) -> None:
+        """Try what waits once more, then close."""
+        self.write(b"")
+        self._file.close()
+
+
+def _ends_whole(path: Path) -> bool:
+    """Return False after a killed writer's torn line, which must not swallow the next one."""
+    with path.open("rb") as file:
+        if file.seek(0, 2) == 0:
+            return True
+        file.seek(-1, 2)
+        return file.read(1) == b"\n"
+
+
 class Record:
     """Writes the rows of a run and hands them to whoever watches."""
 
     def __init__(self, folder: Path, started_s: float, attempt: int):
-        self._files: dict[str, TextIO] = {
-            kind: (folder / f"{name}.jsonl").open("a", encoding="utf-8")
+        self._files: dict[str, Lines] = {
+            kind: Lines(folder / f"{name}.jsonl")
             for kind, name in (("metrics", "metrics"), ("event", "events"))
         }
         self.started_s = started_s
@@ -116,10 +154,22 @@ class Record:
         }
         file = self._files.get(kind)
         if file is not None:
-            file.write(json.dumps(full) + "\n")
-            file.flush()
+            before = file.trouble
+            file.write(json.dumps(full).encode() + b"\n")
+            if file.trouble is not None and before is None:
+                self._tell(
+                    f"{file.path} cannot be written ({file.trouble.strerror}): free some space; "
+                    "its rows wait in memory",
+                    full["time_s"],
+                )
         for watcher in self.watchers:
             watcher(kind, full)
+
+    def _tell(self, text: str, time_s: float) -> None:
+        """Tell whoever watches, though it cannot be written."""
+        row = {"time_s": time_s, "attempt": self._attempt, "actor": "head/0", "text": text}
+        for watcher in list(self.watchers):
+            watcher("event", row)
 
     def close(self) -> None:
         """Close the files."""

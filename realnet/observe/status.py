@@ -64,7 +64,7 @@ def read_status(folder: Path) -> RunStatus:
     except msgspec.DecodeError as error:
         raise RunFolderError(f"{path} is damaged: {error}") from None
     if not status.end and not _alive(status.pid):
-        status.end = f"its head (pid {status.pid}) is gone without a last word"
+        status.end = f"its head (pid {status.pid}) is gone without a last word; go on with --resume"
     return status
 
 

@@ -92,6 +92,8 @@ class View:
 
     def _roles(self) -> Table:
         table = Table(box=None, pad_edge=False, show_header=False)
+        for _ in range(3):
+            table.add_column(no_wrap=True)  # a line for each role: a short terminal shows them all
         if self.head is None:
             return table
         for name, status in self.head.status.items():
@@ -99,5 +101,8 @@ class View:
             for actor in sorted(status.doing) or [name]:
                 waits = status.waits.get(actor, ())
                 wait = f"waits {waits[0][1]:.0f}s for {waits[0][0]}" if waits else ""
-                table.add_row(actor, state, status.doing.get(actor, ""), Text(wait, style="dim"))
+                doing = status.doing.get(actor, "")
+                if state != "up":
+                    doing = f"{state}: {doing}" if doing else state
+                table.add_row(actor, Text(doing), Text(wait, style="dim"))
         return table

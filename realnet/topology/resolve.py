@@ -212,11 +212,17 @@ def _read_shared(roles: _Roles, policies: Mapping[str, Any]) -> dict[str, dict[s
         if record.table == "policy":
             entries = dict(policies)
             if not entries:
-                problems.append(f"{roles.source.path.name}: [policy] is missing")
+                problems.append(
+                    f"{roles.source.path.name}: [policy] is missing: the model, tokenizer, "
+                    "context, batch and group that the roles agree on"
+                )
         elif record.many:
             entries = dict(roles.source.tables.get(record.table, {}))
             if not entries:
-                problems.append(f"{roles.source.path.name}: no [{record.table}.X]")
+                problems.append(
+                    f"{roles.source.path.name}: no [{record.table}.X]: write one or more tables "
+                    f"[{record.table}.NAME]"
+                )
         else:
             entries = {"": roles.source.tables.get(record.table, {})}
         for name, table in entries.items():

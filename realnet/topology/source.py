@@ -60,6 +60,12 @@ class Source:
         return f"{file}: [{dotted}]"
 
 
+def all_shipped() -> list[str]:
+    """Return the names of the topologies that ship with realnet."""
+    folder = Path(str(resources.files("realnet") / "topologies"))
+    return sorted(p.stem for p in folder.glob("*.toml"))
+
+
 def shipped(name: str) -> Path | None:
     """Return the path of a topology that ships with realnet, or None."""
     folder = Path(str(resources.files("realnet") / "topologies"))
@@ -77,7 +83,10 @@ def read_source(path: Path, overrides: Sequence[str] = ()) -> Source:
     if not path.is_file():
         known = shipped(str(path))
         if known is None:
-            raise ConfigError(f"{path}: no such topology file.{_beside(path)}")
+            raise ConfigError(
+                f"{path}: no such topology file.{_beside(path, all_shipped())} "
+                f"With realnet come: {listed(all_shipped())}"
+            )
         path = known
     merged: dict[str, Any] = {}
     origin: dict[str, str] = {}
@@ -87,12 +96,17 @@ def read_source(path: Path, overrides: Sequence[str] = ()) -> Source:
         _override(merged, override, origin)
     _copy_siblings(merged, origin, path.name)
     title = str(merged.pop("title", path.stem))
+    if "/" in title or not title.strip(". "):
+        raise ConfigError(
+            f"{origin.get('title', path.name)}: title = {title!r}: the run's folder is named after "
+            "it, so it is a name without /"
+        )
     return Source(path.resolve(), title, merged, origin)
 
 
-def _beside(path: Path) -> str:
+def _beside(path: Path, more: Sequence[str] = ()) -> str:
     folder = path.parent if path.parent.is_dir() else Path()
-    return nearest(path.name, [p.name for p in folder.glob("*.toml")])
+    return nearest(path.name, [*more, *(p.name for p in folder.glob("*.toml"))])
 
 
 def _lineage(path: Path, depth: int) -> list[tuple[Path, dict[str, Any]]]:
@@ -119,7 +133,7 @@ def _lineage(path: Path, depth: int) -> list[tuple[Path, dict[str, Any]]]:
     if found is None or found.resolve() == path:
         raise ConfigError(
             f'{path.name}: extends = "{parent}": no file of that name beside it, and no topology '
-            "that ships with realnet"
+            f"that ships with realnet.{_beside(beside, all_shipped())}"
         )
     return [*_lineage(found.resolve(), depth + 1), (path, tables)]
 
@@ -168,7 +182,10 @@ def _override(tables: dict[str, Any], text: str, origin: dict[str, str]) -> None
     path, equals, value = text.partition("=")
     keys = path.strip().split(".")
     if not equals or len(keys) < 2 or keys[0] not in TOP:
-        raise ConfigError(f"--set {text}: write table.key=value, for example run.until.steps=5")
+        hint = f" Did you mean roles.{text}?" if keys[0] in tables.get("roles", {}) else ""
+        raise ConfigError(
+            f"--set {text}: write table.key=value, for example run.until.steps=5.{hint}"
+        )
     try:
         parsed = tomllib.loads(f"v = {value}")["v"]
     except tomllib.TOMLDecodeError:

@@ -105,7 +105,7 @@ class RLView(View):
         yield "reward", f"{words.short(number(last, 'reward'))} {words.spark(rewards)}"
         for task in rows.tasks():
             shares = [m.share for m in rows.measured(task)]
-            yield f"{task} pass@1", f"{shares[-1]:.2f} {words.spark(shares, low=0.0)}"
+            yield task, f"{shares[-1]:.2f} {words.spark(shares, low=0.0)}"
         yield "entropy", words.short(number(last, "entropy"))
         yield "KL", words.short(sign(last, "kl"))
         weights = words.short(sign(last, "weight_max"))
@@ -118,7 +118,7 @@ class RLView(View):
         ages = [number(last, f"age_{age}") or 0.0 for age in rows.ages()]
         if ages:
             bars = "".join(words.spark([0.0, share, 1.0])[1] for share in ages)
-            yield "token ages", f"{bars} ({words.percent(older(last))} older than 0)"
+            yield "token ages", f"{bars} {words.percent(older(last))} old"
         speed = rows.tokens_per_s()
         if speed is not None:
             yield "generated", f"{words.short(speed)} tokens/s"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from realnet import Actor, Ask, Delivery, Inlet, StateOut, doc, handles
 from realnet.config import Shared
-from realnet.errors import CheckpointError
+from realnet.errors import CheckpointError, ConfigError
 from realnet.message import Nothing
 from realnet.roles.journal import Journal, JournalFull
 from realnet.roles.ledger import IllegalMove
@@ -83,6 +83,11 @@ class Trainer(Actor[TrainerConfig]):
     def check(cls, config: TrainerConfig, shared: dict[type[Shared], Any], base: Path) -> None:
         """Refuse a policy that cannot be built, and a warm start without demonstrations."""
         check_policy(shared[Policy], base)
+        if shared[Policy].group < 2:
+            raise ConfigError(
+                "[policy].group = 1: the answers of a group are compared with each other, and one "
+                "alone teaches nothing: write 2 or more"
+            )
         if config.warm_start.steps:
             demonstrations(shared[Task])
 
@@ -93,6 +98,7 @@ class Trainer(Actor[TrainerConfig]):
         self._ready, self._bell = asyncio.Event(), asyncio.Event()
         self._stepping = asyncio.Lock()  # held from the choice of a batch until it is trained
         self._draining = self._finished = False
+        self._full_told_s = -_PAUSE_S
         self._asides = 0
         self._policy, self._schedule = self.one(Policy), self.one(Schedule)
         name = self.policy_name or _ONLY
@@ -366,6 +372,9 @@ class Trainer(Actor[TrainerConfig]):
             self.event(f"ticket {ticket} set aside: {reason}{more}", ticket=ticket)
 
     async def _disk_full(self, error: JournalFull) -> None:
-        self.event(f"{error}; trying again every {_PAUSE_S:g} s")
+        now_s = self.clock.now()
+        if now_s >= self._full_told_s + _PAUSE_S:  # many records may wait for the same room
+            self._full_told_s = now_s
+            self.event(f"{error}; trying again every {_PAUSE_S:g} s")
         async with self.waiting("space on the disk for the journal"):
             await self.clock.sleep(_PAUSE_S)

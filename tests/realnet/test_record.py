@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,40 @@ def test_rows_are_lines_and_a_torn_last_one_is_left_out(tmp_path: Path) -> None:
     assert rows == [{"time_s": 1.5, "attempt": 2, "actor": "a/0", "text": "hello"}]
     assert seen == [("event", "hello"), ("metrics", "")]
     assert read_rows(tmp_path / "nothing.jsonl") == []
+
+
+def test_a_torn_line_does_not_swallow_the_first_of_the_next_attempt(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_text('{"text": "to')
+    record = Record(tmp_path, 0.0, 2)
+    record.write("a/0", "event", 1.0, {"text": "hello"})
+    record.close()
+    assert [row["text"] for row in read_rows(tmp_path / "events.jsonl")] == ["hello"]
+
+
+def test_on_a_full_disk_rows_wait_and_the_run_goes_on(tmp_path: Path) -> None:
+    record = Record(tmp_path, 0.0, 1)
+    seen: list[str] = []
+    record.watchers.append(lambda kind, row: seen.append(row["text"]))
+    lines = record._files["event"]
+    real, room = lines._file, [5]
+
+    class Full:
+        def write(self, data: bytes) -> int:
+            if not room[0]:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            cut, room[0] = data[: room[0]], 0
+            return real.write(cut)
+
+    lines._file = Full()  # type: ignore[assignment]
+    record.write("a/0", "event", 1.0, {"text": "one"})
+    record.write("a/0", "event", 2.0, {"text": "two"})
+    assert "No space left on device" in seen[0]
+    assert seen[1:] == ["one", "two"]
+    lines._file = real
+    record.write("a/0", "event", 3.0, {"text": "three"})
+    record.close()
+    rows = read_rows(tmp_path / "events.jsonl")
+    assert [row["text"] for row in rows] == ["one", "two", "three"]
 
 
 def test_overlaps() -> None:

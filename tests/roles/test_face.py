@@ -311,7 +311,7 @@ def test_in_a_terminal_vital_signs_warnings_and_roles_are_shown() -> None:
     scene.view.stop()
     for expected in (
         "step 5/20",
-        "sums pass@1",
+        "sums",
         "0.60 ▃█",
         "max 2.50, ESS 90 %",
         "1.5",
