@@ -191,8 +191,11 @@ class Node:
             return
         known = slot in self._peers or packet.to.startswith(("head/", "@"))
         if not known or (isinstance(packet.op, _NEEDS_UP) and slot not in self._up):
-            early = self._early.setdefault(slot, deque(maxlen=MAX_EARLY))
-            early.append((packet, frames))
+            early = self._early.setdefault(slot, deque())
+            if len(early) < MAX_EARLY:
+                early.append((packet, frames))
+            else:
+                self.told(WireError(f"dropped what {slot} sends: nobody here was told of it yet"))
             return
         cell = self.cells.get(packet.to)
         if cell is not None:

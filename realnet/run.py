@@ -123,7 +123,8 @@ async def run_plan(plan: Plan, folder: RunFolder, view: View, *, inline: bool = 
         reporter.write(ended)
         view.stop()
         await cell.end(graceful=False)
-        _write_busy(record, folder.path, started_s)
+        with contextlib.suppress(OSError):  # a full disk costs the report its overlap, no more
+            _write_busy(record, folder.path, started_s)
         record.close()
         node.closed = True
         node.transport.close(0.2)
@@ -134,10 +135,10 @@ async def run_plan(plan: Plan, folder: RunFolder, view: View, *, inline: bool = 
 
 def _open_transport(plan: Plan, folder: RunFolder) -> tuple[Transport, Callable[[str], int] | None]:
     """Return the head's transport, and what opens the secret of a slot if processes have keys."""
-    from realnet.transport.opening import KEYS, open_transport
+    from realnet.transport.opening import open_transport
     from realnet.transport.security import make_keys, open_secret
 
-    name, keys = HEAD_SLOT.partition("~")[0], folder.path / KEYS
+    name, keys = HEAD_SLOT.partition("~")[0], folder.path / "keys"
     secure = plan.run["security"] == "curve"
     if secure:
         make_keys(keys, [name, *(s.name for s in plan.slots)])

@@ -12,8 +12,6 @@ from typing import Any
 from realnet.transport.security import read_keys
 from realnet.transport.zmq import ZmqTransport, ipc_endpoint, tcp_endpoint
 
-KEYS = "keys"
-
 
 def open_transport(
     run: Mapping[str, Any],
@@ -27,7 +25,7 @@ def open_transport(
 
     Raises SecurityError when the keys in the run's folder are not as they must be.
     """
-    keys = read_keys(folder / KEYS, slot, secret) if run["security"] == "curve" else None
+    keys = read_keys(folder / "keys", slot, secret) if run["security"] == "curve" else None
     if run["transport"] == "tcp":
         return ZmqTransport(tcp_endpoint(str(run["host"])), keys)
     return ZmqTransport(ipc_endpoint(sockets, f"{slot.replace('/', '.')}.{incarnation}"), keys)
