@@ -102,7 +102,9 @@ class View:
                 waits = status.waits.get(actor, ())
                 wait = f"waits {waits[0][1]:.0f}s for {waits[0][0]}" if waits else ""
                 doing = status.doing.get(actor, "")
-                if state != "up":
-                    doing = f"{state}: {doing}" if doing else state
+                if not doing:
+                    doing = state
+                elif state != "up":
+                    doing = f"{state}: {doing}"
                 table.add_row(actor, Text(doing), Text(wait, style="dim"))
         return table
