@@ -207,12 +207,13 @@ async def _story(
             wrong.append(f"the run ended badly: {text}")
         await trouble
         oracle.crashes.clear()
+        lossy = simulation.network.weather.loss > 0
         simulation.network.weather = simulation.network.weather._replace(loss=0.0)
         while not _quiet(simulation):  # noqa: ASYNC110 (polling costs no time here)
             await asyncio.sleep(0.1)
         await asyncio.sleep(max(0.0, simulation.network.rest_s - simulation.loop.time()))
-        # What was lost last is asked after by a probe.
-        await asyncio.sleep(SETTLE_S + (PROBE_S + 1.0 if scenario.weather.loss else 0.0))
+        # What was lost last is asked after by a probe only.
+        await asyncio.sleep(SETTLE_S + (PROBE_S + 1.0 if lossy else 0.0))
         _look(simulation)
     asked_s = simulation.loop.time()
     clean = await simulation.stop()
