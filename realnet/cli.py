@@ -22,6 +22,7 @@ from realnet.topology import Plan, Source, read_plan, read_source, resolve
 from realnet.topology.kinds import load_object
 
 EXIT_CONFIG = 2
+EXIT_INTERRUPTED = 130
 _THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 _file = click.argument("topology", type=click.Path(path_type=Path))
@@ -183,6 +184,8 @@ def _run(
         made = resolve(source, path.name)
     folder = RunFolder(path, resumed=resume)
     view = _view(made)
+    where = "" if runs == RUNS else f" --runs {runs}"
+    again = f"go on with: realnet run {topology} --resume --name {path.name}{where}"
     try:
         view.say(f"{path}  ({'resumed, ' if resume else ''}attempt {folder.attempt})")
         (folder.path / "topology.toml").write_text(_resolved(source), encoding="utf-8")
@@ -199,9 +202,12 @@ def _run(
         if outcome.code == 1:
             view.say(f"logs: {os.path.relpath(folder.logs)}")
         if outcome.code:
-            where = "" if runs == RUNS else f" --runs {runs}"
-            view.say(f"go on with: realnet run {topology} --resume --name {path.name}{where}")
+            view.say(again)
         return outcome.code
+    except KeyboardInterrupt:  # while nothing of the run is left but this process
+        view.stop()
+        view.say(f"ended: asked to stop\n{again}")
+        return EXIT_INTERRUPTED
     finally:
         folder.close()
 

@@ -172,7 +172,10 @@ async def _watch(head: Head, view: View, reporter: StatusReporter) -> Outcome:
             stopping.cancel()
             await asyncio.gather(stopping, return_exceptions=True)
             await head.stop_all(graceful=False)
-            outcome = Outcome(INTERRUPTED, "stopped at once: asked a second time")
+            why = "asked a second time"
+            if outcome.code == 0:  # it was finishing by itself, so this was the first time
+                why = f"{outcome.text}, but its last work was cut short: asked to stop"
+            outcome = Outcome(INTERRUPTED, f"stopped at once: {why}")
         else:
             stopping.result()
             if head.troubles:

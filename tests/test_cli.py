@@ -67,6 +67,18 @@ def test_without_runs(tmp_path: Path) -> None:
         assert "there are no runs under" in told(verb, "--runs", str(tmp_path)).output
 
 
+def test_an_impatient_ctrl_c_still_tells_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def impatient(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("realnet.run.run_plan", impatient)
+    result = told("run", DEMO, "--runs", str(tmp_path))
+    assert result.exit_code == 130
+    assert f"--resume --name demo --runs {tmp_path}" in result.output.replace("\n", "")
+
+
 def test_a_folder_for_runs_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     result = told("run", DEMO, "--runs", str(tmp_path / "file" / "runs"))
