@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import typing
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from realnet.message import Message, Request, StreamRequest
@@ -175,9 +175,14 @@ def declared_ports(cls: type) -> dict[str, Port]:
     return ports
 
 
-@functools.cache  # reading hints costs more than the rest of making an actor
 def declared_handlers(cls: type) -> dict[type[Message], str]:
     """Return request type -> method name for every `@handles` method of a role class."""
+    known: Hashable = cls  # a class always is; mypy is not sure of a generic one
+    return _declared_handlers(known)
+
+
+@functools.cache  # reading hints costs more than the rest of making an actor
+def _declared_handlers(cls: Any) -> dict[type[Message], str]:
     handlers: dict[type[Message], str] = {}
     for name in dir(cls):
         method = getattr(cls, name, None)

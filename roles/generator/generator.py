@@ -25,7 +25,6 @@ from realnet.roles.models.check import check_policy
 from realnet.roles.models.reference import load_tokenizer
 from realnet.roles.weights import WeightReader, WeightsDamaged, WeightsGone, tensors
 
-
 _AGAIN_S = 0.5  # until a version that could not be copied is tried again
 
 
