@@ -67,7 +67,7 @@ class LiveStateIn(LivePort, Generic[M]):
         """Return the next value that this task has not seen by `get` or `changed`."""
         seen = self._seen.setdefault(asyncio.current_task(), self._changes)
         while self._changes == seen:
-            await self._next(f"a new {self.name}")
+            await self._next(f"news of {self.name}")
         self._seen[asyncio.current_task()] = self._changes
         return cast(M, self.value)
 

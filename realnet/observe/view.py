@@ -92,10 +92,12 @@ class View:
 
     def _roles(self) -> Table:
         table = Table(box=None, pad_edge=False, show_header=False)
-        for _ in range(3):
-            table.add_column(no_wrap=True)  # a line for each role: a short terminal shows them all
         if self.head is None:
             return table
+        for _ in range(3):
+            table.add_column(no_wrap=True)  # a line for each role: a short terminal shows them all
+        names = (len(a) for name, s in self.head.status.items() for a in (name, *s.doing))
+        table.columns[0].min_width = max(names, default=0)
         for name, status in self.head.status.items():
             state = self.head.supervisor.slots[name].state
             for actor in sorted(status.doing) or [name]:
