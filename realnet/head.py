@@ -113,6 +113,18 @@ class Head(Actor[HeadConfig]):
         self._apply(self.supervisor.start(self.clock.now()))
         self.spawn(self._tick(), name="tick")
 
+    async def everybody_up(self, limit_s: float) -> None:
+        """Wait for those that are being started: a run that ended well has its last work done by
+        all, whoever died a moment before the end or was not there yet when it came.
+        """
+        until_s = self.clock.now() + limit_s
+        while self.clock.now() < until_s and any(
+            slot.state in ("starting", "joined", "beginning")
+            or (slot.state == "down" and slot.restart_at_s is not None)
+            for slot in self.supervisor.slots.values()
+        ):
+            await self.clock.sleep(TICK_S)
+
     async def stop_all(self, graceful: bool, budget_s: float | None = None) -> bool:
         """Stop every role stage by stage, then every process. True if all ended by themselves.
 

@@ -42,6 +42,7 @@ from realnet.transport.memory import MemoryNetwork
 
 VIEW_S = 0.5
 INTERRUPTED = 130
+UP_S = 60.0  # how long the last work waits for a role that is being started
 
 
 class StatusReporter:
@@ -162,9 +163,8 @@ async def _watch(head: Head, view: View, reporter: StatusReporter) -> Outcome:
         graceful, outcome = _what_now(head, asked)
         head.say(outcome.text if not graceful else f"stopping: {outcome.text}")
         asked = asked if not asked.done() else asyncio.ensure_future(signals.get())
-        # A run that ended well may finish its last work; one that was asked to stop may not.
-        budget_s = float(head.plan.run["closing"]) if outcome.code == 0 else None
-        stopping = asyncio.ensure_future(head.stop_all(graceful, budget_s))
+        well = graceful and outcome.code == 0
+        stopping = asyncio.ensure_future(_close(head) if well else head.stop_all(graceful))
         tasks += [asked, stopping]
         either = {asked, stopping}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -191,6 +191,12 @@ async def _watch(head: Head, view: View, reporter: StatusReporter) -> Outcome:
         await asyncio.gather(*tasks, return_exceptions=True)
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
+
+
+async def _close(head: Head) -> bool:
+    """A run that ended well may finish its last work; one that was asked to stop may not."""
+    await head.everybody_up(UP_S)
+    return await head.stop_all(True, float(head.plan.run["closing"]))
 
 
 def _what_now(head: Head, asked: asyncio.Future[signal.Signals]) -> tuple[bool, Outcome]:

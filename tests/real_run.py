@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,10 +99,13 @@ class RealRun:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still going after {budget_s} s:\n{self.output()}") from None
 
-    def end(self) -> None:
+    def end(self, *, sweep: bool = True) -> None:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
         end_s = time.monotonic() + 5
         while self.members() and time.monotonic() < end_s:
             time.sleep(0.02)  # the kernel is ending them
+        note = self.folder / ".sockets"  # a head that a test killed leaves its sockets
+        if sweep and note.is_file():
+            shutil.rmtree(note.read_text().strip(), ignore_errors=True)

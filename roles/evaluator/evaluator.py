@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,6 +47,7 @@ from realnet.roles.tasks import (
 
 _TRIES = 4
 _PAUSE_S = 0.5
+_FIRST_STATUS_S = 3.0
 
 
 class EvaluatorConfig(Config):
@@ -129,20 +131,27 @@ class Evaluator(Actor[EvaluatorConfig]):
 
     async def drain(self) -> None:
         """When the run came to its end, let the last version be measured; not when interrupted."""
+        # A run that is resumed at its very end is over before the first status has come.
+        await self._within(self.status.get(), _FIRST_STATUS_S)
         status = self.status.value
         if status is None or not status.finished:
             return
         self._news.set()
-        ended = asyncio.ensure_future(self._ended.wait())
-        limit = asyncio.ensure_future(self.clock.sleep(self.config.last))
-        await asyncio.wait({ended, limit}, return_when=asyncio.FIRST_COMPLETED)
-        if not ended.done():
+        if not await self._within(self._ended.wait(), self.config.last):
             self.event(
                 f"the last version was not measured within {self.config.last:.0f} s "
                 "([roles.evaluator] last)"
             )
-        for wait in (ended, limit):
+
+    async def _within(self, work: Coroutine[Any, Any, Any], limit_s: float) -> bool:
+        """Wait for something, but not for ever; tell whether it came."""
+        came = asyncio.ensure_future(work)
+        limit = asyncio.ensure_future(self.clock.sleep(limit_s))
+        await asyncio.wait({came, limit}, return_when=asyncio.FIRST_COMPLETED)
+        done = came.done()
+        for wait in (came, limit):
             wait.cancel()
+        return done
 
     async def _follow(self, state: Any) -> None:
         await state.get()

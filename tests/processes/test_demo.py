@@ -87,6 +87,11 @@ def test_interrupt_and_resume_go_on_where_it_was(start: Start) -> None:
     assert after == list(range(before[-1] + 1, 31))  # no step twice, none skipped
     assert ledger(again)["trained"] == 30 * 32
     assert sorted(p.name for p in (again.folder / "attempts").iterdir()) == ["1", "2", "latest"]
+    over = start(DEMO, *SHORT, "--resume")  # nothing is left to train: it is measured once more
+    assert over.wait() == 0, over.output()
+    assert trained_steps(over)[len(before) :] == after
+    assert over.rows()[-1]["step"] == 30
+    assert "eval/addz_test/pass@1" in over.rows()[-1]
 
 
 @pytest.mark.timeout(240)
@@ -96,8 +101,9 @@ def test_a_killed_head_is_resumed(start: Start) -> None:
     sockets = Path((run.folder / ".sockets").read_text())
     run.process.kill()
     run.process.wait()
-    run.end()
+    run.end(sweep=False)
     assert not run.members()
+    assert sockets.exists()
     again = start(DEMO, *SHORT, "--resume")
     again.until(lambda: not sockets.exists())
     assert again.wait() == 0, again.output()
