@@ -66,7 +66,8 @@ def test_like_copies_a_sibling_and_false_removes(folder: Path) -> None:
     text = '[roles.helper2]\nlike = "helper"\nfactor = 4\n[wires]\nhelp = "worker -> helper2"\n'
     plan = made(folder, text)
     assert plan.roles["helper2"].config["factor"] == 4
-    assert "no role here is its other end" in refused(folder, "[wires]\nlevel = false\n")
+    left = refused(folder, "[wires]\nlevel = false\n")
+    assert "base.toml: [roles.source]: its port level follows Level, and no role here is" in left
 
 
 def test_place_puts_a_role_into_anothers_processes(folder: Path) -> None:
