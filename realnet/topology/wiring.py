@@ -158,8 +158,8 @@ def _open_ends(roles: Mapping[str, Ends], wires: list[WirePlan]) -> list[str]:
             names = ", ".join(t.__name__ for t in port.types)
             other = _who_would_fit(port)
             problems.append(
-                f"[roles.{role.name}]: its port {port.name} {verb} {names}, and no role here is its "
-                "other end. "
+                f"[roles.{role.name}]: its port {port.name} {verb} {names}, and no role here is "
+                "its other end. "
                 + (f"Is a role missing? {other}" if other else "Wire it, or leave the role out.")
             )
     return problems
