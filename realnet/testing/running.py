@@ -15,7 +15,6 @@ from typing import Any
 
 from rich.console import Console
 
-from realnet.actor import Actor
 from realnet.address import parse_address
 from realnet.control import HEAD, HEAD_SLOT
 from realnet.head import Head, HeadConfig
@@ -54,8 +53,9 @@ class Running:
         raise LookupError(f"{name} is not running")
 
     def is_up(self, slot: str) -> bool:
-        """Tell whether a slot's actors are up."""
-        return self.head.supervisor.slots[slot].state == "up"
+        """Tell whether a slot's actors are up. The head hears of a death a few turns later."""
+        known = self.head.supervisor.slots[slot].state == "up"
+        return known and slot in self.launcher.alive()
 
     def kill(self, slot: str) -> None:
         """Drop a slot in the middle of what it does, as SIGKILL would."""
@@ -78,9 +78,7 @@ class Running:
 
 
 @asynccontextmanager
-async def running(
-    text: str, folder: Path, *, restart_at_once: bool = True
-) -> AsyncIterator[Running]:
+async def running(text: str, folder: Path) -> AsyncIterator[Running]:
     """Run a topology given as text until the block ends; then stop it in order."""
     plan = plan_of(text, folder)
     run_folder = folder / "run"
@@ -115,4 +113,4 @@ def quiet_view() -> View:
     return View(Console(file=io.StringIO()))
 
 
-__all__ = ["Actor", "Running", "plan_of", "quiet_view", "running"]
+__all__ = ["Running", "plan_of", "quiet_view", "running"]

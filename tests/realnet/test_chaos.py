@@ -61,7 +61,6 @@ async def test_random_deaths(seed: int | None, tmp_path: Path) -> None:
                 deaths += slot in run.launcher.alive()
                 run.kill(slot)
         assert deaths >= 5
-        await asyncio.sleep(0)  # a death is told on the next turn
         await run.until(lambda: all(run.is_up(s) for s in run.head.supervisor.slots))
         await run.until(lambda: source.sent == NUM and source.numbers.leased == 0)
         assert sinks.got() == set(range(NUM)) - {13}
