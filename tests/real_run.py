@@ -69,14 +69,27 @@ class RealRun:
         return found
 
     def workers(self) -> set[int]:
-        """Reward workers anywhere below this run's processes."""
+        """The reward workers that this run's processes have started."""
+        members = set(self.members().values())
         found = set()
-        for entry in Path("/proc").iterdir():
+        for pid in members:
+            for task in Path(f"/proc/{pid}/task").glob("*/children"):
+                try:
+                    found |= {int(child) for child in task.read_text().split()}
+                except OSError:  # it ended while we looked
+                    continue
+        return self.alive(found)
+
+    def alive(self, workers: set[int]) -> set[int]:
+        """Those of these reward workers that have not ended."""
+        found = set()
+        for pid in workers:
             try:
-                if entry.name.isdigit() and b"rewards.worker" in (entry / "cmdline").read_bytes():
-                    found.add(int(entry.name))
+                words = Path(f"/proc/{pid}/cmdline").read_bytes()
             except OSError:
                 continue
+            if b"rewards.worker" in words:
+                found.add(pid)
         return found
 
     def kill(self, slot: str, number: signal.Signals = signal.SIGKILL) -> int:
@@ -109,3 +122,8 @@ class RealRun:
         note = self.folder / ".sockets"  # a head that a test killed leaves its sockets
         if sweep and note.is_file():
             shutil.rmtree(note.read_text().strip(), ignore_errors=True)
+
+
+def ready(run: RealRun) -> bool:
+    """Tell whether work has come through the pipeline of `realnet/pipeline.py`."""
+    return any("100 squares" in e for e in run.events())

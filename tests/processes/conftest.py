@@ -1,4 +1,4 @@
-"""The `start` fixture: real runs in tmp_path, and nothing left of them."""
+"""Real runs in tmp_path, nothing left of them, and a small network to run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from real_run import RealRun
+from small_net import topology as small_net
 
 
 @pytest.fixture
@@ -24,3 +25,11 @@ def start(tmp_path: Path) -> Iterator[Callable[..., RealRun]]:
         run.end()
     left = {slot: pid for run in runs for slot, pid in run.members().items()}
     assert not left, f"processes left behind: {left}"
+
+
+@pytest.fixture
+def topology(tmp_path: Path) -> Path:
+    """The small network that is not RL, with work that never ends."""
+    path = tmp_path / "net.toml"
+    path.write_text(small_net(tmp_path, num=100_000_000, workers=2))
+    return path

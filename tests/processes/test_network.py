@@ -3,30 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import stat
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-from real_run import RealRun
-
-PIPELINE = Path(__file__).parent.parent / "realnet" / "pipeline.py"
-
-
-@pytest.fixture
-def topology(tmp_path: Path) -> Path:
-    shutil.copy(PIPELINE, tmp_path / "pipeline.py")
-    text = PIPELINE.read_text()
-    base = text[text.index('TOPOLOGY = """') + 14 :].partition('"""')[0]
-    path = tmp_path / "net.toml"
-    path.write_text(base.format(num=100_000_000, workers=2))
-    return path
-
-
-def ready(run: RealRun) -> bool:
-    return any("100 squares" in e for e in run.events())
+from real_run import RealRun, ready
 
 
 def test_kill_hang_and_interrupt(start: Callable[..., RealRun], topology: Path) -> None:

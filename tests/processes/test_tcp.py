@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import stat
 import subprocess
@@ -12,27 +11,12 @@ from pathlib import Path
 
 import pytest
 import zmq
-from real_run import RealRun
+from real_run import RealRun, ready
 
 from realnet import wire
 from realnet.codec import Codec
 
-PIPELINE = Path(__file__).parent.parent / "realnet" / "pipeline.py"
 TCP = ("--set", 'run.transport="tcp"')
-
-
-@pytest.fixture
-def topology(tmp_path: Path) -> Path:
-    shutil.copy(PIPELINE, tmp_path / "pipeline.py")
-    text = PIPELINE.read_text()
-    base = text[text.index('TOPOLOGY = """') + 14 :].partition('"""')[0]
-    path = tmp_path / "net.toml"
-    path.write_text(base.format(num=100_000_000, workers=2))
-    return path
-
-
-def ready(run: RealRun) -> bool:
-    return any("100 squares" in e for e in run.events())
 
 
 def squares(run: RealRun) -> int:
