@@ -25,7 +25,6 @@ from realnet.roles.messages import (
     Delta,
     Generate,
     GroupClosed,
-    Policy,
     Rollout,
     Rollouts,
     SampleKey,
@@ -34,6 +33,7 @@ from realnet.roles.messages import (
     Ticket,
 )
 from realnet.roles.models.reference import load_tokenizer
+from realnet.roles.tables import Policy
 
 TRIES = 3  # deliveries of a ticket before it is set aside: its drivers died each time
 

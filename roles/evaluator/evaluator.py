@@ -26,15 +26,13 @@ from realnet.roles.messages import (
     Announced,
     Attempt,
     Judge,
-    Policy,
     PolicyStatus,
-    Schedule,
     Scored,
-    Task,
     Ticket,
     TicketKey,
     Version,
 )
+from realnet.roles.tables import Policy, Schedule, Task
 from realnet.roles.tasks import (
     CannotAsk,
     Dataset,

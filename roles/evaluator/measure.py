@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from realnet.roles.messages import Rollout, Scored, Task, Version
+from realnet.roles.messages import Rollout, Scored, Version
+from realnet.roles.tables import Task
 from realnet.roles.tasks import Problem
 
 _TEXT_CHARS = 4000

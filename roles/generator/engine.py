@@ -15,7 +15,8 @@ import numpy as np
 
 from realnet.config import Config, doc
 from realnet.errors import ConfigError
-from realnet.roles.messages import Delta, Generate, Policy, Version
+from realnet.roles.messages import Delta, Generate, Version
+from realnet.roles.tables import Policy
 
 
 class FakeConfig(Config):

@@ -20,9 +20,10 @@ from realnet.config import Seconds, Shared
 from realnet.errors import RealnetError
 from realnet.roles.generator.engine import Engine, EngineConfig, check_device, make_engine
 from realnet.roles.generator.lane import Lane
-from realnet.roles.messages import Announced, Delta, Generate, Held, Policy, Version
+from realnet.roles.messages import Announced, Delta, Generate, Held, Version
 from realnet.roles.models.check import check_policy
 from realnet.roles.models.reference import load_tokenizer
+from realnet.roles.tables import Policy
 from realnet.roles.weights import WeightReader, WeightsDamaged, WeightsGone, tensors
 
 _AGAIN_S = 0.5  # until a version that could not be copied is tried again

@@ -25,8 +25,9 @@ from realnet.roles.generator.engine import EngineConfig
 from realnet.roles.generator.kv_cache import KVCache
 from realnet.roles.generator.prefill import prefill
 from realnet.roles.generator.row import Inbox, Row, check
-from realnet.roles.messages import Delta, Generate, Policy, Version
+from realnet.roles.messages import Delta, Generate, Version
 from realnet.roles.models.shape import Shape
+from realnet.roles.tables import Policy
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

@@ -17,10 +17,10 @@ import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from realnet.errors import ConfigError, ensure, listed
-from realnet.roles.messages import Policy
 from realnet.roles.models.reference import NEW, model_folder
 from realnet.roles.models.shape import Shape, shape_of
 from realnet.roles.models.tokenizer import Tokenizer
+from realnet.roles.tables import Policy
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from realnet.errors import ConfigError
-from realnet.roles.messages import Policy
 from realnet.roles.models.reference import NEW, load_tokenizer, model_folder
 from realnet.roles.models.shape import shape_of
+from realnet.roles.tables import Policy
 
 
 def check_policy(policy: Policy, base: Path) -> None:

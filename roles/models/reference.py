@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from realnet.errors import ConfigError, nearest
-from realnet.roles.messages import Policy
 from realnet.roles.models.tokenizer import Tokenizer
+from realnet.roles.tables import Policy
 
 NEW = "new:"
 

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import msgspec
 
 from realnet.errors import ConfigError, listed, nearest
-from realnet.roles.messages import Policy
 from realnet.roles.models.reference import NEW, model_folder
+from realnet.roles.tables import Policy
 
 Family = Literal["llama", "qwen2", "qwen3"]
 FAMILIES: tuple[Family, ...] = ("llama", "qwen2", "qwen3")

@@ -21,15 +21,8 @@ import msgspec
 from realnet import Actor, Config, StateOut, doc, handles
 from realnet.errors import RealnetError
 from realnet.message import Nothing
-from realnet.roles.messages import (
-    Announced,
-    CommitVersion,
-    Held,
-    OpenSlot,
-    Policy,
-    SlotOpened,
-    Version,
-)
+from realnet.roles.messages import Announced, CommitVersion, Held, OpenSlot, SlotOpened, Version
+from realnet.roles.tables import Policy
 from realnet.roles.weights import ArenaSlots
 
 

@@ -19,15 +19,8 @@ from typing import Annotated, Any
 from realnet import Actor, Ask, Config, Outlet, StateIn, doc
 from realnet.config import Shared
 from realnet.errors import AskError, DeadlineExceeded
-from realnet.roles.messages import (
-    Policy,
-    PolicyStatus,
-    ReportTickets,
-    TakeSlots,
-    Task,
-    Ticket,
-    TicketKey,
-)
+from realnet.roles.messages import PolicyStatus, ReportTickets, TakeSlots, Ticket, TicketKey
+from realnet.roles.tables import Policy, Task
 from realnet.roles.tasks import (
     CannotAsk,
     Dataset,

@@ -15,8 +15,9 @@ from typing import Annotated, Any
 from realnet import Actor, Config, Delivery, Inlet, Outlet, doc, handles
 from realnet.config import Bytes, Seconds, Shared
 from realnet.errors import ConfigError
-from realnet.roles.messages import Judge, Judgement, Rollout, Scored, Task
+from realnet.roles.messages import Judge, Judgement, Rollout, Scored
 from realnet.roles.rewards import RewardPool, Unscored, check_reference
+from realnet.roles.tables import Task
 
 _ROW_EVERY_S = 10.0
 _SHOWN = 10  # faults told one by one in each period; the rest is counted

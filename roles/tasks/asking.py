@@ -12,7 +12,8 @@ from typing import Protocol
 import numpy as np
 
 from realnet.errors import ConfigError, RealnetError
-from realnet.roles.messages import Policy, Sampling, Ticket, TicketKey, Version
+from realnet.roles.messages import Sampling, Ticket, TicketKey, Version
+from realnet.roles.tables import Policy
 from realnet.roles.tasks.dataset import Dataset, Problem
 from realnet.roles.tasks.order import derive
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from realnet.errors import ConfigError, listed, nearest
-from realnet.roles.messages import Task
+from realnet.roles.tables import Task
 from realnet.roles.tasks.order import Mix, derive, shuffled
 from realnet.roles.tasks.source import JsonLines, MadeRows, made, open_source
 from realnet.roles.tasks.template import Template, read_template

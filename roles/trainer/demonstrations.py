@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from realnet.errors import ConfigError
-from realnet.roles.messages import Task
+from realnet.roles.tables import Task
 from realnet.roles.tasks import demos
 
 

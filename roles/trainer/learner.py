@@ -22,9 +22,10 @@ import torch
 from realnet.roles.algorithms.batching import micro_batches
 from realnet.roles.algorithms.losses import TokenLoss, decoupled_ppo, ppo, token_scale
 from realnet.roles.algorithms.presets import expand
-from realnet.roles.messages import Group, Policy, Version
+from realnet.roles.messages import Group, Version
 from realnet.roles.models.build import build_model, export_hf, load_named_weights, named_weights
 from realnet.roles.models.tokenizer import Tokenizer
+from realnet.roles.tables import Policy
 from realnet.roles.trainer import learner_files
 from realnet.roles.trainer.learner_batch import Age, Sample, make_batch
 from realnet.roles.trainer.learner_config import LearnerConfig, NonFinite

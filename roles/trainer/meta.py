@@ -11,7 +11,8 @@ import msgspec
 import xxhash
 
 from realnet.errors import CheckpointError
-from realnet.roles.messages import Task, Version
+from realnet.roles.messages import Version
+from realnet.roles.tables import Task
 from realnet.roles.trainer.checkpoint import Found
 
 

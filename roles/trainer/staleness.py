@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from realnet.roles.ledger import Lineage
-from realnet.roles.messages import Group, Policy, Version
+from realnet.roles.messages import Group, Version
+from realnet.roles.tables import Policy
 
 
 def stale(

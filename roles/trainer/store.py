@@ -22,7 +22,8 @@ from realnet.errors import CheckpointError, RealnetError
 from realnet.message import Message
 from realnet.roles.journal import Journal, JournalFull
 from realnet.roles.ledger import Intervals, Ledger, Lineage, TicketState
-from realnet.roles.messages import Group, GroupClosed, Policy, Scored, Version
+from realnet.roles.messages import Group, GroupClosed, Scored, Version
+from realnet.roles.tables import Policy
 from realnet.roles.trainer import records
 from realnet.roles.trainer.assembly import Assembly, Hopeless
 from realnet.roles.trainer.checkpoint import Found

@@ -26,17 +26,15 @@ from realnet.roles.messages import (
     Group,
     GroupClosed,
     OpenSlot,
-    Policy,
     PolicyStatus,
     ReportTickets,
-    Schedule,
     Scored,
     Slots,
     TakeSlots,
-    Task,
     Version,
 )
 from realnet.roles.models.check import check_policy
+from realnet.roles.tables import Policy, Schedule, Task
 from realnet.roles.trainer.checkpoint import Checkpoints, Found
 from realnet.roles.trainer.demonstrations import demonstrations
 from realnet.roles.trainer.failures import Failures, judge_asides

@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from realnet.errors import ConfigError
 from realnet.roles.generator.decoder import Decoder, read_weights
 from realnet.roles.generator.kv_cache import KVCache
-from realnet.roles.messages import Policy
 from realnet.roles.models.build import build_model, named_weights
 from realnet.roles.models.reference import load_tokenizer
 from realnet.roles.models.shape import Shape, read_config, shape_of
+from realnet.roles.tables import Policy
 
 CPU = torch.device("cpu")
 CONTEXT = 32

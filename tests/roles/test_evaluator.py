@@ -20,19 +20,17 @@ from realnet.roles.messages import (
     Judgement,
     Location,
     Manifest,
-    Policy,
     PolicyStatus,
     Rollout,
     Rollouts,
     SampleKey,
-    Schedule,
     Scored,
     Segment,
     Span,
-    Task,
     Ticket,
     Version,
 )
+from realnet.roles.tables import Policy, Schedule, Task
 
 TASKS = {
     "train": Task(data="new:addz", reward={"exact": 1.0}),

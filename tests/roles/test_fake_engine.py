@@ -10,7 +10,8 @@ import numpy as np
 
 from realnet.roles.generator.engine import EngineConfig, FakeConfig, make_engine
 from realnet.roles.generator.fake_engine import FakeEngine
-from realnet.roles.messages import Delta, Generate, Policy, Sampling, Version
+from realnet.roles.messages import Delta, Generate, Sampling, Version
+from realnet.roles.tables import Policy
 
 
 def engine(*, slots: int = 2, flush: int = 32, seed: int = 0, **fake: Any) -> FakeEngine:

@@ -35,7 +35,6 @@ from realnet.roles.messages import (
     Held,
     Location,
     Manifest,
-    Policy,
     Rollout,
     Sampling,
     Ticket,
@@ -43,6 +42,7 @@ from realnet.roles.messages import (
     Version,
 )
 from realnet.roles.models.tokenizer import Tokenizer
+from realnet.roles.tables import Policy
 from realnet.roles.weights import ArenaSlots, fill, layout
 from realnet.waits import Waits
 

@@ -18,7 +18,6 @@ from realnet.errors import CheckpointError, ConfigError
 from realnet.roles.algorithms.presets import Loss
 from realnet.roles.messages import (
     Group,
-    Policy,
     Rollout,
     SampleKey,
     Scored,
@@ -28,6 +27,7 @@ from realnet.roles.messages import (
     Version,
 )
 from realnet.roles.models.tokenizer import Tokenizer
+from realnet.roles.tables import Policy
 from realnet.roles.trainer.learner import Learner, NonFinite
 from realnet.roles.trainer.learner_batch import BadRollout, make_batch
 from realnet.roles.trainer.learner_config import LearnerConfig

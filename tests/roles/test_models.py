@@ -9,11 +9,11 @@ import torch
 import transformers
 
 from realnet.errors import ConfigError
-from realnet.roles.messages import Policy
 from realnet.roles.models import build
 from realnet.roles.models.build import build_model, export_hf, load_named_weights, named_weights
 from realnet.roles.models.reference import load_tokenizer
 from realnet.roles.models.shape import read_config, shape_of
+from realnet.roles.tables import Policy
 
 
 def made(tmp_path: Path, model: str = "new:llama", seed: int = 0, **shape: float | bool):

@@ -17,10 +17,10 @@ from realnet.roles.messages import (
     Location,
     Manifest,
     OpenSlot,
-    Policy,
     Version,
 )
 from realnet.roles.parameter_server import ParameterServer, ParameterServerConfig
+from realnet.roles.tables import Policy
 from realnet.roles.trainer.publisher import write
 from realnet.roles.weights import WeightReader, WeightsDamaged, WeightsGone, layout, tensors
 

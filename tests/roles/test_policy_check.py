@@ -15,11 +15,11 @@ from realnet.roles.driver.driver import Driver
 from realnet.roles.evaluator import Evaluator
 from realnet.roles.generator.engine import EngineConfig
 from realnet.roles.generator.generator import Generator, GeneratorConfig
-from realnet.roles.messages import Policy, Schedule, Task
 from realnet.roles.models.check import check_policy
 from realnet.roles.parameter_server import ParameterServer
 from realnet.roles.prompter import Prompter
 from realnet.roles.rewarder.rewarder import Rewarder, RewarderConfig
+from realnet.roles.tables import Policy, Schedule, Task
 from realnet.roles.trainer.trainer import Trainer, TrainerConfig
 from realnet.topology.resolve import NOT_YET, RESERVED
 

@@ -12,17 +12,9 @@ import pytest
 
 from realnet.errors import ConfigError, DeadlineExceeded, PeerDied
 from realnet.message import Nothing
-from realnet.roles.messages import (
-    Policy,
-    PolicyStatus,
-    ReportTickets,
-    Slots,
-    TakeSlots,
-    Task,
-    Ticket,
-    Version,
-)
+from realnet.roles.messages import PolicyStatus, ReportTickets, Slots, TakeSlots, Ticket, Version
 from realnet.roles.prompter import Prompter, PrompterConfig
+from realnet.roles.tables import Policy, Task
 
 ADDZ = {"addz": Task(data="new:addz", reward={"exact": 1.0})}
 

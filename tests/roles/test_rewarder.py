@@ -9,15 +9,9 @@ import numpy as np
 import pytest
 
 from realnet.errors import ConfigError
-from realnet.roles.messages import (
-    Judge,
-    Rollout,
-    SampleKey,
-    Segment,
-    Task,
-    TicketKey,
-)
+from realnet.roles.messages import Judge, Rollout, SampleKey, Segment, TicketKey
 from realnet.roles.rewarder import Rewarder, RewarderConfig
+from realnet.roles.tables import Task
 
 MINE = """
 def short(prompt, text, answer): return -float(len(text))

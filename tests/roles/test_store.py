@@ -15,7 +15,6 @@ from realnet.roles.journal import Journal, JournalFull
 from realnet.roles.ledger import IllegalMove, TicketState
 from realnet.roles.messages import (
     GroupClosed,
-    Policy,
     Rollout,
     SampleKey,
     Scored,
@@ -24,6 +23,7 @@ from realnet.roles.messages import (
     TicketKey,
     Version,
 )
+from realnet.roles.tables import Policy
 from realnet.roles.trainer.checkpoint import Checkpoints
 from realnet.roles.trainer.meta import read_meta
 from realnet.roles.trainer.store import Store

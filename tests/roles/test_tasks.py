@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from realnet.errors import ConfigError
-from realnet.roles.messages import Answer, Task
+from realnet.roles.tables import Answer, Task
 from realnet.roles.tasks import EVAL_CAP, Dataset, check_tasks, demos
 from realnet.roles.tasks.order import Mix, shuffled
 from realnet.roles.tasks.template import Template

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from realnet.errors import ConfigError
-from realnet.roles.messages import Policy
 from realnet.roles.models.reference import load_tokenizer
 from realnet.roles.models.tokenizer import CHARS, Tokenizer
+from realnet.roles.tables import Policy
 
 
 def test_chars_round_trip_and_markers_are_one_token() -> None:

@@ -16,10 +16,11 @@ from realnet.errors import ConfigError, RealnetError
 from realnet.roles.generator.engine import EngineConfig, make_engine
 from realnet.roles.generator.prefill import batches
 from realnet.roles.generator.torch_engine import TorchEngine
-from realnet.roles.messages import Delta, Generate, Policy, Sampling, Version
+from realnet.roles.messages import Delta, Generate, Sampling, Version
 from realnet.roles.models.build import build_model, named_weights
 from realnet.roles.models.reference import load_tokenizer
 from realnet.roles.models.shape import shape_of
+from realnet.roles.tables import Policy
 
 CONTEXT = 48
 POLICY = Policy(

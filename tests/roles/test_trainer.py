@@ -29,23 +29,19 @@ from realnet.roles.messages import (
     Group,
     GroupClosed,
     OpenSlot,
-    Policy,
     PolicyStatus,
     ReportTickets,
     Rollout,
     SampleKey,
-    Save,
-    Schedule,
     Scored,
     Segment,
     Span,
     TakeSlots,
-    Task,
     TicketKey,
-    Until,
     Version,
 )
 from realnet.roles.parameter_server import ParameterServer, ParameterServerConfig
+from realnet.roles.tables import Policy, Save, Schedule, Task, Until
 from realnet.roles.trainer import trainer as trainer_module
 from realnet.roles.trainer.failures import Diverged
 from realnet.roles.trainer.learner_config import NonFinite

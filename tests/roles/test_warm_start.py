@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from realnet.roles.messages import Policy
 from realnet.roles.models.tokenizer import Tokenizer
+from realnet.roles.tables import Policy
 from realnet.roles.trainer.learner import Learner
 from realnet.roles.trainer.learner_config import LearnerConfig, WarmStart
 from realnet.roles.trainer.learner_optimizers import AdamW, orthogonal

@@ -1,0 +1,107 @@
+"""The shared tables: what several roles must agree on, written once in a topology.
+
+`[policy]`, `[tasks.X]`, and the roles' part of `[run]`. Knows nothing of records that travel, of
+models or of files. Roles and their libraries declare in `shared` which of these they use.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from realnet.config import Config, Seconds, Shared, Steps, doc
+
+
+class Policy(Shared):
+    """`[policy]`: what every role of one policy must agree on."""
+
+    table = "policy"
+
+    model: Annotated[str, doc('a folder with a Hugging Face model, or "new:llama" / "new:qwen2"')]
+    tokenizer: Annotated[str, doc('a folder, "new:chars" or "new:bytes"; empty: the model\'s')] = ""
+    shape: Annotated[dict[str, int | float | bool], doc("of a new model: keys of its config")] = {}
+    dtype: Annotated[Literal["fp32", "bf16"], doc("of weights and compute")] = "fp32"
+    context: Annotated[int, doc("longest prompt + answer, in tokens", ge=8)] = 1024
+    batch: Annotated[int, doc("tickets a step", ge=1)] = 32
+    group: Annotated[int, doc("answers a ticket", ge=1)] = 8
+    max_age: Annotated[
+        int, doc("η: how many versions old a token may be; 0: synchronous", ge=0)
+    ] = 1
+    over_age: Annotated[Literal["mask", "allow"], doc("what happens to tokens older than η")] = (
+        "mask"
+    )
+    max_tokens: Annotated[int, doc("longest answer, in tokens", ge=1)] = 256
+    temperature: Annotated[float, doc("of sampling, in training", gt=0)] = 1.0
+    seed: Annotated[int, doc("of everything random in this policy")] = 0
+
+
+class Answer(Config):
+    """`tasks.X.answer`: where the reference answer stands in a row of data."""
+
+    column: Annotated[str, doc("the column")] = "answer"
+    after: Annotated[str, doc("only what follows the last of these in the column")] = ""
+
+
+class Task(Shared):
+    """`[tasks.X]`: where problems come from, how they are asked, and what a good answer is."""
+
+    table = "tasks"
+    many = True
+
+    data: Annotated[
+        str, doc('"./file.jsonl" beside the topology, or "new:NAME" (made on the spot)')
+    ]
+    reward: Annotated[dict[str, float], doc('{ math = 1.0, "file.py:function" = 0.1 }')]
+    prompt: Annotated[str, doc('template with {column}s, or the path of one ("prompts/x.txt")')] = (
+        "{question}"
+    )
+    chat: Annotated[bool, doc("put the prompt through the tokenizer's chat template")] = False
+    columns: Annotated[dict[str, str], doc("name in the template = column of the data")] = {}
+    answer: Annotated[Answer, doc('{ column = "answer", after = "####" }')] = Answer()
+    use: Annotated[
+        Literal["train", "eval"], doc("trained on, or measured on held-out problems")
+    ] = "train"
+    weight: Annotated[float, doc("share of this task in the mix", gt=0)] = 1.0
+    limit: Annotated[int, doc("use only the first so many problems; 0: all", ge=0)] = 0
+    seed: Annotated[int, doc("of the order (and of problems made on the spot)")] = 0
+    temperature: Annotated[float, doc("of sampling, in evaluation (0: greedy)", ge=0)] = 1.0
+    samples: Annotated[int, doc("answers a problem, in evaluation", ge=1)] = 1
+
+
+class Save(Config):
+    """`run.save`: when checkpoints are written and how many stay."""
+
+    every: Annotated[Steps, doc('for example "20 steps"')] = Steps(20)
+    keep: Annotated[int, doc("checkpoints that stay", ge=1)] = 2
+    export: Annotated[Literal["hf", "none"], doc("write a Hugging Face folder at the end")] = "hf"
+
+    def __post_init__(self) -> None:
+        """Refuse a checkpoint every no steps."""
+        if self.every < 1:
+            raise ValueError('every = 0: write at least "1 steps"')
+
+
+class Until(Config):
+    """`run.until`: the run ends when the first of these is reached."""
+
+    steps: Annotated[int, doc("training steps", ge=1)] = 100
+    time: Annotated[Seconds | None, doc('wall time, for example "3h"')] = None
+
+
+class Schedule(Shared):
+    """`[run]`: how long, how often measured, how often saved."""
+
+    table = "run"
+
+    until: Annotated[Until, doc('{ steps = 300, time = "3h" }')] = Until()
+    eval: Annotated[Steps, doc('how often held-out tasks are measured: "10 steps"')] = Steps(10)
+    save: Annotated[Save, doc('{ every = "20 steps", keep = 3 }')] = Save()
+
+    def __post_init__(self) -> None:
+        """Refuse measuring every no steps."""
+        if self.eval < 1:
+            raise ValueError(
+                'eval = 0: write at least "1 steps"; to measure nothing, [roles] evaluator = false'
+            )
+
+
+# ---------------------------------------------------------------- training
