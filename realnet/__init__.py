@@ -31,6 +31,7 @@ from realnet.live import Delivery
 from realnet.message import Message, Nothing, Request, StreamRequest
 from realnet.ports import Ask, Inlet, Outlet, StateIn, StateOut, handles
 from realnet.supervision import Restart
+from realnet.watches import Death
 
 __all__ = [
     "Actor",
@@ -43,6 +44,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "DeadlineExceeded",
+    "Death",
     "Delivery",
     "Inlet",
     "LostReference",

@@ -22,6 +22,7 @@ from realnet.config import Config, Shared
 from realnet.errors import ConfigError, listed
 from realnet.supervision import Restart
 from realnet.waits import Waits
+from realnet.watches import Death
 
 C = TypeVar("C", bound=Config)
 S = TypeVar("S", bound=Shared)
@@ -62,6 +63,7 @@ class World(Protocol):
     def progress(self, text: str) -> None: ...
     def finish(self, text: str) -> None: ...
     async def arena(self, name: str, slot_bytes: int, slots: int) -> str: ...
+    async def watch(self, address: Address | str) -> Death: ...
 
 
 class Actor(Generic[C]):
@@ -161,6 +163,15 @@ class Actor(Generic[C]):
         The host's agent owns it: it survives this instance and vanishes with the run.
         """
         return await self._world.arena(name, slot_bytes, slots)
+
+    async def watch(self, address: Address | str) -> Death:
+        """Wait until a life of another actor is over, and return which one and why.
+
+        `address` ("generator/0", or with an incarnation) without one means the present life. Heard
+        exactly once, and at once if it is over already or there is none. Run it beside the rest:
+        `self.spawn(self._mourn(), name="watch")`. Raises ConfigError if it is no address.
+        """
+        return await self._world.watch(address)
 
     @asynccontextmanager
     async def waiting(self, on: str) -> AsyncIterator[None]:

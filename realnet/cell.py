@@ -44,6 +44,8 @@ from realnet.ports import (
 )
 from realnet.serving import Serving
 from realnet.waits import Waits
+from realnet.watches import Death
+from realnet.watching import Watching
 
 T = TypeVar("T")
 CANCEL_AGAIN_S = 2.0
@@ -54,6 +56,7 @@ class Surroundings(Protocol):
 
     codec: Codec
     waits: Waits
+    watching: Watching
     clock: Clock
     run_info: RunInfo
 
@@ -246,6 +249,10 @@ class Cell:
     async def arena(self, name: str, slot_bytes: int, slots: int) -> str:
         """Get shared memory of this host."""
         return await self._node.arena(name, slot_bytes, slots)
+
+    async def watch(self, address: Address | str) -> Death:
+        """Wait for the end of another actor's life."""
+        return await self._node.watching.watch(str(self.address), address)
 
     # ------------------------------------------------------------ life
 

@@ -347,7 +347,7 @@ class Head(Actor[HeadConfig]):
         self.beats.forget(effect.slot)
         self._peers.pop(full, None)
         self._members.peer_down(member_of(full))
-        self.node.peer_down(full)
+        self.node.peer_down(full, effect.why)
         if not self.supervisor.stopping:
             self.say(f"{effect.slot} died: {effect.why}", slot=effect.slot)
         self._broadcast(PeerDown(full, effect.why))

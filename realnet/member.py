@@ -156,7 +156,7 @@ class MemberActor(Actor[MemberConfig]):
     @handles
     async def peer_down(self, record: PeerDown) -> None:
         """Another process is dead."""
-        self.node.peer_down(record.slot)
+        self.node.peer_down(record.slot, record.why)
 
     @handles
     async def stop_actors(self, request: StopActors) -> Nothing:
@@ -168,6 +168,7 @@ class MemberActor(Actor[MemberConfig]):
             except Exception as error:
                 self.actor_failed(cell.address, error)
                 raise
+            self.node.watching.down([cell.address.full], "it was stopped in order")
             self._report()  # the cell stays with the node: it tells who asks that it was stopped
         return Nothing()
 
@@ -184,6 +185,7 @@ class MemberActor(Actor[MemberConfig]):
         if self.failed:
             return
         self.failed = True
+        self.node.watching.down([address.full], f"it failed: {error!r}")
         trace = "".join(traceback.format_exception(error))
         print(trace, file=sys.stderr, flush=True)  # noqa: T201
         text = str(error) if isinstance(error, RealnetError) else f"{type(error).__name__}: {error}"

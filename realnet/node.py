@@ -30,6 +30,7 @@ from realnet.links import Links
 from realnet.topology.plan import WirePlan
 from realnet.transport import Transport
 from realnet.waits import Waits
+from realnet.watching import Watching
 
 MAX_EARLY = 20_000
 TOLD_AGAIN_S = 60.0
@@ -65,6 +66,7 @@ class Node:
         self.codec = Codec()
         self.clock = Clock(now)
         self.waits = Waits(now)
+        self.watching = Watching(self.waits)
         self.cells: dict[str, Cell] = {}
         self.owner: Owner | None = None
         self.observations: deque[Observation] = deque(maxlen=50_000)
@@ -100,6 +102,7 @@ class Node:
         cell = Cell(self, actor_class, address, config, shared or {}, policy)
         self.cells[address.full] = cell
         self._slot_of[address.full] = self.slot
+        self.watching.up([address.full])
         for peer in self._peers.values():
             if peer.slot in self._up:
                 self._wire(peer, only=cell)
@@ -108,6 +111,7 @@ class Node:
     def remove(self, cell: Cell) -> None:
         """Take an actor out of this process."""
         self.cells.pop(cell.address.full, None)
+        self.watching.down([cell.address.full], "it was taken out of its process")
         self._slot_of.pop(cell.address.full, None)
 
     def is_local(self, peer: str) -> bool:
@@ -123,6 +127,7 @@ class Node:
         self._peers[peer.slot] = peer
         for actor in (*peer.actors, member_of(peer.slot), peer.slot):
             self._slot_of[actor] = peer.slot
+        self.watching.up(peer.actors)
         self._links.open(peer.slot, peer.endpoint)
         self._replay(peer.slot)
 
@@ -138,8 +143,8 @@ class Node:
         """The actors of this process are up: wire them to each other."""
         self._wire(Peer(self.slot, "", tuple(addresses)))
 
-    def peer_down(self, slot: str) -> None:
-        """An incarnation is dead: its ports, open calls and links go."""
+    def peer_down(self, slot: str, why: str = "") -> None:
+        """An incarnation is dead: its ports, open calls and links go; whoever watches is told."""
         self._dead.add(slot)
         self._early.pop(slot, None)
         self._links.close(slot)
@@ -156,6 +161,7 @@ class Node:
                     if actor in port.peers:
                         port.peer_down(actor)
                 cell.serving.peer_down(actor)
+        self.watching.down(peer.actors, why or "its process ended")
 
     def _wire(self, peer: Peer, only: Cell | None = None) -> None:
         for cell in [only] if only else list(self.cells.values()):

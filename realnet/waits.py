@@ -17,6 +17,7 @@ class Wait(NamedTuple):
     on: str
     since_s: float
     whom: tuple[str, ...] = ()
+    background: bool = False  # nothing is held up by it: told after the others
 
 
 class _Open:
@@ -42,19 +43,26 @@ class Waits:
         self._open: dict[int, Wait] = {}
         self._next = 0
 
-    def on(self, who: str, what: str, whom: tuple[str, ...] = ()) -> _Open:
+    def on(
+        self, who: str, what: str, whom: tuple[str, ...] = (), background: bool = False
+    ) -> _Open:
         """Name a wait for as long as the block lasts: `with waits.on(...)`."""
         self._next += 1
-        return _Open(self._open, self._next, Wait(who, what, self._now(), whom))
+        return _Open(self._open, self._next, Wait(who, what, self._now(), whom, background))
 
     def of(self, who: str) -> list[tuple[str, float, tuple[str, ...]]]:
-        """What this actor waits for, how many seconds, on whom; longest first, equal ones once."""
+        """What this actor waits for, how many seconds, on whom; longest first, equal ones once;
+        those in the background come last.
+        """
         now = self._now()
         longest: dict[str, tuple[float, tuple[str, ...]]] = {}
+        behind: set[str] = set()
         for wait in self._open.values():
             if wait.who == who:
                 age_s = now - wait.since_s
                 if age_s >= longest.get(wait.on, (-1.0, ()))[0]:
                     longest[wait.on] = (age_s, wait.whom)
+                if wait.background:
+                    behind.add(wait.on)
         found = [(on, age_s, whom) for on, (age_s, whom) in longest.items()]
-        return sorted(found, key=lambda wait: -wait[1])
+        return sorted(found, key=lambda wait: (wait[0] in behind, -wait[1]))

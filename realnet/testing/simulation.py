@@ -61,10 +61,10 @@ class SimulatedNode(Node):
         self._simulation.history.note("told up", self.slot, slot)
         super().peer_up(slot)
 
-    def peer_down(self, slot: str) -> None:
+    def peer_down(self, slot: str, why: str = "") -> None:
         """Another process is dead."""
         self._simulation.history.note("told down", self.slot, slot)
-        super().peer_down(slot)
+        super().peer_down(slot, why)
 
     def route(self, packet: wire.Packet, frames: Sequence[Frame]) -> None:
         """Send one operation, and count it."""
