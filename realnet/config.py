@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
 
 import msgspec
@@ -72,10 +72,15 @@ def parse_quantity(text: str, units: Mapping[str, float], what: str) -> float:
     return float(match[1]) * units[match[2]]
 
 
+def parse_seconds(text: str) -> float:
+    """Return the seconds that "10s" or "1min" stands for. Raises ValueError."""
+    return parse_quantity(text, _SECONDS, "a time")
+
+
 def _convert_units(kind: type, value: Any) -> Any:
     if kind is Seconds:
         if isinstance(value, str):
-            value = parse_quantity(value, _SECONDS, "a time")
+            value = parse_seconds(value)
         if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
             return Seconds(value)
         raise ValueError(f'{value!r} is not a time: write for example "10s"')
@@ -112,21 +117,23 @@ def to_plain(config: Config) -> dict[str, Any]:
     return typing.cast(dict[str, Any], plain)
 
 
-def read_table(cls: type[C], table: Mapping[str, Any], where: str) -> C:
+def read_table(cls: type[C], table: Mapping[str, Any], where: str, also: Sequence[str] = ()) -> C:
     """Turn a TOML table into `cls`.
 
-    `where` is 'file: [table]' and opens every complaint. Raises ConfigError with one line for each
+    `where` is 'file: [table]' and opens every complaint; `also` are keys that the table may have
+    besides those of `cls` (a complaint names them). Raises ConfigError with one line for each
     mistake in the table.
     """
     fields = {f.encode_name: f for f in msgspec.structs.fields(cls)}
+    known = [*fields, *also]
     problems: list[str] = []
     values: dict[str, Any] = {}
     for key, value in table.items():
         field = fields.get(key)
         if field is None:
             problems.append(
-                f"{where}.{key}: no such key.{nearest(key, fields)} "
-                f"[{cls.__name__}] knows: {listed(fields)}"
+                f"{where}.{key}: no such key.{nearest(key, known)} It knows: {listed(fields)}"
+                + (f"; and of every role: {listed(also)}" if also else "")
             )
             continue
         try:
@@ -207,7 +214,11 @@ def _tidy(text: str) -> str:
         ("Expected array", "Expected list"),
     ):
         text = text.replace(told, meant)
-    return text
+    return (
+        re.sub(r"Expected (int|float) >= (\S+)", r"must be \1, at least \2", text)
+        .replace("must be int,", "must be a whole number,")
+        .replace("must be float,", "must be a number,")
+    )
 
 
 def _help(kind: Any) -> str:

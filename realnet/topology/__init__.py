@@ -4,12 +4,21 @@ Knows nothing of reinforcement learning, processes or sockets. Every complaint n
 and key. Called by the command line; a node reads only the finished plan.
 """
 
-from realnet.topology.plan import Plan, RolePlan, SlotPlan, WirePlan, read_plan, write_plan
+from realnet.topology.plan import (
+    Plan,
+    PoolPlan,
+    RolePlan,
+    SlotPlan,
+    WirePlan,
+    read_plan,
+    write_plan,
+)
 from realnet.topology.resolve import resolve
 from realnet.topology.source import Source, read_source
 
 __all__ = [
     "Plan",
+    "PoolPlan",
     "RolePlan",
     "SlotPlan",
     "Source",

@@ -16,7 +16,13 @@ from realnet.errors import RunFolderError
 
 
 class WirePlan(msgspec.Struct, frozen=True):
-    """One wire: kind is share, ask or state. `to_port` of an ask is empty: handlers answer."""
+    """One wire: kind is share, ask or state. `to_port` of an ask is empty: handlers answer.
+
+    `feedback` marks a share wire that closes a circle: so many messages of room are kept for it at
+    the taking end, so that the circle can always move. `affinity` is a field of the message: equal
+    values go to one member while it lives. `deadline_s` is an ask's default time budget; 0: none
+    was written.
+    """
 
     kind: str
     from_role: str
@@ -25,14 +31,36 @@ class WirePlan(msgspec.Struct, frozen=True):
     to_port: str
     types: tuple[str, ...]
     why: str
+    feedback: int = 0
+    affinity: str = ""
+    deadline_s: float = 0.0
 
     def __str__(self) -> str:
         arrow = {"share": "──▶", "ask": "──?", "state": "╌╌▶"}[self.kind]
         return f"{self.from_role} {arrow} {self.to_role}  {', '.join(self.types)}"
 
 
+class PoolPlan(msgspec.Struct, frozen=True):
+    """Named machines. What each host has; 0: not said, so not checked. No hosts: this machine."""
+
+    name: str
+    hosts: tuple[str, ...] = ()
+    cpus: int = 0
+    gpus: int = 0
+    memory_bytes: int = 0
+
+
 class RolePlan(msgspec.Struct, frozen=True):
-    """One role. `place` names the role in whose processes it lives."""
+    """One role: `count` members, each of `ranks` processes (a gang when more than one).
+
+    `max` is how many members an elastic role may grow to (0: `count`, it is not elastic). `mesh`
+    names the dimensions of a gang; their product is `ranks`. `place` names the role in whose
+    processes it lives. `cpus`, `gpus` and `memory_bytes` (0: no limit) are of one process.
+    `progress_s` is how long it may make no progress before that is reported (0: what its class
+    says). `secrets` are names of environment variables of the launcher that only this role's
+    processes get; no value is ever in a plan. `spawn` are the words before the command that
+    starts each process.
+    """
 
     name: str
     kind: str
@@ -45,15 +73,30 @@ class RolePlan(msgspec.Struct, frozen=True):
     env: dict[str, str] = {}
     restarts: int = 5
     restart_per_s: float = 60.0
+    ranks: int = 1
+    mesh: dict[str, int] = {}
+    max: int = 0
+    memory_bytes: int = 0
+    pool: str = ""
+    progress_s: float = 0.0
+    secrets: tuple[str, ...] = ()
+    spawn: tuple[str, ...] = ()
 
 
 class SlotPlan(msgspec.Struct, frozen=True):
-    """One process: the roles whose instance `index` lives in it."""
+    """One process: the roles whose instance `index` lives in it.
+
+    The processes of a gang share the `gang` name, "trainer/0", which is also the name of its
+    leader (rank 0); the others are "trainer/0.1", "trainer/0.2", ... Wires end at the leader, and
+    so do the roles that are placed with it.
+    """
 
     name: str
     index: int
     roles: tuple[str, ...]
     after: tuple[str, ...]
+    rank: int = 0
+    gang: str = ""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -69,6 +112,7 @@ class Plan(msgspec.Struct, frozen=True):
     stop_order: tuple[tuple[str, ...], ...]
     shared: dict[str, dict[str, Any]]
     run: dict[str, Any]
+    pools: dict[str, PoolPlan] = {}
 
     def digest(self) -> str:
         """Return a short digest; a process checks that it read the plan it was told of."""

@@ -10,11 +10,15 @@ Knows role classes only by their declared ports. Called by `resolve.py`.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
 
 from realnet.actor import Actor
+from realnet.config import Config, Seconds, doc, read_table
 from realnet.errors import ConfigError, listed, nearest
 from realnet.message import Message
 from realnet.ports import (
@@ -45,20 +49,35 @@ def ends_of(name: str, policy: str, cls: type[Actor[Any]]) -> Ends:
     return Ends(name, policy, declared_ports(cls), frozenset(declared_handlers(cls)))
 
 
+class WireTable(Config):
+    """A wire with options: `llm = { path = "agent -> generator", deadline = "2min" }`."""
+
+    path: Annotated[str, doc('the chain of roles, "a -> b -> c"; "role.port" where ambiguous')]
+    feedback: Annotated[
+        int, doc("closes a circle of share wires; messages of room kept for it", ge=0)
+    ] = 0
+    affinity: Annotated[str, doc("field of the message; equal values go to one member")] = ""
+    deadline: Annotated[Seconds, doc("time budget of a request that names none; 0: none")] = (
+        Seconds(0)
+    )
+
+
 def wire(chains: Mapping[str, Any], roles: Mapping[str, Ends]) -> tuple[list[WirePlan], list[str]]:
     """Return the wires of all chains and those joined by policy, and every problem found."""
     wires: list[WirePlan] = []
     problems: list[str] = []
-    for name, chain in chains.items():
-        if not isinstance(chain, str):
-            problems.append(f'[wires].{name} must be a chain such as "a -> b -> c", not {chain!r}')
+    for name, written in chains.items():
+        where = f"[wires].{name}"
+        try:
+            table = _wire_table(written, where)
+            stops = _stops(table.path, where)
+        except ConfigError as error:
+            problems.extend(str(error).splitlines())
             continue
-        stops = [stop.strip() for stop in chain.split("->")]
-        if len(stops) < 2:
-            problems.append(f'[wires].{name} = "{chain}": a chain needs at least two roles')
         for left, right in itertools.pairwise(stops):
             try:
-                wires.append(_hop(left, right, roles, f"[wires].{name}", name))
+                hop = _hop(left, right, roles, where, name)
+                wires.append(_with_options(hop, table, len(stops), roles, where))
             except ConfigError as error:
                 problems.append(str(error))
     wires.extend(_joined(roles, wires))
@@ -66,6 +85,85 @@ def wire(chains: Mapping[str, Any], roles: Mapping[str, Ends]) -> tuple[list[Wir
         problems.extend(_open_ends(roles, wires))
     problems.extend(_cycles(wires))
     return wires, problems
+
+
+def _wire_table(written: Any, where: str) -> WireTable:
+    if isinstance(written, str):
+        return WireTable(path=written)
+    if isinstance(written, Mapping):
+        return read_table(WireTable, written, where)
+    raise ConfigError(
+        f'{where} must be a chain such as "a -> b -> c", or '
+        f'{{ path = "a -> b", deadline = "2min" }}, not {written!r}'
+    )
+
+
+def _stops(path: str, where: str) -> list[str]:
+    """Return the roles of a chain. Raises ConfigError for what is not quite one."""
+    arrow = re.search(r"[-=~]{2,}>+|=>|->>+|<[-=]+|→|⇒|(?<!-)>", path)
+    if arrow is not None:
+        meant = re.sub(r"\s*(?:[-=~]+>+|→|⇒|>)\s*", " -> ", path)
+        back = "; the end that gives stands on the left" if "<" in arrow[0] else ""
+        fix = "" if back else f': "{meant}"'
+        raise ConfigError(f'{where} = "{path}": the arrow is written ->, not {arrow[0]}{fix}{back}')
+    stops = [stop.strip() for stop in path.split("->")]
+    if len(stops) < 2:
+        raise ConfigError(
+            f'{where} = "{path}": a chain needs at least two roles, "a -> b"; to take a wire out '
+            "write false"
+        )
+    if not all(stops):
+        raise ConfigError(f'{where} = "{path}": a role is missing beside an arrow')
+    for stop in stops:
+        if not re.fullmatch(r"[\w-]+(?:\.\w+)?", stop):
+            raise ConfigError(
+                f'{where} = "{path}": "{stop}" is no end of a wire: write role, or role.port'
+            )
+    return stops
+
+
+def _with_options(
+    hop: WirePlan, table: WireTable, stops: int, roles: Mapping[str, Ends], where: str
+) -> WirePlan:
+    """Return the hop with the options of its wire. Raises ConfigError where they do not fit."""
+    path = f"{hop.from_role} -> {hop.to_role}"
+    own = "" if stops == 2 else "; write that hop as a wire of its own"
+    if table.feedback and (hop.kind != "share" or stops != 2):
+        why = (
+            f"{path} is {_a(hop.kind)} wire; only share wires can run in a circle"
+            if hop.kind != "share"
+            else "it marks the one hop that closes a circle; write that hop as a wire of its own"
+        )
+        raise ConfigError(f"{where}.feedback = {table.feedback}: {why}")
+    if table.deadline and hop.kind != "ask":
+        raise ConfigError(
+            f"{where}.deadline: {path} is {_a(hop.kind)} wire; only an ask wire has one{own}"
+        )
+    if table.affinity:
+        if hop.kind == "state":
+            raise ConfigError(f"{where}.affinity: {path} is a state wire; all see one value{own}")
+        types = roles[hop.from_role].ports[hop.from_port].types
+        fields = {n: [f.name for f in msgspec.structs.fields(t)] for n, t in _named(types).items()}
+        if not any(table.affinity in names for names in fields.values()):
+            known = [n for names in fields.values() for n in names]
+            raise ConfigError(
+                f'{where}.affinity = "{table.affinity}": {listed(fields)} has no such field.'
+                f"{nearest(table.affinity, known)} Fields: {listed(known)}{own}"
+            )
+    return msgspec.structs.replace(
+        hop,
+        feedback=table.feedback,
+        affinity=table.affinity,
+        deadline_s=float(table.deadline),
+    )
+
+
+def _named(types: Iterable[type[Message]]) -> dict[str, type[Message]]:
+    return {t.__name__: t for t in types}
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
 def _end(text: str, roles: Mapping[str, Ends], where: str) -> tuple[Ends, str]:
@@ -182,27 +280,35 @@ def _who_would_fit(port: Port) -> str:
 
 
 def _cycles(wires: list[WirePlan]) -> list[str]:
-    next_of: dict[str, set[str]] = {}
+    """Return a complaint for each circle of share wires that no feedback wire closes."""
+    next_of: dict[str, list[str]] = {}
     for w in wires:
-        if w.kind == "share":
-            next_of.setdefault(w.from_role, set()).add(w.to_role)
+        if w.kind == "share" and not w.feedback:
+            next_of.setdefault(w.from_role, []).append(w.to_role)
+    problems = []
+    done: set[str] = set()
+    for start in next_of:
+        circle = [] if start in done else _circle(start, next_of)
+        if circle:
+            done.update(circle)
+            last = f"{circle[-2]} -> {circle[-1]}"
+            problems.append(
+                f"[wires]: share wires run in a circle: {' -> '.join(circle)}. With everyone's "
+                "room full, nobody could move. Take one hop out, or mark the one that closes the "
+                f'circle and keep room for it: {{ path = "{last}", feedback = 8 }}'
+            )
+    return problems
 
-    def reaches(start: str) -> bool:
-        seen: set[str] = set()
-        todo = list(next_of.get(start, ()))
-        while todo:
-            role = todo.pop()
+
+def _circle(start: str, next_of: Mapping[str, list[str]]) -> list[str]:
+    """Return the shortest way from a role back to itself, or nothing."""
+    ways, seen = [[start]], {start}
+    while ways:
+        way = ways.pop(0)
+        for role in next_of.get(way[-1], ()):
             if role == start:
-                return True
+                return [*way, role]
             if role not in seen:
                 seen.add(role)
-                todo.extend(next_of.get(role, ()))
-        return False
-
-    circle = [role for role in next_of if reaches(role)]
-    if not circle:
-        return []
-    return [
-        f"share wires run in a circle through {', '.join(sorted(circle))}: with everyone's room "
-        "full, nobody could move. Take one hop out."
-    ]
+                ways.append([*way, role])
+    return []

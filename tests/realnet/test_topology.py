@@ -121,7 +121,69 @@ MISTAKES = {
         "[roles.worker].count = 0: must be a whole number",
     ),
     "bad place": ('[roles.helper]\nplace = "wrker"\n', 'Did you mean "worker"?'),
-    "not in this build": ("[roles.worker]\nranks = 2\n", "[roles.worker].ranks: not in this build"),
+    "ranks and mesh": (
+        "[roles.worker]\nranks = 3\nmesh = { dp = 2, tp = 2 }\n",
+        "[roles.worker].mesh: dp 2 x tp 2 makes 4 ranks, but ranks = 3; leave one out",
+    ),
+    "max below count": (
+        "[roles.worker]\nmax = 1\n",
+        "[roles.worker].max: less than count = 2: write at least that",
+    ),
+    "a secret's value": (
+        "[roles.worker]\nsecrets = ['HF_TOKEN=hf_abc']\n",
+        "[roles.worker].secrets: write names of environment variables, never their values",
+    ),
+    "secret and env": (
+        "[roles.worker]\nsecrets = ['A']\nenv = { A = 1 }\n",
+        "[roles.worker].env: A is in secrets as well; leave one out",
+    ),
+    "no such program": (
+        "[roles.worker]\nspawn = ['numactle']\n",
+        '[roles.worker].spawn: there is no program "numactle" on this machine',
+    ),
+    "no such pool": (
+        "[roles.worker]\npool = 'bigg'\n[pools.big]\n",
+        '[roles.worker].pool = "bigg": no such pool. Did you mean "big"?',
+    ),
+    "pool too small": (
+        "[roles.worker]\ncpus = 2\npool = 'big'\n[pools.big]\ncpus = 3\n",
+        "t.toml: [pools.big].cpus: its roles need 4 cores (worker 2 x 2 cores), it has 3 cores",
+    ),
+    "pool with small hosts": (
+        "[roles.worker]\ngpus = 2\npool = 'big'\n[pools.big]\nhosts = ['a', 'b']\ngpus = 1\n",
+        "[pools.big].gpus: one process of worker needs 2 GPUs, a host has 1 GPU",
+    ),
+    "key of a pool": ("[pools.big]\ncpu = 3\n", "t.toml: [pools.big].cpu: no such key."),
+    "placed and counted": (
+        "[roles.helper]\nplace = 'worker'\nranks = 2\n",
+        "[roles.helper].ranks: it lives with worker and has as many members",
+    ),
+    "name of a role": ("[roles.'a/b']\nkind = 'pipeline.py:Helper'\n", "cannot name a role"),
+    "progress": ("[roles.worker]\nprogress = '2 weeks'\n", "[roles.worker].progress = '2 weeks'"),
+    "fat arrow": (
+        "[wires]\nwork = 'source => worker -> sink'\n",
+        'the arrow is written ->, not =>: "source -> worker -> sink"',
+    ),
+    "long arrow": ("[wires]\nhelp = 'worker ->> helper'\n", 'not ->>: "worker -> helper"'),
+    "backward arrow": ("[wires]\nhelp = 'helper <- worker'\n", "gives stands on the left"),
+    "hole in a chain": ("[wires]\nhelp = 'worker -> '\n", "a role is missing beside an arrow"),
+    "wire of numbers": ("[wires]\nhelp = 3\n", "[wires].help must be a chain"),
+    "wire option": (
+        "[wires]\nhelp = { path = 'worker -> helper', dedline = '1s' }\n",
+        '[wires].help.dedline: no such key. Did you mean "deadline"?',
+    ),
+    "affinity to nothing": (
+        "[wires]\nhelp = { path = 'worker -> helper', affinity = 'valu' }\n",
+        'has no such field. Did you mean "value"? Fields: upto, value',
+    ),
+    "deadline of a share wire": (
+        "[wires]\nwork = { path = 'source -> worker -> sink', deadline = '1s' }\n",
+        "source -> worker is a share wire; only an ask wire has one; write that hop as",
+    ),
+    "feedback of an ask wire": (
+        "[wires]\nhelp = { path = 'worker -> helper', feedback = 3 }\n",
+        "worker -> helper is an ask wire; only share wires can run in a circle",
+    ),
     "bad restart": ("[roles.worker]\nrestart = 'often'\n", 'write "5 per 1min"'),
     "like nothing": ('[roles.x]\nlike = "workr"\n', 'Did you mean "worker"?'),
 }
@@ -151,17 +213,56 @@ def test_files(folder: Path) -> None:
         read_source(folder / "base.toml", ["steps=3"])
 
 
-def test_a_circle_of_share_wires_is_refused(folder: Path) -> None:
-    (folder / "ring.py").write_text(
-        "from realnet import Actor, Config, Inlet, Message, Outlet\n"
-        "class Ball(Message):\n    n: int\n"
-        "class Player(Actor[Config]):\n"
-        "    a = Inlet(Ball)\n    b = Outlet(Ball)\n"
-        "    @a.handler\n    async def on_ball(self, item): ...\n"
+RING = (
+    "from realnet import Actor, Config, Inlet, Message, Outlet\n"
+    "class Ball(Message):\n    n: int\n"
+    "class Player(Actor[Config]):\n"
+    "    a = Inlet(Ball)\n    b = Outlet(Ball)\n"
+    "    @a.handler\n    async def on_ball(self, item): ...\n"
+)
+PLAYERS = '[roles.x]\nkind = "ring.py:Player"\n[roles.y]\nkind = "ring.py:Player"\n[wires]\n'
+
+
+def test_a_circle_of_share_wires_wants_a_reserve(folder: Path) -> None:
+    (folder / "ring.py").write_text(RING)
+    path = folder / "ring.toml"
+    path.write_text(PLAYERS + 'a = "x -> y"\nb = "y -> x"\n')
+    with pytest.raises(ConfigError) as caught:
+        resolve(read_source(path))
+    assert "share wires run in a circle: x -> y -> x." in str(caught.value)
+    assert '{ path = "y -> x", feedback = 8 }' in str(caught.value)
+    path.write_text(PLAYERS + 'a = "x -> y"\nb = { path = "y -> x", feedback = 8 }\n')
+    plan = resolve(read_source(path))
+    assert [w.feedback for w in plan.wires] == [0, 8]
+    assert plan.stop_order == (("x",), ("y",))
+
+
+def test_options_of_a_wire_and_of_a_role(folder: Path) -> None:
+    plan = made(
+        folder,
+        "[wires]\nhelp = { path = 'worker -> helper', affinity = 'value', deadline = '2min' }\n"
+        "[roles.worker]\nmemory = '2GiB'\nprogress = '90s'\nsecrets = ['TOKEN']\nmax = 4\n"
+        "pool = 'big'\nenv = { A = true, B = 1.5 }\n[pools.big]\nhosts = ['h1', 'h2']\ncpus = 1\n",
     )
-    (folder / "ring.toml").write_text(
-        '[roles.x]\nkind = "ring.py:Player"\n[roles.y]\nkind = "ring.py:Player"\n'
-        '[wires]\na = "x -> y"\nb = "y -> x"\n'
-    )
-    with pytest.raises(ConfigError, match="share wires run in a circle through x, y"):
-        resolve(read_source(folder / "ring.toml"))
+    wire = next(w for w in plan.wires if w.kind == "ask")
+    assert (wire.affinity, wire.deadline_s) == ("value", 120.0)
+    worker = plan.roles["worker"]
+    assert (worker.memory_bytes, worker.progress_s, worker.max) == (2 << 30, 90.0, 4)
+    assert (worker.secrets, worker.env) == (("TOKEN",), {"A": "1", "B": "1.5"})
+    assert plan.pools[worker.pool].hosts == ("h1", "h2")
+
+
+def test_a_gang_has_one_slot_a_rank_and_one_address(folder: Path) -> None:
+    text = '[roles.worker]\nmesh = { dp = 2, tp = 2 }\n[roles.helper]\nplace = "worker"\n'
+    plan = made(folder, text)
+    gang = [s for s in plan.slots if s.gang == "worker/1"]
+    assert [(s.name, s.rank, s.index) for s in gang] == [
+        ("worker/1", 0, 1),
+        ("worker/1.1", 1, 1),
+        ("worker/1.2", 2, 1),
+        ("worker/1.3", 3, 1),
+    ]
+    assert gang[0].roles == ("worker", "helper")
+    assert gang[1].roles == ("worker",)
+    assert plan.roles["worker"].ranks == 4
+    assert next(s for s in plan.slots if s.name == "source/0").after == ("worker/0", "worker/1")

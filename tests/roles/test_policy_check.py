@@ -21,7 +21,7 @@ from realnet.roles.prompter import Prompter
 from realnet.roles.rewarder.rewarder import Rewarder, RewarderConfig
 from realnet.roles.tables import Policy, Schedule, Task
 from realnet.roles.trainer.trainer import Trainer, TrainerConfig
-from realnet.topology.resolve import NOT_YET, RESERVED
+from realnet.topology.roletable import RESERVED
 
 NEW: dict[str, Any] = {"model": "new:llama", "tokenizer": "new:chars", "context": 80}
 QWEN = {
@@ -132,4 +132,4 @@ def test_no_role_has_a_key_that_a_topology_keeps_for_itself() -> None:
     roles = (Prompter, Driver, Generator, Rewarder, Trainer, ParameterServer, Evaluator)
     for role in roles:
         fields = {f.encode_name for f in msgspec.structs.fields(role.Config)}
-        assert not fields & {*RESERVED, *NOT_YET}, role
+        assert not fields & set(RESERVED), role
