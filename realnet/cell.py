@@ -91,6 +91,7 @@ class Cell:
         self.doing = ""
         self.busy_spans_s: deque[tuple[float, float, str]] = deque(maxlen=4096)
         self._busy_since: tuple[float, str] | None = None
+        self._progress = 0
         self._tasks: dict[asyncio.Task[Any], None] = {}  # in order, so that ends can be repeated
         self._threads: ThreadPoolExecutor | None = None
         self._closing = False
@@ -126,16 +127,13 @@ class Cell:
             if issubclass(kind, Request | StreamRequest):
                 self.codec.register(reply_type(kind))
         if isinstance(declared, Inlet):
-            window = declared.window
-            if isinstance(window, str):
-                window = int(getattr(self.actor.config, window))
             handler = getattr(self.actor, declared.handler_name, None)
             if handler is None:
                 raise ConfigError(
                     f"{type(self.actor).__name__}.{name} is an Inlet without a handler: mark one "
                     f"with @{name}.handler"
                 )
-            return LiveInlet(self, name, window, handler)
+            return LiveInlet(self, name, declared.bounds(self.actor.config), handler)
         if isinstance(declared, Outlet):
             return LiveOutlet(self, name)
         if isinstance(declared, Ask):
@@ -217,6 +215,7 @@ class Cell:
         try:
             return fn(*args)
         finally:
+            self._progress += 1
             # What a beat has taken already starts where that beat was.
             since_s, _ = self._busy_since or (start_s, label)
             self._busy_since = None
@@ -241,6 +240,13 @@ class Cell:
     def progress(self, text: str) -> None:
         """Note what the actor is doing."""
         self.doing = text
+        self._progress += 1
+
+    def progress_mark(self) -> int:
+        """Return a number that is another one whenever the actor has shown progress since."""
+        if self._busy_since is not None:  # computing is progress, until the beats say otherwise
+            self._progress += 1
+        return self._progress
 
     def finish(self, text: str) -> None:
         """Ask for the normal end of the run."""

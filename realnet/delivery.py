@@ -1,46 +1,57 @@
-"""Share wires, decided without IO: offer and grant, custody, acks, redelivery, dedupe.
+"""The sending end of share wires, decided without IO: backlog, grants, leases, affinity, acks.
 
-A `Producer` is the sending end of one wire, a `Consumer` the receiving end. Both take events and
-return effects; neither touches a socket or a clock.
+A `Producer` is the sending end of one wire, a `Consumer` (`custody.py`) the receiving end. Both
+take events and return effects; neither touches a socket or a clock.
 
     producer                                   consumer
-      offer()  -> Backlog(waiting) ------------> backlog() -> Grant(n), never more than its room
-      grant()  -> Send(item)       ------------> item()    -> accept, or a duplicate
-      ack()    -> Done(item)       <------------ finish()  -> Ack
-      consumer_down() -> what it held goes back to the front, one attempt more
+      announce() -> Backlog(waiting) ----------> backlog()
+      grant()    <------------------- Grant(n) <- grants()   never more than its room
+      grant()    -> Send(item)       ------------> item()    -> accept, or a duplicate
+      renew()    <------------------ Working <-- working()   while the handlers move
+      ack()      -> Done(item)       <------------ finish()  -> Ack
+      consumer_down(), tick() -> what it held goes to others, one attempt more
 
-Nobody pre-splits room: a grant answers an announced backlog, so credit never strands at a producer
-that has nothing. With several consumers more may be granted than is there; what is over is given
-back in the next Backlog. At least once: an item is done only when acked. The consumer drops what it
-has in hand or has finished under the same key, and acks it to whoever sent it.
+Room is granted in messages and in bytes. Nobody pre-splits it: a grant answers an announced
+backlog, and what a producer cannot use (nothing is left, or its next item is larger than the bytes
+it was granted) goes back with its next Backlog, so credit never strands. At least once: an item is
+done only when acked, by whoever has it or had it before its lease ran out: the first copy wins.
 
-Knows nothing of records, codecs or actors. Called by the share ports in `ports.py`, and by the
-simulator.
+Knows nothing of records, codecs or actors. Called by `live/outlet.py`.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from dataclasses import dataclass, field
+import heapq
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from realnet.affinity import End, Homes
 from realnet.errors import ensure
+
+TICKS = 4  # a lease is looked at so many times while it lasts
 
 
 class Send(NamedTuple):
-    """Effect: put this item on the link to the consumer."""
+    """Effect: put this item on the link. `spent` bytes of credit went with it, its size or more."""
 
-    consumer: str
+    consumer: End
     item: int
     attempt: int
+    spent: int
 
 
 class Announce(NamedTuple):
-    """Effect: tell the consumer what waits here and give back what it granted too much."""
+    """Effect: tell the consumer what waits for it, and give back what it granted too much.
 
-    consumer: str
+    `need` is the size of the item that comes next.
+    """
+
+    consumer: End
     waiting: int
     unused: int
+    num_bytes: int
+    unused_bytes: int
+    need: int
 
 
 class Done(NamedTuple):
@@ -50,216 +61,332 @@ class Done(NamedTuple):
     aside: str | None
 
 
-class GrantTo(NamedTuple):
-    """Effect: let the producer send `room` more."""
+class _Queue:
+    """Items that wait, oldest first. One that left is skipped when it comes up."""
 
-    producer: str
-    room: int
+    __slots__ = ("count", "heap", "num_bytes")
 
-
-class AckTo(NamedTuple):
-    """Effect: tell the producer that this item is finished."""
-
-    producer: str
-    item: int
-    aside: str | None
+    def __init__(self) -> None:
+        self.heap: list[int] = []
+        self.count = 0
+        self.num_bytes = 0
 
 
-@dataclass
-class _Held:
-    attempt: int = 0
-    consumer: str | None = None
+class _Item:
+    __slots__ = ("affinity", "attempt", "former", "holder", "queue", "renewed_s", "size")
+
+    def __init__(self, size: int, affinity: str):
+        self.size = size
+        self.affinity = affinity
+        self.attempt = 0
+        self.holder: _Member | None = None
+        self.queue: _Queue | None = None  # where it waits, if nobody has it
+        self.former: tuple[End, ...] = ()  # who had it when its lease ran out
+        self.renewed_s: float | None = None  # None: since the last tick
 
 
-@dataclass
-class _ConsumerSeen:
-    credit: int = 0
-    unused: int = 0
-    told: int = -1  # the backlog it was last told
-    holds: set[int] = field(default_factory=set)
+class _Member:
+    """A consumer as the producer sees it."""
+
+    __slots__ = (
+        *("bound", "credit", "credit_bytes", "holds", "lease_s", "name", "order"),
+        *("told", "told_bytes"),
+    )
+
+    def __init__(self, name: End, order: int):
+        self.name = name
+        self.order = order
+        self.credit = 0
+        self.credit_bytes = 0
+        self.told = 0  # the backlog that it knows of
+        self.told_bytes = 0
+        self.holds: dict[int, None] = {}
+        self.bound = _Queue()  # what only it may have
+        self.lease_s = 0.0
 
 
 class Producer:
-    """The sending end of a share wire. Consumers are names of incarnations."""
+    """The sending end of a share wire."""
 
     def __init__(self) -> None:
-        self._items: dict[int, _Held] = {}
-        self._waiting: deque[int] = deque()
-        self._consumers: dict[str, _ConsumerSeen] = {}
+        self._items: dict[int, _Item] = {}
+        self._free = _Queue()  # for anybody
+        self._homeless = _Queue()  # related work while nobody is up
+        self._members: dict[End, _Member] = {}
+        self._ready: dict[End, _Member] = {}  # those with credit
+        self._stalled: set[End] = set()  # a lease ran out; they have finished nothing since
+        self._homes = Homes()
+        self._leased = 0
+        self._joined = 0
+        self._ticked_s: float | None = None
 
     @property
     def waiting(self) -> int:
-        """How many items no consumer has yet."""
-        return len(self._waiting)
+        """How many items no consumer has."""
+        return len(self._items) - self._leased
 
     @property
     def leased(self) -> int:
         """How many items a consumer has and has not finished."""
-        return len(self._items) - len(self._waiting)
+        return self._leased
 
     @property
-    def consumers(self) -> tuple[str, ...]:
+    def consumers(self) -> tuple[End, ...]:
         """The consumers that are up."""
-        return tuple(self._consumers)
+        return tuple(self._members)
 
-    def offer(self, item: int) -> list[Send]:
-        """A new item wants to go."""
-        ensure(item not in self._items, f"item {item} was offered twice")
-        self._items[item] = _Held()
-        self._waiting.append(item)
-        return self._hand_out()
+    # ------------------------------------------------------------ items
+
+    def offer(self, item: int, size: int = 0, affinity: str = "") -> list[Send]:
+        """A new item wants to go. Numbers grow; related items share an affinity."""
+        ensure(item not in self._items, "an item was offered twice")
+        held = self._items[item] = _Item(size, affinity)
+        self._enqueue(item, held)
+        return self._hand_out() if self._ready else []
+
+    def waits(self, item: int) -> bool:
+        """Tell whether nobody has this item."""
+        held = self._items.get(item)
+        return held is not None and held.holder is None
 
     def withdraw(self, item: int) -> bool:
-        """Take back an item that nobody has yet; False if a consumer has it."""
+        """Take back an item that nobody has; False if a consumer has it, or had it."""
         held = self._items.get(item)
-        if held is None or held.consumer is not None:
+        if held is None or held.queue is None or held.former:
             return False
-        self._waiting.remove(item)
+        self._unqueue(held)
         del self._items[item]
         return True
 
-    def consumer_up(self, consumer: str) -> None:
-        """A consumer joined."""
-        self._consumers.setdefault(consumer, _ConsumerSeen())
+    def ack(self, consumer: End, items: Sequence[int], aside: str | None) -> list[Done]:
+        """A consumer finished items. What it neither has nor had is a late word: ignored."""
+        member = self._members.get(consumer)
+        if member is None:
+            return []
+        done = []
+        for item in items:
+            held = self._items.get(item)
+            if held is None or (held.holder is not member and consumer not in held.former):
+                continue
+            self._release(item, held)
+            del self._items[item]
+            done.append(Done(item, aside))
+        if done:
+            self._stalled.discard(consumer)
+        return done
 
-    def consumer_down(self, consumer: str) -> list[Send]:
+    # ------------------------------------------------------------ consumers
+
+    def consumer_up(self, consumer: End) -> None:
+        """A consumer joined. It may be told of more than once."""
+        if consumer in self._members:
+            return
+        self._joined += 1
+        self._members[consumer] = _Member(consumer, self._joined)
+        homeless, self._homeless = self._homeless, _Queue()
+        self._enqueue_again(homeless)
+
+    def consumer_down(self, consumer: End) -> list[Send]:
         """A consumer is gone: what it held goes to others, oldest first, before new work."""
-        seen = self._consumers.pop(consumer, None)
-        if seen is None:
+        member = self._members.pop(consumer, None)
+        if member is None:
             return []
-        for item in sorted(seen.holds, reverse=True):
-            self._items[item].consumer = None
-            self._waiting.appendleft(item)
+        self._ready.pop(consumer, None)
+        self._stalled.discard(consumer)
+        for item in member.holds:
+            held = self._items[item]
+            held.holder = None
+            self._leased -= 1
+            self._enqueue(item, held)
+        self._enqueue_again(member.bound)
         return self._hand_out()
 
-    def grant(self, consumer: str, count: int) -> list[Send]:
-        """A consumer has room for `count` more."""
-        seen = self._consumers.get(consumer)
-        if seen is None:
-            return []
-        seen.credit += count
-        return self._hand_out()
+    def grant(
+        self, consumer: End, count: int, num_bytes: int = 0, lease_s: float = 0.0
+    ) -> list[Send]:
+        """A consumer has room for `count` more with `num_bytes` together.
 
-    def ack(self, consumer: str, item: int, aside: str | None) -> list[Done]:
-        """A consumer finished an item. Acks of items that it does not hold are late: ignored."""
-        seen = self._consumers.get(consumer)
-        if seen is None or item not in seen.holds:
+        What it makes no progress on for `lease_s` seconds goes to another; 0 means never.
+        """
+        member = self._members.get(consumer)
+        if member is None:
             return []
-        seen.holds.discard(item)
-        del self._items[item]
-        return [Done(item, aside)]
+        member.credit += count
+        member.credit_bytes += num_bytes
+        member.lease_s = lease_s
+        if member.credit:
+            self._ready[consumer] = member
+        return self._hand_out()
 
     def announce(self) -> list[Announce]:
         """Tell every consumer whose picture of the backlog is out of date. Call once a turn."""
         effects = []
-        for name, seen in self._consumers.items():
-            if not self._waiting and seen.credit:  # granted more than there is: give it back
-                seen.unused, seen.credit = seen.unused + seen.credit, 0
-            if seen.told != len(self._waiting) or seen.unused:
-                effects.append(Announce(name, len(self._waiting), seen.unused))
-                seen.told, seen.unused = len(self._waiting), 0
+        for name, member in self._members.items():
+            unused, unused_bytes = member.credit, member.credit_bytes
+            waiting = self._free.count + member.bound.count
+            num_bytes = self._free.num_bytes + member.bound.num_bytes
+            if unused or unused_bytes:  # it fits nothing that is here
+                member.credit = member.credit_bytes = 0
+                self._ready.pop(name, None)
+            elif waiting == member.told and num_bytes == member.told_bytes:
+                continue
+            member.told, member.told_bytes = waiting, num_bytes
+            item = self._next_for(member)
+            need = 0 if item is None else self._items[item].size
+            effects.append(Announce(name, waiting, unused, num_bytes, unused_bytes, need))
         return effects
 
-    def _hand_out(self) -> list[Send]:
-        effects = []
-        while self._waiting:
-            ready = [(len(s.holds), n) for n, s in self._consumers.items() if s.credit > 0]
-            if not ready:
-                break
-            _, name = min(ready)  # the one that holds least
-            item = self._waiting.popleft()
-            seen, held = self._consumers[name], self._items[item]
-            seen.credit -= 1
-            seen.told -= seen.told > 0  # the consumer takes one off its picture when it arrives
-            seen.holds.add(item)
-            held.consumer, held.attempt = name, held.attempt + 1
-            effects.append(Send(name, item, held.attempt))
-        return effects
-
-
-@dataclass
-class _ProducerSeen:
-    waiting: int = 0
-    granted: int = 0
-
-
-class Accepted(NamedTuple):
-    """What to do with an item that came in: `fresh` ones go to the handler."""
-
-    fresh: bool
-    effects: list[GrantTo | AckTo]
-
-
-class Consumer:
-    """The receiving end of a share wire. Producers are names of incarnations."""
-
-    def __init__(self, window: int, remembered: int = 8192):
-        self.window = window
-        self._remembered = remembered
-        self._producers: OrderedDict[str, _ProducerSeen] = OrderedDict()
-        self._in_hand: dict[str, list[tuple[str, int]]] = {}  # key -> everyone who sent it
-        self._finished: OrderedDict[str, str | None] = OrderedDict()  # key -> set-aside reason
+    # ------------------------------------------------------------ leases
 
     @property
-    def in_hand(self) -> int:
-        """How many items are accepted and not finished."""
-        return len(self._in_hand)
+    def tick_s(self) -> float:
+        """How often `tick` wants to be called while something is leased; 0: it need not be."""
+        leases = [m.lease_s for m in self._members.values() if m.lease_s > 0]
+        return min(leases) / TICKS if leases and self._leased else 0.0
 
-    def producer_up(self, producer: str) -> None:
-        """A producer joined."""
-        self._producers.setdefault(producer, _ProducerSeen())
+    def renew(self, consumer: End, idle: Sequence[int]) -> None:
+        """A consumer works on what it has of this producer, except for the `idle` ones."""
+        member = self._members.get(consumer)
+        if member is not None:
+            resting = set(idle)
+            for item in member.holds:
+                if item not in resting:
+                    self._items[item].renewed_s = None
 
-    def producer_down(self, producer: str) -> list[GrantTo]:
-        """A producer is gone: its grants come back. What it sent is worked on all the same."""
-        self._producers.pop(producer, None)
-        return self._grant()
+    def tick(self, now_s: float) -> list[Send]:
+        """Take back the items whose lease ran out, if somebody else is there to have them.
 
-    def backlog(self, producer: str, waiting: int, unused: int) -> list[GrantTo]:
-        """A producer told what waits there."""
-        seen = self._producers.setdefault(producer, _ProducerSeen())
-        seen.granted = max(0, seen.granted - unused)
-        seen.waiting = waiting
-        return self._grant()
+        Time in which nobody called this (the process stood still) counts against no one.
+        """
+        away_s = 0.0
+        if self._ticked_s is not None:
+            away_s = max(0.0, now_s - self._ticked_s - 2 * self.tick_s)
+        for member in list(self._members.values()):
+            for item in list(member.holds) if member.lease_s > 0 else ():
+                held = self._items[item]
+                if held.renewed_s is None:
+                    held.renewed_s = now_s
+                    continue
+                held.renewed_s += away_s
+                if now_s - held.renewed_s > member.lease_s:
+                    self._take_back(item, held, member)
+        self._ticked_s = now_s if self._leased else None
+        return self._hand_out()
 
-    def item(self, producer: str, item: int, key: str) -> Accepted:
-        """An item came in. A key in hand or finished is not handled again."""
-        seen = self._producers.setdefault(producer, _ProducerSeen())
-        seen.granted = max(0, seen.granted - 1)
-        seen.waiting = max(0, seen.waiting - 1)
-        if key in self._finished:
-            aside = self._finished[key]
-            return Accepted(False, [AckTo(producer, item, aside), *self._grant()])
-        owners = self._in_hand.setdefault(key, [])
-        owners.append((producer, item))
-        return Accepted(len(owners) == 1, [])
-
-    def finish(self, key: str, aside: str | None) -> list[GrantTo | AckTo]:
-        """An item is done (or set aside): ack it to everyone who sent it, grant the room."""
-        owners = self._in_hand.pop(key, [])
-        self._finished[key] = aside
-        while len(self._finished) > self._remembered:
-            self._finished.popitem(last=False)
-        acks: list[GrantTo | AckTo] = [
-            AckTo(producer, item, aside) for producer, item in owners if producer in self._producers
+    def _take_back(self, item: int, held: _Item, member: _Member) -> None:
+        others = [
+            m for m in self._members.values() if m is not member and m.name not in held.former
         ]
-        return [*acks, *self._grant()]
+        if not others:
+            return
+        heir = min(
+            others, key=lambda m: (m.name in self._stalled, len(m.holds) + m.bound.count, m.order)
+        )
+        self._release(item, held)
+        held.former = (*held.former, member.name)
+        self._queue(item, held, heir.bound)
+        if member.name not in self._stalled:
+            self._stalled.add(member.name)  # what is related to other work of it waits no longer
+            bound, member.bound = member.bound, _Queue()
+            self._enqueue_again(bound)
 
-    def _grant(self) -> list[GrantTo]:
-        room = self.window - len(self._in_hand) - sum(s.granted for s in self._producers.values())
-        wants = {n: s.waiting - s.granted for n, s in self._producers.items()}
-        grants: dict[str, int] = {}
-        while room > 0:
-            hungry = [n for n, want in wants.items() if want > 0]
-            if not hungry:
-                break
-            share = max(1, room // len(hungry))
-            for name in hungry:
-                count = min(share, wants[name], room)
-                grants[name] = grants.get(name, 0) + count
-                wants[name] -= count
-                room -= count
-        for name, count in grants.items():
-            if count:
-                self._producers[name].granted += count
-                self._producers.move_to_end(name)
-        return [GrantTo(name, count) for name, count in grants.items() if count]
+    # ------------------------------------------------------------ queues
+
+    def _enqueue(self, item: int, held: _Item) -> None:
+        if not held.affinity:
+            self._queue(item, held, self._free)
+        elif not self._members:
+            self._queue(item, held, self._homeless)
+        else:
+            able = self._members
+            if self._stalled:
+                able = {n: m for n, m in able.items() if n not in self._stalled} or able
+            self._queue(item, held, self._members[self._homes.of(held.affinity, able)].bound)
+
+    def _queue(self, item: int, held: _Item, queue: _Queue) -> None:
+        held.queue = queue
+        heapq.heappush(queue.heap, item)
+        queue.count += 1
+        queue.num_bytes += held.size
+
+    def _enqueue_again(self, old: _Queue) -> None:
+        for item in sorted(old.heap):
+            held = self._items.get(item)
+            if held is not None and held.queue is old:
+                self._enqueue(item, held)
+
+    def _unqueue(self, held: _Item) -> None:
+        queue, held.queue = held.queue, None
+        if queue is not None:  # its entry in the heap is skipped later
+            queue.count -= 1
+            queue.num_bytes -= held.size
+
+    def _release(self, item: int, held: _Item) -> None:
+        """Nobody has this item and it waits nowhere."""
+        self._unqueue(held)
+        if held.holder is not None:
+            del held.holder.holds[item]
+            held.holder = None
+            self._leased -= 1
+
+    def _first(self, queue: _Queue) -> int | None:
+        if not queue.count:
+            queue.heap.clear()
+            return None
+        heap, items = queue.heap, self._items
+        while (held := items.get(heap[0])) is None or held.queue is not queue:
+            heapq.heappop(heap)
+        return heap[0]
+
+    def _next_for(self, member: _Member) -> int | None:
+        free = self._first(self._free)
+        if not member.bound.count:
+            return free
+        bound = self._first(member.bound)
+        return bound if free is None or (bound is not None and bound < free) else free
+
+    def _hand_out(self) -> list[Send]:
+        sends: list[Send] = []
+        ready = self._ready
+        if self._leased == len(self._items) or not ready:
+            return sends
+        if len(ready) == 1:
+            (member,) = ready.values()
+            while member.credit and self._send_next(member, sends):
+                pass
+            return sends
+        line = [(len(m.holds), m.order, m) for m in ready.values()]  # who holds least comes first
+        heapq.heapify(line)
+        while line:
+            _, order, member = line[0]
+            if self._send_next(member, sends) and member.credit:
+                heapq.heapreplace(line, (len(member.holds), order, member))
+            else:
+                heapq.heappop(line)
+        return sends
+
+    def _send_next(self, member: _Member, sends: list[Send]) -> bool:
+        item = self._next_for(member)
+        if item is None:
+            return False
+        held = self._items[item]
+        size, queue = held.size, held.queue
+        if size > member.credit_bytes or queue is None:
+            return False
+        heapq.heappop(queue.heap)
+        self._unqueue(held)
+        member.credit -= 1
+        spent = size
+        if not member.credit:  # the bytes that are left over go along: they are of no use here
+            spent = member.credit_bytes
+            del self._ready[member.name]
+        member.credit_bytes -= spent
+        if member.told:  # the consumer takes one off its picture when it arrives
+            member.told -= 1
+            member.told_bytes = max(0, member.told_bytes - size)
+        member.holds[item] = None
+        held.holder, held.renewed_s = member, None
+        held.attempt += 1
+        self._leased += 1
+        sends.append(Send(member.name, item, held.attempt, spent))
+        return True

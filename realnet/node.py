@@ -35,7 +35,7 @@ from realnet.watching import Watching
 MAX_EARLY = 20_000
 TOLD_AGAIN_S = 60.0
 MAX_TOLD = 1000
-_NEEDS_UP = wire.Backlog | wire.Item | wire.Grant | wire.Ack | wire.Value
+_NEEDS_UP = wire.Backlog | wire.Item | wire.Grant | wire.Ack | wire.Working | wire.Value
 
 
 class Owner(Protocol):
@@ -101,12 +101,21 @@ class Node:
         """Put an actor into this process."""
         cell = Cell(self, actor_class, address, config, shared or {}, policy)
         self.cells[address.full] = cell
+        self._tell_wires(cell)
         self._slot_of[address.full] = self.slot
         self.watching.up([address.full])
         for peer in self._peers.values():
             if peer.slot in self._up:
                 self._wire(peer, only=cell)
         return cell
+
+    def _tell_wires(self, cell: Cell) -> None:
+        mine = cell.address.role
+        for w in self._wires:
+            if w.from_role == mine and w.from_port in cell.ports:
+                cell.ports[w.from_port].wired(w.to_role, w.to_port, w.feedback, w.affinity)
+            if w.to_role == mine and w.to_port in cell.ports:
+                cell.ports[w.to_port].wired(w.from_role, w.from_port, w.feedback, w.affinity)
 
     def remove(self, cell: Cell) -> None:
         """Take an actor out of this process."""

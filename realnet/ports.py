@@ -3,7 +3,7 @@
 Written in a class body, they say what a role takes, gives, asks and shows, by type; a topology
 connects them. On an instance the same name is the live end (`live/`).
 
-Knows nothing of topologies, delivery or sockets. Role authors use it; `topology/` reads the
+Knows nothing of topologies, live delivery or sockets. Role authors use it; `topology/` reads the
 declarations to check wires.
 """
 
@@ -12,8 +12,10 @@ from __future__ import annotations
 import functools
 import typing
 from collections.abc import Awaitable, Callable, Hashable
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, overload
 
+from realnet.custody import WINDOW_BYTES
+from realnet.errors import ConfigError
 from realnet.message import Message, Request, StreamRequest
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=Message)
 F = TypeVar("F", bound=Callable[..., Any])
 HANDLES = "__realnet_handles__"
+LEASE_S = 600.0
 
 
 class Port:
@@ -55,21 +58,56 @@ class Port:
         return port
 
 
+class Bounds(NamedTuple):
+    """What an inlet lets in: items, bytes, and how long one may show no progress (seconds)."""
+
+    window: int
+    window_bytes: int = WINDOW_BYTES
+    lease_s: float = LEASE_S
+
+
 class Inlet(Port, Generic[M]):
     """Takes work from a pool's share wire.
 
     `window` bounds the items in custody here (accepted and not finished), so it is also how many
-    handler calls run at once; a string names the config field that holds the number.
+    handler calls run at once; `window_bytes` bounds the bytes that they hold (one item may be
+    larger: it comes when nothing else is in hand). An item on which its handler makes no progress
+    for `lease_s` seconds goes to another member of the pool, if there is one; 0 means never.
+    Sending what it causes is progress, so is `Delivery.progress`, `Actor.progress` and
+    `Actor.compute`. A string names the config field that holds the number.
     """
 
     wire = "share"
 
     def __init__(
-        self, kind: type[M], *, window: int | str = 64, joined_by: Literal["", "policy"] = ""
+        self,
+        kind: type[M],
+        *,
+        window: int | str = 64,
+        window_bytes: int | str = WINDOW_BYTES,
+        lease_s: float | str = LEASE_S,
+        joined_by: Literal["", "policy"] = "",
     ):
         super().__init__(kind, joined_by=joined_by)
         self.window = window
+        self.window_bytes = window_bytes
+        self.lease_s = lease_s
         self.handler_name = ""
+
+    def bounds(self, config: Any) -> Bounds:
+        """Return the numbers, read from a role's config where it holds them."""
+
+        def number(written: Any) -> Any:
+            return getattr(config, written) if isinstance(written, str) else written
+
+        window, num_bytes = int(number(self.window)), int(number(self.window_bytes))
+        lease_s = float(number(self.lease_s))
+        if window < 1 or num_bytes < 1 or lease_s < 0:
+            raise ConfigError(
+                f"the inlet {self.name} has window = {window}, window_bytes = {num_bytes}, "
+                f"lease_s = {lease_s}: it needs room for one item of one byte, and no negative time"
+            )
+        return Bounds(window, num_bytes, lease_s)
 
     def handler(self, method: F) -> F:
         """Mark `async def method(self, item: Delivery[M]) -> None` as what takes the items."""

@@ -30,26 +30,42 @@ class Body(msgspec.Struct, frozen=True, array_like=True):
 
 # share wires: producer -> consumer
 class Backlog(Op, tag=1):
-    """I hold `waiting` items nobody has been granted; I give back `unused` grants of yours."""
+    """I hold `waiting` items for you, of `num_bytes` together, the next one of `need` bytes.
+
+    I give back `unused` grants and `unused_bytes` of yours.
+    """
 
     waiting: int
     unused: int = 0
+    num_bytes: int = 0
+    unused_bytes: int = 0
+    need: int = 0
 
 
 class Item(Op, tag=2):
-    """One item, used up one grant. `attempt` counts deliveries of it, from 1."""
+    """One item, used up one grant and `spent` bytes. `attempt` counts deliveries of it, from 1.
+
+    `size` is what its record weighs.
+    """
 
     id: int
     key: str
     attempt: int
     body: Body
+    size: int = 0
+    spent: int = 0
 
 
 # share wires: consumer -> producer
 class Grant(Op, tag=3):
-    """Send me `count` more items."""
+    """Send me `count` more items, of `num_bytes` together.
+
+    Take back what I do not tell progress of for `lease_s` seconds; 0: never.
+    """
 
     count: int
+    num_bytes: int = 0
+    lease_s: float = 0.0
 
 
 class Ack(Op, tag=4):
@@ -57,6 +73,12 @@ class Ack(Op, tag=4):
 
     ids: tuple[int, ...]
     aside: str | None = None
+
+
+class Working(Op, tag=13):
+    """I work on what I have of you, except for the `idle` ones, on which nothing has moved."""
+
+    idle: tuple[int, ...] = ()
 
 
 # asks
@@ -114,7 +136,9 @@ class Tell(Op, tag=11):
     body: Body
 
 
-AnyOp = Backlog | Item | Grant | Ack | Call | Reply | Fail | Cancel | Credit | Value | Tell
+AnyOp = (
+    Backlog | Item | Grant | Ack | Working | Call | Reply | Fail | Cancel | Credit | Value | Tell
+)
 
 
 class Packet(msgspec.Struct, frozen=True, array_like=True):

@@ -31,6 +31,7 @@ class Switch(Protocol):
     def is_local(self, peer: str) -> bool: ...
     def later(self, fn: Callable[[], None]) -> None: ...
     def task(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]: ...
+    def progress_mark(self) -> int: ...
 
 
 class LivePort:
@@ -40,6 +41,9 @@ class LivePort:
         self._switch = switch
         self.name = name
         self.peers: dict[str, str] = {}
+
+    def wired(self, role: str, port: str, reserve: int, affinity: str) -> None:
+        """The plan has a wire from here to a port of a role, or from there to here."""
 
     def peer_up(self, peer: str, port: str) -> None:
         """A peer that this port is wired to can be talked to."""

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from realnet.delivery import Consumer
+from realnet.custody import Consumer
 from realnet.link import PROBE_S
 from realnet.testing.history import History, check
 from realnet.testing.loop import SimulationError
@@ -260,11 +260,13 @@ def _look_at_grants(
     simulation: Simulation, where: str, consumer: Consumer, alive: set[str]
 ) -> None:
     """When nothing waits, no producer keeps a grant; and no dead one is remembered."""
-    for producer, seen in consumer._producers.items():
-        if seen.granted:
-            simulation.broken(f"{where} has {seen.granted} granted to {producer} at rest")
-        if producer not in alive:
+    for producer, (num, num_bytes) in consumer.granted().items():
+        if num or num_bytes:
+            simulation.broken(f"{where} granted {num} ({num_bytes} bytes) to {producer} at rest")
+        if producer[0] not in alive:
             simulation.broken(f"{where} remembers {producer}, which is dead")
+    if consumer.in_hand_bytes:
+        simulation.broken(f"{where} holds {consumer.in_hand_bytes} bytes at rest")
 
 
 async def _trouble(simulation: Simulation, scenario: Scenario, oracle: Oracle) -> None:

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from realnet import Delivery
+from realnet.affinity import End
 from realnet.calls import Calls
 from realnet.cell import LiveInlet  # where it is used
-from realnet.delivery import Accepted, AckTo, Announce, Consumer, GrantTo, Producer, Send
+from realnet.custody import Accepted, AckTo, Consumer, GrantTo
+from realnet.delivery import Announce, Producer, Send
 from realnet.link import Received, Session
 from realnet.liveness import Beats, Hung, Suspected
 from realnet.supervision import Down, Effect, Supervisor
@@ -96,19 +98,21 @@ def results_do_not_hold_their_cause(patch: pytest.MonkeyPatch) -> None:
 def no_dedupe(patch: pytest.MonkeyPatch) -> None:
     right = Consumer.item
 
-    def item(self: Consumer, producer: str, item: int, key: str) -> Accepted:
-        accepted = right(self, producer, item, key)
-        return Accepted(True, accepted.effects)
+    def item(self: Consumer, *args: Any) -> Accepted:
+        return right(self, *args)._replace(fresh=True)
 
     patch.setattr(Consumer, "item", item)
 
 
 def a_dead_consumer_takes_its_items_along(patch: pytest.MonkeyPatch) -> None:
-    def consumer_down(self: Producer, consumer: str) -> list[Send]:
-        seen = self._consumers.pop(consumer, None)
-        for item in seen.holds if seen else ():
-            self._items[item].consumer = None
-        return []
+    right = Producer.consumer_down
+
+    def consumer_down(self: Producer, consumer: End) -> list[Send]:
+        member = self._members.get(consumer)
+        if member is not None:
+            self._leased -= len(member.holds)
+            member.holds.clear()
+        return right(self, consumer)
 
     patch.setattr(Producer, "consumer_down", consumer_down)
 
@@ -117,29 +121,26 @@ def credit_never_returned(patch: pytest.MonkeyPatch) -> None:
     right = Producer.announce
 
     def announce(self: Producer) -> list[Announce]:
-        return [Announce(consumer, waiting, 0) for consumer, waiting, _ in right(self)]
+        return [a._replace(unused=0, unused_bytes=0) for a in right(self)]
 
     patch.setattr(Producer, "announce", announce)
 
 
 def a_dead_producer_keeps_its_grants(patch: pytest.MonkeyPatch) -> None:
-    def producer_down(self: Consumer, producer: str) -> list[GrantTo]:
-        return []
-
-    patch.setattr(Consumer, "producer_down", producer_down)
+    patch.setattr(Consumer, "producer_down", lambda self, producer: None)
 
 
 def the_window_is_not_looked_at(patch: pytest.MonkeyPatch) -> None:
-    right = Consumer._grant
+    right = Consumer.grants
 
-    def grant(self: Consumer) -> list[GrantTo]:
+    def grants(self: Consumer) -> list[GrantTo]:
         self.window += 50
         try:
             return right(self)
         finally:
             self.window -= 50
 
-    patch.setattr(Consumer, "_grant", grant)
+    patch.setattr(Consumer, "grants", grants)
 
 
 def death_is_told_twice(patch: pytest.MonkeyPatch) -> None:
@@ -172,7 +173,7 @@ def everybody_hangs(patch: pytest.MonkeyPatch) -> None:
 def reasons_are_forgotten(patch: pytest.MonkeyPatch) -> None:
     right = Consumer.finish
 
-    def finish(self: Consumer, key: str, aside: str | None) -> list[GrantTo | AckTo]:
+    def finish(self: Consumer, key: str, aside: str | None) -> list[AckTo]:
         return right(self, key, None)
 
     patch.setattr(Consumer, "finish", finish)
