@@ -2,38 +2,34 @@
 
 Arrays below 64 KiB travel inside the header, since an extra frame costs more than the copy;
 larger ones are frames that nobody copies. Limits are checked before anything is decoded. Only
-kinds that were registered are decoded; nothing is imported, evaluated or unpickled.
+kinds that were registered are decoded; nothing is imported, evaluated or unpickled. Whatever is
+wrong with bytes or with a record comes out as a WireError.
 
-Knows nothing of sockets or actors. Called by `node.py` for every packet, and by journals.
+Knows nothing of sockets or actors. Called by `node.py` for every packet, and by journals;
+`arrays.py`, `limits.py` and `schema.py` know what arrays, limits and names of fields are.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
-from realnet import wire
-from realnet.errors import TooLarge, UnknownKind, WireError, listed, nearest
+from realnet import arrays, wire
+from realnet.arrays import Array as Array
+from realnet.arrays import Frame as Frame
+from realnet.errors import UnknownKind, WireError, listed, nearest
+from realnet.limits import INLINE_BYTES as INLINE_BYTES
+from realnet.limits import MAX_BATCH_BYTES as MAX_BATCH_BYTES
+from realnet.limits import MAX_DEPTH, MAX_OBJECTS, check_objects, check_sizes, may_be_deep
+from realnet.limits import MAX_FRAMES as MAX_FRAMES
+from realnet.limits import MAX_HEADER_BYTES as MAX_HEADER_BYTES
 from realnet.message import Message, kind_of
+from realnet.schema import told
 
-Frame = bytes | bytearray | memoryview
-Array = npt.NDArray[Any]
-
-INLINE_BYTES = 64 * 1024
-MAX_HEADER_BYTES = 16 * 2**20
-MAX_BATCH_BYTES = 2**30
-MAX_FRAMES = 1024
-_INLINE, _FRAME = 1, 2
-_DTYPES: tuple[str, ...] = (
-    *("bool", "int8", "uint8", "int16", "uint16", "int32", "int64", "uint32", "uint64"),
-    *("float16", "float32", "float64"),
-)
-_CODE = {np.dtype(name): i for i, name in enumerate(_DTYPES)}
+# What the decoder and our own checks of arrays raise for damaged bytes; nothing else is expected.
+_DAMAGED = (msgspec.DecodeError, ValueError, TypeError, OverflowError, RecursionError)
 
 
 class Codec:
@@ -43,7 +39,10 @@ class Codec:
         self._inline_bytes = inline_bytes
         self._kinds: dict[str, type[Message]] = {}
         self._decoders: dict[str, msgspec.msgpack.Decoder[Any]] = {}
-        self._frames: list[Frame] = []  # of the record being encoded or decoded
+        self._deep: set[str] = set()  # kinds whose type does not bound how deep they are
+        self._frames: Sequence[Frame] = ()  # of the record being decoded
+        self._out: list[Frame] = []  # of the record being encoded
+        self._damage = ""  # what is wrong with an array of the record being decoded
         self._encoder = msgspec.msgpack.Encoder(enc_hook=self._pack_array)
         self._batch_decoder = msgspec.msgpack.Decoder(wire.Batch)
         for kind in kinds:
@@ -60,31 +59,57 @@ class Codec:
             )
         if name not in self._decoders:
             self._decoders[name] = msgspec.msgpack.Decoder(
-                kind, ext_hook=self._unpack_array, dec_hook=_accept_array
+                kind, ext_hook=self._unpack_array, dec_hook=arrays.fit
             )
+            if may_be_deep(kind):
+                self._deep.add(name)
+
+    @property
+    def kinds(self) -> Sequence[type[Message]]:
+        """The record types that are known."""
+        return tuple(self._kinds.values())
 
     def encode(self, record: Message) -> tuple[wire.Body, list[Frame]]:
-        """Return the body of a record and the frames of its large arrays."""
-        self._frames = []
-        raw = self._encoder.encode(record)
-        frames, self._frames = self._frames, []
+        """Return the body of a record and the frames of its large arrays.
+
+        The frames are the memory of the arrays: nobody may write into it until they are sent.
+        Raises WireError naming kind and field path for what does not travel.
+        """
+        self._out = []
+        try:
+            raw = self._encoder.encode(record)
+        except Exception as error:  # of any library whose value was put into a record
+            raise WireError(self._why_not(record, error)) from error
+        frames, self._out = self._out, []
         return wire.Body(kind_of(type(record)), msgspec.Raw(raw), len(frames)), frames
 
     def decode(self, body: wire.Body, frames: Sequence[Frame], sender: str = "") -> Message:
-        """Return the record; raises WireError naming kind, field path and sender."""
+        """Return the record; raises WireError naming kind, field path and sender.
+
+        Arrays in it are the memory of the message and are not to be written to.
+        """
         decoder = self._decoders.get(body.kind)
         if decoder is None:
             raise UnknownKind(
                 f"a record of kind {body.kind!r} came from {sender or 'a peer'}, which nobody here "
                 f"declared.{nearest(body.kind, self._kinds)} Known: {listed(self._kinds)}"
             )
-        self._frames = list(frames)
+        if body.kind in self._deep:
+            what = f"{body.kind} from {sender or 'a peer'}"
+            check_objects(bytes(body.raw), what, max_objects=2**62, max_depth=MAX_DEPTH)
+        self._frames = frames
         try:
-            return decoder.decode(body.raw)  # type: ignore[no-any-return]
-        except (msgspec.DecodeError, ValueError, TypeError, IndexError, struct.error) as error:
-            raise WireError(f"{body.kind} from {sender or 'a peer'} is damaged: {error}") from None
+            record = decoder.decode(body.raw)
+        except _DAMAGED as error:
+            self._damage = ""
+            text = told(self._kinds[body.kind], str(error))
+            raise WireError(f"{body.kind} from {sender or 'a peer'} is damaged: {text}") from None
         finally:
-            self._frames = []
+            self._frames = ()
+        if self._damage:  # in a field of any type
+            text, self._damage = self._damage, ""
+            raise WireError(f"{body.kind} from {sender or 'a peer'} is damaged: {text}")
+        return record  # type: ignore[no-any-return]
 
     def encode_batch(self, batch: wire.Batch) -> bytes:
         """Return the header frame of a batch."""
@@ -94,15 +119,13 @@ class Codec:
         """Check the limits, then decode the header. Raises TooLarge or WireError."""
         if not frames:
             raise WireError("an empty message came in")
-        total = sum(len(f) for f in frames)
-        if len(frames) > MAX_FRAMES or total > MAX_BATCH_BYTES or len(frames[0]) > MAX_HEADER_BYTES:
-            raise TooLarge(
-                f"refused {total} bytes in {len(frames)} frames (limits: {MAX_BATCH_BYTES} bytes, "
-                f"{MAX_FRAMES} frames, {MAX_HEADER_BYTES} bytes of header)"
-            )
+        header = frames[0]
+        check_sizes(len(frames), sum(len(f) for f in frames), len(header))
+        if len(header) > MAX_OBJECTS:
+            check_objects(header, "a message")
         try:
-            batch = self._batch_decoder.decode(frames[0])
-        except (msgspec.DecodeError, ValueError) as error:
+            batch = self._batch_decoder.decode(header)
+        except _DAMAGED as error:
             raise WireError(f"a damaged batch came in: {error}") from None
         if batch.protocol != wire.PROTOCOL:
             raise WireError(
@@ -117,35 +140,41 @@ class Codec:
         return self.decode(body, frames)
 
     def _pack_array(self, value: Any) -> Any:
-        if not isinstance(value, np.ndarray):
-            raise TypeError(
-                f"a record holds a {type(value).__name__}: plain values and numpy arrays travel"
-            )
-        code = _CODE.get(value.dtype)
-        if code is None:
-            raise TypeError(f"arrays of dtype {value.dtype} do not travel; use one of {_DTYPES}")
-        head = struct.pack(f"<BB{value.ndim}q", code, value.ndim, *value.shape)
-        data = np.ascontiguousarray(value)
-        if data.nbytes < self._inline_bytes:
-            return msgspec.msgpack.Ext(_INLINE, head + data.tobytes())
-        self._frames.append(memoryview(data.reshape(-1).view(np.uint8).data))
-        return msgspec.msgpack.Ext(_FRAME, head + struct.pack("<I", len(self._frames) - 1))
+        return arrays.pack(value, self._inline_bytes, self._out)
 
-    def _unpack_array(self, code: int, data: memoryview) -> Array:
-        dtype_code, ndim = struct.unpack_from("<BB", data)
-        if ndim > 8 or dtype_code >= len(_DTYPES):
-            raise ValueError(f"an array of dtype code {dtype_code} and {ndim} dimensions")
-        shape = struct.unpack_from(f"<{ndim}q", data, 2)
-        payload: Frame = data[2 + 8 * ndim :]
-        if code == _FRAME:
-            payload = self._frames[struct.unpack("<I", payload)[0]]
-        elif code != _INLINE:
-            raise ValueError(f"extension type {code}")
-        array: Array = np.frombuffer(payload, dtype=_DTYPES[dtype_code])
-        return array.reshape(shape) if ndim != 1 or len(array) != shape[0] else array
+    def _unpack_array(self, code: int, data: memoryview) -> Any:
+        try:
+            return arrays.unpack(code, data, self._frames)
+        except ValueError as error:
+            self._damage = str(error)
+            return arrays.Damaged(self._damage)
+
+    def _why_not(self, record: Message, error: Exception) -> str:
+        """Say which value of a record cannot be encoded: the first one that fails alone."""
+        path, value, name = "$", record, kind_of(type(record))
+        for _ in range(MAX_DEPTH):
+            for step, child in _inside(value):
+                try:
+                    self._encoder.encode(child)
+                except Exception as its_error:
+                    path, value, error = path + step, child, its_error
+                    break
+            else:
+                break
+        self._out = []
+        return f"{name} cannot be sent: {path} holds a {type(value).__name__}: {error}"
 
 
-def _accept_array(kind: type, value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return value
-    raise ValueError(f"expected an array, got {type(value).__name__}")
+def _inside(value: Any) -> Iterator[tuple[str, Any]]:
+    """Return the values inside a value, each with its step on the path."""
+    if isinstance(value, msgspec.Struct):
+        for field in value.__struct_fields__:
+            yield f".{field}", getattr(value, field)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield f"[{key!r}]", item
+        for key in value:
+            yield f"[key {key!r}]", key
+    elif isinstance(value, list | tuple | set | frozenset):
+        for place, item in enumerate(value):
+            yield f"[{place}]", item

@@ -10,11 +10,12 @@ record; `codec.py` turns records into bytes and back.
 
 from __future__ import annotations
 
-import hashlib
 import types
-from typing import Any, Generic, TypeVar, dataclass_transform, get_args, get_origin
+from typing import Generic, TypeVar, dataclass_transform, get_args, get_origin
 
 import msgspec
+
+from realnet.schema import schema_hash as schema_hash
 
 R = TypeVar("R")
 
@@ -72,9 +73,3 @@ def is_stream(request: type[Message]) -> bool:
 def kind_of(record: type[Message]) -> str:
     """Return the name of a record type on the wire."""
     return record.__name__
-
-
-def schema_hash(record: type[Message]) -> str:
-    """Return a digest of field names, types and order; two ends of a wire compare it at hello."""
-    fields: list[Any] = [(f.name, str(f.type)) for f in msgspec.structs.fields(record)]
-    return hashlib.blake2b(repr((kind_of(record), fields)).encode(), digest_size=8).hexdigest()
