@@ -52,7 +52,8 @@ class _Tidy(click.Group):
 
 def _complain(text: str) -> None:
     for line in text.splitlines():
-        click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+        if not line.startswith("    "):  # the line of a file that is shown
+            click.secho("error: ", fg="red", bold=True, nl=False, err=True)
         click.echo(line, err=True)
 
 

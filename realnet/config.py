@@ -19,6 +19,7 @@ from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
 import msgspec
 
 from realnet.errors import ConfigError, listed, nearest
+from realnet.references import Reference
 
 _SECONDS = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -66,10 +67,21 @@ def doc(text: str, **limits: Any) -> Any:
 
 def parse_quantity(text: str, units: Mapping[str, float], what: str) -> float:
     """Return the number that `text` ("10s", "2 GiB") stands for in base units."""
-    match = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?\d+)?)\s*([A-Za-z]*)\s*", text)
+    match = re.fullmatch(r"\s*(\d+\.?\d*(?:e[+-]?\d+)?)\s*([A-Za-z]*)\s*", text)
     if match is None or match[2] not in units:
-        raise ValueError(f"{text!r} is not {what}: write a number and one of {', '.join(units)}")
+        guess = _meant_unit(match[2], units) if match else ""
+        meant = f' Did you mean "{match[1]}{guess}"?' if match and guess else ""
+        raise ValueError(f"it is not {what}: write a number and one of {', '.join(units)}.{meant}")
     return float(match[1]) * units[match[2]]
+
+
+def _meant_unit(word: str, units: Mapping[str, float]) -> str:
+    """Return the unit that people mean by a word such as sec, minutes, gb or G, or ''."""
+    plain = {unit.lower(): unit for unit in reversed(list(units))}
+    letters = {**{unit[0].lower(): unit for unit in units if "i" not in unit}, **plain}
+    letters |= {"k": "KiB", "m": "MiB", "g": "GiB"} if units is _BYTES else {"m": "min"}
+    word = word.lower()
+    return letters.get(word) or (letters.get(word[:3]) or letters.get(word[:1], "") if word else "")
 
 
 def parse_seconds(text: str) -> float:
@@ -83,22 +95,22 @@ def _convert_units(kind: type, value: Any) -> Any:
             value = parse_seconds(value)
         if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
             return Seconds(value)
-        raise ValueError(f'{value!r} is not a time: write for example "10s"')
+        raise ValueError('it is not a time: write for example "10s"')
     if kind is Bytes:
         if isinstance(value, str):
             value = int(parse_quantity(value, _BYTES, "a size"))
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             return Bytes(value)
-        raise ValueError(f'{value!r} is not a size: write for example "2GiB"')
+        raise ValueError('it is not a size: write for example "2GiB"')
     if kind is Steps:
         if isinstance(value, str):
             match = re.fullmatch(r"\s*(\d+)\s*steps?\s*", value)
             if match is None:
-                raise ValueError(f'{value!r} is not a count of steps: write for example "10 steps"')
+                raise ValueError('it is not a count of steps: write for example "10 steps"')
             value = int(match[1])
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             return Steps(value)
-        raise ValueError(f'{value!r} is not a count of steps: write for example "10 steps"')
+        raise ValueError('it is not a count of steps: write for example "10 steps"')
     raise NotImplementedError(kind)
 
 
@@ -117,12 +129,18 @@ def to_plain(config: Config) -> dict[str, Any]:
     return typing.cast(dict[str, Any], plain)
 
 
-def read_table(cls: type[C], table: Mapping[str, Any], where: str, also: Sequence[str] = ()) -> C:
+def read_table(
+    cls: type[C],
+    table: Mapping[str, Any],
+    where: str,
+    also: Sequence[str] = (),
+    elsewhere: Mapping[str, str] | None = None,
+) -> C:
     """Turn a TOML table into `cls`.
 
     `where` is 'file: [table]' and opens every complaint; `also` are keys that the table may have
-    besides those of `cls` (a complaint names them). Raises ConfigError with one line for each
-    mistake in the table.
+    besides those of `cls`, and `elsewhere` says in which other table a key belongs (complaints
+    name them). Raises ConfigError with one line for each mistake in the table.
     """
     fields = {f.encode_name: f for f in msgspec.structs.fields(cls)}
     known = [*fields, *also]
@@ -132,7 +150,8 @@ def read_table(cls: type[C], table: Mapping[str, Any], where: str, also: Sequenc
         field = fields.get(key)
         if field is None:
             problems.append(
-                f"{where}.{key}: no such key.{nearest(key, known)} It knows: {listed(fields)}"
+                f"{where}.{key}: no such key.{_other(key, elsewhere) or nearest(key, known)} "
+                f"It knows: {listed(fields)}"
                 + (f"; and of every role: {listed(also)}" if also else "")
             )
             continue
@@ -153,6 +172,11 @@ def read_table(cls: type[C], table: Mapping[str, Any], where: str, also: Sequenc
         raise ConfigError(f"{where}: {error}") from None
 
 
+def _other(key: str, elsewhere: Mapping[str, str] | None) -> str:
+    table = (elsewhere or {}).get(key)
+    return f" It belongs in {table}." if table else ""
+
+
 def _read_value(kind: Any, value: Any, where: str) -> Any:
     """Convert one value; nested Config tables complain with their own path."""
     bare = kind
@@ -162,7 +186,19 @@ def _read_value(kind: Any, value: Any, where: str) -> Any:
     nested = [o for o in options if isinstance(o, type) and issubclass(o, Config)]
     if len(nested) == 1 and isinstance(value, Mapping):
         return read_table(nested[0], value, where)
-    return msgspec.convert(value, kind, dec_hook=_convert_units)
+    read = msgspec.convert(value, kind, dec_hook=_convert_units)
+    for note in _notes(kind):
+        if isinstance(note, Reference) and isinstance(read, str):
+            note.check(read)
+    return read
+
+
+def _notes(kind: Any) -> list[Any]:
+    """Return what a type is annotated with."""
+    if typing.get_origin(kind) is not Annotated:
+        return []
+    inner, *notes = typing.get_args(kind)
+    return [*_notes(inner), *notes]
 
 
 def _tell(kind: Any, value: Any, error: Exception) -> str:
@@ -204,21 +240,24 @@ def _words(kind: Any) -> list[Any]:
     return [word for part in parts for word in _words(part)]
 
 
+_TOLD = (
+    (r"`", ""),
+    (r" - at \$.*", ""),
+    (r" \| null", ""),
+    (r"\bobject\b", "table"),
+    (r"\barray\b", "list"),
+    (r"\bint\b", "a whole number"),
+    (r"\bfloat\b", "a number"),
+    (r"\bstr\b", "a text"),
+    (r"\bbool\b", "true or false"),
+)
+
+
 def _tidy(text: str) -> str:
     """Return msgspec's text in TOML's words."""
-    for told, meant in (
-        ("`", ""),
-        (" - at $", ""),
-        (" | null", ""),
-        ("Expected object", "Expected table"),
-        ("Expected array", "Expected list"),
-    ):
-        text = text.replace(told, meant)
-    return (
-        re.sub(r"Expected (int|float) >= (\S+)", r"must be \1, at least \2", text)
-        .replace("must be int,", "must be a whole number,")
-        .replace("must be float,", "must be a number,")
-    )
+    for told, meant in _TOLD:
+        text = re.sub(told, meant, text)
+    return text
 
 
 def _help(kind: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from realnet.config import Config, Seconds, Shared, Steps, doc
+from realnet.references import Reference
 
 
 class Policy(Shared):
@@ -16,8 +17,16 @@ class Policy(Shared):
 
     table = "policy"
 
-    model: Annotated[str, doc('a folder with a Hugging Face model, or "new:llama" / "new:qwen2"')]
-    tokenizer: Annotated[str, doc('a folder, "new:chars" or "new:bytes"; empty: the model\'s')] = ""
+    model: Annotated[
+        str,
+        doc('a folder with a Hugging Face model, or "new:llama" / "new:qwen2"'),
+        Reference("hf", "path", "new", "run"),
+    ]
+    tokenizer: Annotated[
+        str,
+        doc('a folder, "new:chars" or "new:bytes"; empty: the model\'s'),
+        Reference("hf", "path", "new"),
+    ] = ""
     shape: Annotated[dict[str, int | float | bool], doc("of a new model: keys of its config")] = {}
     dtype: Annotated[Literal["fp32", "bf16"], doc("of weights and compute")] = "fp32"
     context: Annotated[int, doc("longest prompt + answer, in tokens", ge=8)] = 1024
@@ -48,7 +57,9 @@ class Task(Shared):
     many = True
 
     data: Annotated[
-        str, doc('"./file.jsonl" beside the topology, or "new:NAME" (made on the spot)')
+        str,
+        doc('"./file.jsonl" beside the topology, or "new:NAME" (made on the spot)'),
+        Reference("hf", "path", "new"),
     ]
     reward: Annotated[dict[str, float], doc('{ math = 1.0, "file.py:function" = 0.1 }')]
     prompt: Annotated[str, doc('template with {column}s, or the path of one ("prompts/x.txt")')] = (

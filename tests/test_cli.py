@@ -20,9 +20,12 @@ def told(*words: str) -> Result:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("tasks.addz.reward=my.py:f", 'Expected table, got str: write { "name" = value }'),
-        ("run.until=80 steps", "Expected table, got str: write { key = ... }, keys: steps, time"),
-        ("roles.trainer.loss.clip=0.2", "Expected list, got float"),
+        ("tasks.addz.reward=my.py:f", 'Expected table, got a text: write { "name" = value }'),
+        (
+            "run.until=80 steps",
+            "Expected table, got a text: write { key = ... }, keys: steps, time",
+        ),
+        ("roles.trainer.loss.clip=0.2", "Expected list, got a number"),
         ("trainer.lr=3", "Did you mean roles.trainer.lr=3?"),
         ("policy.group=1", "[policy].group = 1: the answers of a group are compared"),
     ],

@@ -46,7 +46,7 @@ def test_the_role_in_a_few_lines_is_wired(tmp_path: Path) -> None:
     ("override", "expected"),
     [
         ("policy.bacth=3", '[policy].bacth: no such key. Did you mean "batch"?'),
-        ("roles.trainer.lr=fast", "[roles.trainer].lr = 'fast': Expected float, got str"),
+        ("roles.trainer.lr=fast", "[roles.trainer].lr = 'fast': Expected a number, got a text"),
     ],
 )
 def test_the_shown_errors(override: str, expected: str) -> None:

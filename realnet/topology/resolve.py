@@ -18,6 +18,8 @@ import msgspec
 from realnet.actor import Actor
 from realnet.config import Shared, read_table, to_plain
 from realnet.errors import ConfigError, listed, nearest
+from realnet.topology.hints import forgotten, hinted
+from realnet.topology.kinds import load_object
 from realnet.topology.layout import pool_problems, settle, slots_of, stages_of, targets_of
 from realnet.topology.plan import Plan, PoolPlan, WirePlan
 from realnet.topology.roles import Roles
@@ -29,29 +31,66 @@ from realnet.topology.wiring import ends_of, wire
 def resolve(source: Source, name: str = "") -> Plan:
     """Return the plan of a topology. Raises ConfigError with one line for each mistake."""
     roles = Roles(source)
+    roles.problems.extend(source.problems)
     tables = source.tables.get("roles", {})
+    if not tables and not any("[roles]" in p for p in source.problems):
+        roles.problems.append(
+            f"{source.path.name}: no [roles.X]: a topology needs at least one role."
+            f"{forgotten(source)}"
+        )
     if not tables:
-        raise ConfigError(f"{source.path.name}: no [roles.X]: a topology needs at least one role")
-    policies = _guard(roles, _policies, source) or {}
+        raise ConfigError("\n".join(source.tell(roles.problems)))
+    policies = _policies(roles)
     roles.read(policies)
     pools = roles.read_pools()
     run = _guard(roles, _read_run, roles)
-    shared = _guard(roles, _read_shared, roles, policies) or {}
-    wires: list[WirePlan] = []
-    if len(roles.classes) == len(tables):
-        ends = {r: ends_of(r, roles.policy_of[r], c) for r, c in roles.classes.items()}
-        wires, problems = wire(source.tables.get("wires", {}), ends)
-        roles.problems.extend(source.locate(p) for p in problems)
-    if not roles.problems:
+    _check_code(roles, run or {})
+    shared: dict[str, dict[str, Any]] = {}
+    roles.problems.extend(_read_shared(roles, policies, shared))
+    whole = len(roles.classes) == len(tables)
+    ends = {r: ends_of(r, roles.policy_of[r], c) for r, c in roles.classes.items()}
+    unknown = {r for r in tables if r not in ends}
+    before_wires = len(roles.problems)
+    wires, problems, open_ends = wire(source.tables.get("wires", {}), ends, unknown)
+    roles.problems.extend(hinted(problems, source))
+    if whole and not problems:
+        lost = len(open_ends) > 1 and forgotten(source)
+        if lost:  # one cause, one complaint
+            open_ends = [f"{source.path.name}: its roles have no other ends.{lost}"]
+        roles.problems.extend(open_ends)
+    if len(roles.plans) == len(tables) and len(roles.problems) == before_wires:
         _check_pools(roles, pools)
-        for role, cls in roles.classes.items():
-            values = shared_values(cls, roles.plans[role].policy, shared)
-            before = len(roles.problems)
-            _guard(roles, cls.check, roles.configs[role], values, source.base)
-            roles.problems[before:] = [source.locate(p) for p in roles.problems[before:]]
+    for role in roles.plans:
+        _check_role(roles, role, policies, shared)
     if roles.problems:
-        raise ConfigError("\n".join(dict.fromkeys(roles.problems)))
+        raise ConfigError("\n".join(source.tell(roles.problems)))
     return _lay_out(name or source.title, roles, wires, shared, run or {}, pools)
+
+
+def _check_code(roles: Roles, run: Mapping[str, Any]) -> None:
+    """Complain of a view or a report that is not there."""
+    for key in ("view", "report"):
+        if run.get(key):
+            where = f"{roles.source.where('run')}.{key}"
+            _guard(roles, load_object, run[key], roles.source.base, where)
+
+
+def _check_role(
+    roles: Roles, role: str, policies: Mapping[str, Any], shared: dict[str, dict[str, Any]]
+) -> None:
+    """Let a role's class refuse what cannot work, when all that it looks at could be read."""
+    cls, plan = roles.classes[role], roles.plans[role]
+    for record in cls.shared:
+        wanted = [plan.policy] if record.table == "policy" else [""]
+        if record.many:
+            wanted = list(roles.source.tables.get(record.table, {}))
+        if not wanted or any(n not in shared.get(record.table, {}) for n in wanted):
+            return
+    try:
+        values = shared_values(cls, plan.policy, shared)
+    except ConfigError:
+        return  # told where the shared tables were read
+    _guard(roles, cls.check, roles.configs[role], values, roles.source.base)
 
 
 def _check_pools(roles: Roles, pools: Mapping[str, PoolPlan]) -> None:
@@ -88,12 +127,15 @@ def _guard(roles: Roles, fn: Any, *args: Any) -> Any:
         return None
 
 
-def _policies(source: Source) -> dict[str, Any]:
+def _policies(roles: Roles) -> dict[str, Any]:
     """Return the policy tables by name; [policy] alone is called "policy"."""
-    named = source.tables.get("policies", {})
-    single = source.tables.get("policy")
+    tables = roles.source.tables
+    named, single = tables.get("policies", {}), tables.get("policy")
     if single is not None and named:
-        raise ConfigError(f"{source.path.name}: write [policy] or [policies.X], not both")
+        roles.problems.append(
+            f"{roles.source.where('policy')}: there are [policies.X] as well: write one or the "
+            "other; in a file that extends one with [policy], write policy = false"
+        )
     return dict(named) if named else ({"policy": single} if single is not None else {})
 
 
@@ -117,10 +159,15 @@ def _read_run(roles: Roles) -> dict[str, Any]:
     return read_run_table(part, roles.source.where("run"))
 
 
-def _read_shared(roles: Roles, policies: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Validate the shared tables against every record that some role declares for them."""
-    shared: dict[str, dict[str, Any]] = {}
+def _read_shared(
+    roles: Roles, policies: Mapping[str, Any], shared: dict[str, dict[str, Any]]
+) -> list[str]:
+    """Validate the shared tables against every record that some role declares for them.
+
+    What is in order goes into `shared`; the complaints are returned.
+    """
     problems: list[str] = []
+    broken: set[tuple[str, str]] = set()
     records = dict.fromkeys(r for cls in roles.classes.values() for r in cls.shared)
     for record in records:
         if record.table == "policy":
@@ -148,6 +195,7 @@ def _read_shared(roles: Roles, policies: Mapping[str, Any]) -> dict[str, dict[st
                 value = read_table(record, table, roles.source.where(*path))
             except ConfigError as error:
                 problems.extend(str(error).splitlines())
+                broken.add((record.table, name))
                 continue
             shared.setdefault(record.table, {}).setdefault(name, {}).update(to_plain(value))
     if roles.classes:
@@ -157,9 +205,9 @@ def _read_shared(roles: Roles, policies: Mapping[str, Any]) -> dict[str, dict[st
             for t in ("policy", "tasks")
             if t in roles.source.tables and t not in used
         )
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return shared
+    for table, name in broken:
+        shared.get(table, {}).pop(name, None)
+    return problems
 
 
 def _lay_out(

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from realnet.actor import Actor
 from realnet.config import Config, read_table, to_plain
 from realnet.errors import ConfigError, listed, nearest
@@ -38,38 +40,60 @@ class Roles:
         self.problems.extend(str(error).splitlines())
 
     def read(self, policies: Mapping[str, Any]) -> None:
-        """Read every [roles.X]."""
-        for name, table in self.source.tables.get("roles", {}).items():
-            self._read_role(name, table, policies)
+        """Find the class of every [roles.X], then read its table."""
+        tables = self.source.tables.get("roles", {})
+        for name, table in tables.items():
+            where = self.source.where("roles", name)
+            try:
+                check_name(name, where)
+                kind = str(table.get("kind") or name)
+                self.classes[name] = load_kind(kind, self.source.base, where)
+            except ConfigError as error:
+                self.complain(error)
+        elsewhere = self._elsewhere()
+        for name, table in tables.items():
+            self._read_role(name, table, policies, elsewhere)
         self._check_places()
 
-    def _read_role(self, name: str, table: Mapping[str, Any], policies: Mapping[str, Any]) -> None:
+    def _elsewhere(self) -> dict[str, str]:
+        """Return key -> the table outside [roles.X] that it belongs in."""
+        keys: dict[str, str] = {}
+        for cls in self.classes.values():
+            for record in cls.shared:
+                table = f"[{record.table}.X]" if record.many else f"[{record.table}]"
+                for known in msgspec.structs.fields(record):
+                    keys.setdefault(known.encode_name, table)
+        return keys
+
+    def _read_role(
+        self,
+        name: str,
+        table: Mapping[str, Any],
+        policies: Mapping[str, Any],
+        elsewhere: Mapping[str, str],
+    ) -> None:
         where = self.source.where("roles", name)
         own, rest = split_table(table)
         framework: RoleTable | None = None
         config: Config | None = None
         before = len(self.problems)
         try:
-            check_name(name, where)
-        except ConfigError as error:
-            self.complain(error)
-        try:
             framework = read_table(RoleTable, own, where)
         except ConfigError as error:
             self.complain(error)
-        kind = str(own.get("kind") or name)
-        try:
-            self.classes[name] = cls = load_kind(kind, self.source.base, where)
-            config = read_table(cls.Config, rest, where, also=RESERVED)
-        except ConfigError as error:
-            self.complain(error)
+        cls = self.classes.get(name)
+        if cls is not None:
+            try:
+                config = read_table(cls.Config, rest, where, RESERVED, elsewhere)
+            except ConfigError as error:
+                self.complain(error)
         self.policy_of[name] = self._policy(own.get("policy"), policies, where)
         if framework is None:
             return
         for key, text in framework.problems():
             self.problems.append(f"{where}.{key}: {text}")
         self._check_pool(framework.pool, where)
-        if config is None or name not in self.classes:
+        if config is None or cls is None:
             return
         try:
             times, per_s = framework.patience(cls.restart.times, cls.restart.per_s)
@@ -81,7 +105,7 @@ class Roles:
         self.configs[name] = config
         self.plans[name] = RolePlan(
             name=name,
-            kind=kind,
+            kind=framework.kind or name,
             count=framework.count,
             config=to_plain(config),
             policy=self.policy_of[name],

@@ -11,13 +11,16 @@ from typing import Annotated, Any, Literal
 
 from realnet.config import Config, Seconds, doc, read_table, to_plain
 from realnet.errors import ConfigError
+from realnet.references import Reference
 
 
 class RunTable(Config):
     """The framework's own keys of [run]."""
 
-    report: Annotated[str, doc('what writes report.html: "pkg.mod:function"')] = ""
-    view: Annotated[str, doc('what draws the live view: "pkg.mod:Class"')] = ""
+    report: Annotated[
+        str, doc('what writes report.html: "pkg.mod:function"'), Reference("code")
+    ] = ""
+    view: Annotated[str, doc('what draws the live view: "pkg.mod:Class"'), Reference("code")] = ""
     suspect: Annotated[Seconds, doc("silence after which an instance is suspected")] = Seconds(3)
     hung: Annotated[Seconds, doc("silence after which it is killed and restarted")] = Seconds(15)
     grace: Annotated[Seconds, doc("how long an orderly stop may take")] = Seconds(25)

@@ -2,7 +2,7 @@
 
 Sections ([run], [policy], [tasks.X], [roles.X], ...) merge, values replace whole, `x = false`
 removes, `like = "X"` copies a sibling. `extends` names a file beside this one or a topology that
-ships with realnet.
+ships with realnet. Paths in a file start from that file's folder, also when another extends it.
 
 Knows nothing of role classes or what the keys mean. Called by `resolve.py`.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import re
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -19,21 +18,31 @@ from pathlib import Path
 from typing import Any
 
 from realnet.errors import ConfigError, listed, nearest
+from realnet.topology.overrides import apply_overrides
+from realnet.topology.tomltext import read_toml
 
 NAMED = ("policies", "tasks", "roles", "pools")  # tables of named sections
 PLAIN = ("run", "policy", "wires")
 TOP = ("extends", "title", *PLAIN, *NAMED)
-MAX_DEPTH = 8
 
 
 @dataclass
 class Source:
-    """The merged tables. `origin` maps a dotted path to the file that wrote it."""
+    """The merged tables. `origin` maps a dotted path to the file that wrote it.
+
+    `copied` maps a section to the sibling it is `like`, `broken` are those whose `like` failed.
+    `extended` are the names of the files below this one. `problems` are mistakes of the text;
+    `resolve` tells them with its own.
+    """
 
     path: Path
     title: str
     tables: dict[str, Any]
     origin: dict[str, str] = field(default_factory=dict)
+    copied: dict[str, str] = field(default_factory=dict)
+    extended: tuple[str, ...] = ()
+    problems: list[str] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)
 
     @property
     def base(self) -> Path:
@@ -42,7 +51,7 @@ class Source:
 
     def locate(self, complaint: str) -> str:
         """Put the file in front of a complaint that begins with "[table].key"."""
-        match = re.match(r"\[([\w.]+)\](?:\.(\w+))?", complaint)
+        match = re.match(r"\[([\w.-]+)\](?:\.([\w-]+))?", complaint)
         if match is None:
             return complaint
         key = f"{match[1]}.{match[2]}"
@@ -58,6 +67,42 @@ class Source:
             inside = [o for p, o in self.origin.items() if p.startswith(dotted + ".")]
             file = inside[-1] if inside else self.path.name
         return f"{file}: [{dotted}]"
+
+    def tell(self, complaints: Sequence[str]) -> list[str]:
+        """Return the complaints with the file that wrote each key, and each cause only once.
+
+        A mistake in a section that others are `like` is told where it was written, not in every
+        copy.
+        """
+        told: dict[str, None] = {}
+        seen: set[str] = set()
+        bare = [self._bare(c) for c in complaints]
+        for complaint, (table, rest) in zip(complaints, bare, strict=True):
+            original = model = table
+            while model in self.copied:
+                model = self.copied[model]
+                if (model, rest) in bare:
+                    original = model
+            if table in self.broken and "is missing" in rest:
+                continue  # its `like` would have brought it
+            key = f"[{original}]{rest}" if table else complaint
+            if key not in seen:
+                seen.add(key)
+                told[self._told(key, complaint if original == table else "")] = None
+        return list(told)
+
+    def _told(self, key: str, complaint: str) -> str:
+        """Return a complaint with its file: of the key, or as it was told, or of the table."""
+        match = re.match(r"\[([\w.-]+)\]\.([\w-]+)", key)
+        if match and f"{match[1]}.{match[2]}" in self.origin:
+            return self.locate(key)
+        return complaint if complaint and not complaint.startswith("[") else self.locate(key)
+
+    @staticmethod
+    def _bare(complaint: str) -> tuple[str, str]:
+        """Return the table that a complaint is about, and what follows its name."""
+        match = re.match(r"(?:[^\[\n:]*: )?\[([\w.-]+)\](.*)", complaint, re.DOTALL)
+        return (match[1], match[2]) if match else ("", complaint)
 
 
 def all_shipped() -> list[str]:
@@ -76,8 +121,9 @@ def shipped(name: str) -> Path | None:
 def read_source(path: Path, overrides: Sequence[str] = ()) -> Source:
     """Read a topology and everything it extends; apply `table.key=value` overrides.
 
-    Raises ConfigError for a file that is missing or not TOML, an unknown section, a `like` or
-    `extends` that leads nowhere.
+    Raises ConfigError for a file that is missing or not TOML, and for an `extends` that leads
+    nowhere: then nothing more can be said. Everything else that is wrong with the text is in
+    `problems`.
     """
     path = Path(path)
     if not path.is_file():
@@ -88,20 +134,23 @@ def read_source(path: Path, overrides: Sequence[str] = ()) -> Source:
                 f"With realnet come: {listed(all_shipped())}"
             )
         path = known
-    merged: dict[str, Any] = {}
-    origin: dict[str, str] = {}
-    for file, tables in _lineage(path.resolve(), 0):
-        _merge(merged, tables, file.name, origin)
-    for override in overrides:
-        _override(merged, override, origin)
-    _copy_siblings(merged, origin, path.name)
-    title = str(merged.pop("title", path.stem))
-    if "/" in title or not title.strip(". "):
-        raise ConfigError(
-            f"{origin.get('title', path.name)}: title = {title!r}: the run's folder is named after "
-            "it, so it is a name without /"
+    path = path.resolve()
+    merge = _Merge(path)
+    files = _lineage(path, ())
+    for file, tables in files:
+        merge.add(file, tables)
+    problems = merge.problems
+    problems += apply_overrides(merge.tables, merge.origin, overrides, PLAIN, NAMED)
+    merge.copy_siblings()
+    title = merge.tables.pop("title", path.stem)
+    if not isinstance(title, str) or "/" in title or not title.strip(". "):
+        problems.append(
+            f"{merge.origin.get('title', path.name)}: title = {title!r}: the run's folder is named "
+            "after it, so it is a name without /"
         )
-    return Source(path.resolve(), title, merged, origin)
+    names = tuple(file.name for file, _ in files[:-1])
+    merged = (merge.tables, merge.origin, merge.copied)
+    return Source(path, str(title), *merged, names, problems, merge.broken)
 
 
 def _beside(path: Path, more: Sequence[str] = ()) -> str:
@@ -109,117 +158,158 @@ def _beside(path: Path, more: Sequence[str] = ()) -> str:
     return nearest(path.name, [*more, *(p.name for p in folder.glob("*.toml"))])
 
 
-def _lineage(path: Path, depth: int) -> list[tuple[Path, dict[str, Any]]]:
+def _lineage(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, dict[str, Any]]]:
     """Return the files from the most basic one to this one."""
-    if depth > MAX_DEPTH:
-        raise ConfigError(
-            f"{path.name}: `extends` goes deeper than {MAX_DEPTH} files: is it a loop?"
-        )
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from None
-    for key in tables:
-        if key not in TOP:
-            raise ConfigError(
-                f"{path.name}: [{key}]: no such table.{nearest(key, TOP)} "
-                f"A topology has: {listed(TOP)}"
-            )
+    if path in above:
+        loop = " -> ".join(p.name for p in (*above, path))
+        raise ConfigError(f"{above[0].name}: `extends` runs in a circle: {loop}")
+    tables = read_toml(path)
     parent = tables.pop("extends", None)
     if parent is None:
         return [(path, tables)]
     beside = path.parent / str(parent)
     found = beside if beside.is_file() else shipped(str(parent))
-    if found is None or found.resolve() == path:
+    if not isinstance(parent, str) or found is None:
         raise ConfigError(
-            f'{path.name}: extends = "{parent}": no file of that name beside it, and no topology '
-            f"that ships with realnet.{_beside(beside, all_shipped())}"
+            f"{path.name}: extends = {_quoted(parent)}: no file of that name beside it, and no "
+            f"topology that ships with realnet.{_beside(beside, all_shipped())} "
+            f"With realnet come: {listed(all_shipped())}"
         )
-    return [*_lineage(found.resolve(), depth + 1), (path, tables)]
+    return [*_lineage(found.resolve(), (*above, path)), (path, tables)]
 
 
-def _merge(into: dict[str, Any], tables: dict[str, Any], file: str, origin: dict[str, str]) -> None:
-    for top, value in tables.items():
-        if top in NAMED:
-            sections = into.setdefault(top, {})
-            _want_table(value, f"{file}: [{top}]")
-            for name, section in value.items():
-                if section is False:
-                    sections.pop(name, None)
-                else:
-                    _want_table(section, f"{file}: [{top}.{name}]")
-                    _merge_section(
-                        sections.setdefault(name, {}), section, f"{top}.{name}", file, origin
-                    )
-        elif top in PLAIN:
-            _want_table(value, f"{file}: [{top}]")
-            _merge_section(into.setdefault(top, {}), value, top, file, origin)
+def _quoted(value: Any) -> str:
+    return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+class _Merge:
+    """Tables of several files being merged, the most basic one first."""
+
+    def __init__(self, top: Path):
+        self.top = top
+        self.tables: dict[str, Any] = {}
+        self.origin: dict[str, str] = {}
+        self.copied: dict[str, str] = {}
+        self.problems: list[str] = []
+        self.broken: set[str] = set()
+
+    def add(self, file: Path, tables: dict[str, Any]) -> None:
+        """Merge the tables of one file over what is there."""
+        if file.parent != self.top.parent:
+            tables = _rebased(tables, file.parent)
+        for top, value in tables.items():
+            if top not in TOP:
+                self._unknown(top, value, file.name)
+            elif top == "title":
+                self.tables[top] = value
+                self.origin[top] = file.name
+            elif value is False:
+                self.tables.pop(top, None)
+                for gone in [p for p in self.origin if p == top or p.startswith(f"{top}.")]:
+                    del self.origin[gone]
+            elif not self._is_table(value, file.name, top):
+                continue
+            elif top in PLAIN:
+                self._section(self.tables.setdefault(top, {}), value, top, file.name)
+            else:
+                self._sections(self.tables.setdefault(top, {}), value, top, file.name)
+
+    def _unknown(self, top: str, value: Any, file: str) -> None:
+        if isinstance(value, dict):
+            what = f"[{top}]: no such table.{nearest(top, TOP)}"
         else:
-            into[top] = value
-            origin[top] = file
+            what = f"{top}: it stands above all tables, where only extends and title do."
+            what += nearest(top, TOP) or " Move it below the [table] it belongs to."
+        self.problems.append(f"{file}: {what} A topology has: {listed(TOP)}")
 
-
-def _merge_section(
-    into: dict[str, Any], section: dict[str, Any], path: str, file: str, origin: dict[str, str]
-) -> None:
-    origin[path] = file
-    for key, value in section.items():
-        # `false` removes what a file below wrote; for a key that nobody wrote it is a value.
-        if value is False and key in into:
-            del into[key]
-            origin.pop(f"{path}.{key}", None)
-        else:
-            into[key] = value
-            origin[f"{path}.{key}"] = file
-
-
-def _want_table(value: Any, where: str) -> None:
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where} must be a table, not {value!r}")
-
-
-def _override(tables: dict[str, Any], text: str, origin: dict[str, str]) -> None:
-    path, equals, value = text.partition("=")
-    keys = path.strip().split(".")
-    if not equals or len(keys) < 2 or keys[0] not in TOP:
-        hint = f" Did you mean roles.{text}?" if keys[0] in tables.get("roles", {}) else ""
-        raise ConfigError(
-            f"--set {text}: write table.key=value, for example run.until.steps=5.{hint}"
-        )
-    try:
-        parsed = tomllib.loads(f"v = {value}")["v"]
-    except tomllib.TOMLDecodeError:
-        parsed = value
-    table = tables
-    for key in keys[:-1]:
-        table = table.setdefault(key, {})
-        if not isinstance(table, dict):
-            raise ConfigError(f"--set {text}: {key} is not a table")
-    if parsed is False and keys[-1] in table:
-        del table[keys[-1]]  # as in a file
-    elif len(keys) == 2 and keys[0] in NAMED and not isinstance(parsed, dict):
-        raise ConfigError(f"--set {text}: [{path.strip()}] is a table; set a key of it")
-    else:
-        table[keys[-1]] = parsed
-    origin[".".join(keys)] = "--set"
-
-
-def _copy_siblings(tables: dict[str, Any], origin: dict[str, str], file: str) -> None:
-    for top in NAMED:
-        sections: dict[str, Any] = tables.get(top, {})
-        for name, section in list(sections.items()):
-            seen = [name]
-            while "like" in section:
-                model = section.pop("like")
-                if model not in sections or model in seen:
-                    raise ConfigError(
-                        f'{origin.get(f"{top}.{name}", file)}: [{top}.{name}].like = "{model}": '
-                        f"no such section beside it.{nearest(str(model), sections)}"
+    def _sections(self, into: dict[str, Any], value: dict[str, Any], top: str, file: str) -> None:
+        for name, section in value.items():
+            path = f"{top}.{name}"
+            if section is False:
+                if name not in into:
+                    self.problems.append(
+                        f"{file}: [{top}].{name} = false: there is nothing of that name to remove."
+                        f"{nearest(name, into)} [{top}] has: {listed(into)}"
                     )
-                seen.append(model)
-                section = {**copy.deepcopy(sections[model]), **section}
-                for key in section:
-                    origin.setdefault(
-                        f"{top}.{name}.{key}", origin.get(f"{top}.{model}.{key}", file)
-                    )
-            sections[name] = section
+                into.pop(name, None)
+                for gone in [p for p in self.origin if p == path or p.startswith(path + ".")]:
+                    del self.origin[gone]
+            elif self._is_table(section, file, path):
+                self._section(into.setdefault(name, {}), section, path, file)
+
+    def _section(self, into: dict[str, Any], section: dict[str, Any], path: str, file: str) -> None:
+        self.origin[path] = file
+        for key, value in section.items():
+            # `false` removes what a file below wrote; for a key that nobody wrote, or that was
+            # true, it is a value.
+            if value is False and not isinstance(into.get(key, False), bool):
+                del into[key]
+                self.origin.pop(f"{path}.{key}", None)
+            elif value is False and path == "wires" and key not in into:
+                self.problems.append(
+                    f"{file}: [wires].{key} = false: there is no such wire to remove."
+                    f"{nearest(key, into)} [wires] has: {listed(into)}"
+                )
+            else:
+                into[key] = value
+                self.origin[f"{path}.{key}"] = file
+
+    def _is_table(self, value: Any, file: str, path: str) -> bool:
+        if isinstance(value, dict):
+            return True
+        array = isinstance(value, list) and all(isinstance(v, dict) for v in value)
+        said = "[[...]] makes a list" if array and value else f"not {value!r}"
+        self.problems.append(f"{file}: [{path}] must be a table: write [{path}], {said}")
+        return False
+
+    def copy_siblings(self) -> None:
+        """Give every section with `like` what its model has."""
+        for top in NAMED:
+            sections: dict[str, Any] = self.tables.get(top, {})
+            for name in sections:
+                self._copy(top, name, sections, (name,))
+
+    def _copy(self, top: str, name: str, sections: dict[str, Any], seen: tuple[str, ...]) -> None:
+        section = sections[name]
+        if "like" not in section:
+            return
+        model = section.pop("like")
+        path = f"{top}.{name}"
+        file = self.origin.get(f"{path}.like", self.origin.get(path, self.top.name))
+        if not isinstance(model, str) or model not in sections or model in seen:
+            why = "it runs in a circle" if model in seen else "no such section beside it"
+            others = [s for s in sections if s != name]
+            self.broken |= {path, *(f"{top}.{s}" for s in seen)}
+            self.problems.append(
+                f"{file}: [{path}].like = {_quoted(model)}: {why}."
+                f"{nearest(str(model), others)} [{top}] has: {listed(others)}"
+            )
+            return
+        self._copy(top, model, sections, (*seen, model))
+        copied = copy.deepcopy(sections[model])
+        if top == "roles":
+            copied.setdefault("kind", model)  # which its own name said
+        sections[name] = {**copied, **section}
+        self.copied[path] = f"{top}.{model}"
+        for key in sections[name]:
+            self.origin.setdefault(
+                f"{path}.{key}", self.origin.get(f"{top}.{model}.{key}", self.top.name)
+            )
+
+
+def _rebased(value: Any, folder: Path) -> Any:
+    """Return the tables of a file with its relative paths made absolute."""
+    if isinstance(value, dict):
+        return {_rebased(k, folder): _rebased(v, folder) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_rebased(v, folder) for v in value]
+    if not isinstance(value, str) or not re.fullmatch(r"[\w./-]+(?::\w+)?", value):
+        return value
+    place, colon, name = value.partition(":")
+    is_code = bool(colon) and place.endswith(".py")
+    is_path = not colon and (
+        value.startswith(("./", "../")) or ("/" in value and (folder / value).exists())
+    )
+    if (is_code or is_path) and not value.startswith("/"):
+        return str((folder / place).resolve()) + colon + name
+    return value

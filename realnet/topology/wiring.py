@@ -62,8 +62,15 @@ class WireTable(Config):
     )
 
 
-def wire(chains: Mapping[str, Any], roles: Mapping[str, Ends]) -> tuple[list[WirePlan], list[str]]:
-    """Return the wires of all chains and those joined by policy, and every problem found."""
+def wire(
+    chains: Mapping[str, Any], roles: Mapping[str, Ends], unknown: Iterable[str] = ()
+) -> tuple[list[WirePlan], list[str], list[str]]:
+    """Return the wires of all chains and those joined by policy, every problem found, and a
+    complaint for each port that nothing is wired to.
+
+    `unknown` are roles whose class could not be found: nothing is said of their wires.
+    """
+    unknown = set(unknown)
     wires: list[WirePlan] = []
     problems: list[str] = []
     for name, written in chains.items():
@@ -75,16 +82,16 @@ def wire(chains: Mapping[str, Any], roles: Mapping[str, Ends]) -> tuple[list[Wir
             problems.extend(str(error).splitlines())
             continue
         for left, right in itertools.pairwise(stops):
+            if {left.partition(".")[0], right.partition(".")[0]} & unknown:
+                continue
             try:
                 hop = _hop(left, right, roles, where, name)
                 wires.append(_with_options(hop, table, len(stops), roles, where))
             except ConfigError as error:
                 problems.append(str(error))
     wires.extend(_joined(roles, wires))
-    if not problems:  # a broken chain leaves ends open; one complaint is enough
-        problems.extend(_open_ends(roles, wires))
     problems.extend(_cycles(wires))
-    return wires, problems
+    return wires, problems, _open_ends(roles, wires)
 
 
 def _wire_table(written: Any, where: str) -> WireTable:

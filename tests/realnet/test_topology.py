@@ -118,7 +118,7 @@ MISTAKES = {
     ),
     "bad count": (
         "[roles.worker]\ncount = 0\n",
-        "[roles.worker].count = 0: must be a whole number",
+        "[roles.worker].count = 0: Expected a whole number >= 1",
     ),
     "bad place": ('[roles.helper]\nplace = "wrker"\n', 'Did you mean "worker"?'),
     "ranks and mesh": (
@@ -204,13 +204,13 @@ def test_files(folder: Path) -> None:
     with pytest.raises(ConfigError, match="no such topology file"):
         read_source(folder / "bsae.toml")
     (folder / "x.toml").write_text("a = [")
-    with pytest.raises(ConfigError, match=r"x.toml: not TOML"):
+    with pytest.raises(ConfigError, match=r"x.toml: line 1, column 6: not TOML: .*\n    a = \["):
         read_source(folder / "x.toml")
     (folder / "x.toml").write_text('extends = "nowhere"')
     with pytest.raises(ConfigError, match='extends = "nowhere"'):
         read_source(folder / "x.toml")
     with pytest.raises(ConfigError, match=r"write table\.key=value"):
-        read_source(folder / "base.toml", ["steps=3"])
+        resolve(read_source(folder / "base.toml", ["steps=3"]))
 
 
 RING = (
