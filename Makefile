@@ -6,7 +6,10 @@ STAMP  := $(VENV)/.installed
 RUN    ?= topologies/demo.toml
 ARGS   ?=
 
-.PHONY: run test check sim install clean
+ROUNDS ?= 5
+BENCH  := .venv-bench
+
+.PHONY: run test check sim bench bench-wire bench-loss install clean
 .DEFAULT_GOAL := run
 
 run: $(STAMP)                       ## train the demo (RUN=another.toml ARGS="--resume")
@@ -26,6 +29,24 @@ check: $(STAMP)                     ## style, types, import contracts, bans
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python tests/bans.py
 
+bench: bench-wire bench-loss         ## all benchmarks; their tables go to BENCHMARKS.md
+
+bench-wire: $(STAMP) $(BENCH)/.installed   ## asks and arrays beside Ray, xoscar, grpc, pyzmq (ROUNDS=5)
+	$(BIN)/python bench/run.py wire --rounds $(ROUNDS) --peers $(BENCH)/bin/python \
+		--benchmarks BENCHMARKS.md $(ARGS)
+
+bench-loss: $(STAMP)                ## five million messages while connections are cut: none lost or doubled
+	$(BIN)/python bench/run.py loss --benchmarks BENCHMARKS.md $(ARGS)
+
+# A second environment: the peers' own dependencies must not meet ours.
+$(BENCH)/.installed: bench/requirements.txt bench/requirements-monarch.txt constraints.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -r bench/requirements.txt
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -r bench/requirements-monarch.txt || echo "Monarch is left out"
+	@touch $@
+
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -36,4 +57,4 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:                              ## the environment and caches; runs/ stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) $(BENCH) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
