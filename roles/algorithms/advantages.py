@@ -1,10 +1,11 @@
-"""From rewards to advantages: how much better was this answer than the others to the same prompt.
+"""From rewards to advantages: how much better was this answer than the others.
 
 Groups are found by their key, never by position, so a group may have any size. A reward of None
-(nobody could judge the answer) is left out of its group's statistics and gets advantage 0: no
-gradient. Groups of one and groups of equal rewards teach nothing and get exact zeros.
+(nobody could judge the answer) is left out of all statistics and gets advantage 0: no gradient.
+Under the rules that compare inside groups, groups of one and groups of equal rewards teach nothing
+and get exact zeros.
 
-Knows nothing of tokens or losses, and imports no torch. Called by the learner.
+Knows nothing of tokens or losses, and imports no torch. Called by `credit`.
 """
 
 from __future__ import annotations
@@ -19,31 +20,44 @@ Array = npt.NDArray[np.float64]
 Kind = Literal["grpo", "dr_grpo", "rloo"]
 
 EPSILON = 1e-6
+_VARIANCE = 1e-8  # added under the root when a whole batch is standardised
 
 
-def advantages(
-    keys: Sequence[Hashable], rewards: Sequence[float | None], kind: Kind
-) -> tuple[Array, int, int]:
-    """Return (advantages [n], number of groups, number of groups that teach nothing).
+def advantages(keys: Sequence[Hashable], rewards: Sequence[float | None], kind: Kind) -> Array:
+    """Return the advantage of each answer. Shapes: keys [n], rewards [n] -> [n].
 
-    `keys` [n] name the group of each of the n answers, in any order; `rewards` [n]. A group
-    without a judged answer counts as one that teaches nothing.
+    `keys` name the group of each of the n answers, in any order.
     """
+    result = np.zeros(len(keys))
+    for judged in judged_groups(keys, rewards):
+        values = np.array([rewards[i] for i in judged], dtype=np.float64)
+        if not equal(values):
+            result[judged] = _RULES[kind](values)
+    return result
+
+
+def equal_groups(keys: Sequence[Hashable], rewards: Sequence[float | None]) -> tuple[int, int]:
+    """Return (number of groups, how many of them have nothing to compare)."""
+    groups = judged_groups(keys, rewards)
+    values = [np.array([rewards[i] for i in judged], dtype=np.float64) for judged in groups]
+    return len(groups), sum(equal(group) for group in values)
+
+
+def judged_groups(keys: Sequence[Hashable], rewards: Sequence[float | None]) -> list[list[int]]:
+    """Return, group by group in the order of their first answers, where the judged answers are."""
     if len(keys) != len(rewards):
         raise ValueError(f"{len(keys)} group keys for {len(rewards)} rewards")
     members: dict[Hashable, list[int]] = {}
-    for i, key in enumerate(keys):
-        members.setdefault(key, []).append(i)
-    result = np.zeros(len(keys))
-    flat = 0
-    for group in members.values():
-        judged = [i for i in group if rewards[i] is not None]
-        values = np.array([rewards[i] for i in judged], dtype=np.float64)
-        if len(judged) < 2 or values.min() == values.max():
-            flat += 1
-            continue
-        result[judged] = _RULES[kind](values)
-    return result, len(members), flat
+    for i, (key, reward) in enumerate(zip(keys, rewards, strict=True)):
+        group = members.setdefault(key, [])
+        if reward is not None:
+            group.append(i)
+    return list(members.values())
+
+
+def equal(values: Array) -> bool:
+    """Tell whether there is nothing to compare: fewer than two values, or all the same."""
+    return len(values) < 2 or bool(values.min() == values.max())
 
 
 def standardised(rewards: Array) -> Array:
@@ -73,6 +87,18 @@ def leave_one_out(rewards: Array) -> Array:
     """
     n = len(rewards)
     result: Array = rewards - (rewards.sum() - rewards) / (n - 1)
+    return result
+
+
+def whitened(values: Array) -> Array:
+    """Return (a - mean) / sqrt(var + 1e-8) over a batch, var with T - 1; zeros when all equal.
+
+    Shapes: [T] -> [T], T the tokens of all answers, so that a long answer weighs more.
+    Source: REINFORCE++ (arXiv 2501.03262), global advantage normalisation.
+    """
+    if equal(values):
+        return np.zeros_like(values)
+    result: Array = (values - values.mean()) / np.sqrt(values.var(ddof=1) + _VARIANCE)
     return result
 
 

@@ -8,24 +8,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Split sequences so that each part, right-padded to its longest, has at most `budget` tokens.
+def micro_batches(lengths: Sequence[int], budget: int, *, packed: bool = False) -> list[list[int]]:
+    """Split sequences so that each part has at most `budget` tokens.
 
-    First fit, longest first: a sequence joins the first part that has room, so parts hold similar
-    lengths and padding is small. A sequence longer than the budget goes alone. Returns positions
-    in `lengths`, each exactly once. The order of equal lengths is kept, so the result is a
-    function of the input.
+    A part is as many tokens as its sequences have together (`packed`), or as it has right-padded
+    to its longest. First fit, longest first: a sequence joins the first part that has room. When
+    padded, parts hold similar lengths, and padding is small. A sequence longer than the budget goes
+    alone. Returns positions in `lengths`, each exactly once. The order of equal lengths is kept, so
+    the result is a function of the input.
     """
     if budget < 1:
         raise ValueError(f"a budget of {budget} tokens holds nothing; give 1 or more")
     parts: list[list[int]] = []
-    widths: list[int] = []
+    filled: list[int] = []  # of each part: tokens in it when packed, its longest when padded
+    first_open = 0  # parts before it are full for every length that is still to come
+    shortest = max(min(lengths, default=1), 1)
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        for part, width in zip(parts, widths, strict=True):
-            if width * (len(part) + 1) <= budget:
-                part.append(i)
+        length = max(lengths[i], 1)
+        for p in range(first_open, len(parts)):
+            after = filled[p] + length if packed else filled[p] * (len(parts[p]) + 1)
+            if after <= budget:
+                parts[p].append(i)
+                filled[p] += length if packed else 0
                 break
         else:
             parts.append([i])
-            widths.append(max(lengths[i], 1))
+            filled.append(length)
+        while first_open < len(parts) and _full(
+            parts, filled, first_open, shortest, budget, packed
+        ):
+            first_open += 1
     return parts
+
+
+def _full(
+    parts: list[list[int]], filled: list[int], p: int, shortest: int, budget: int, packed: bool
+) -> bool:
+    """Tell whether not even the shortest sequence would fit into a part."""
+    if packed:
+        return filled[p] + shortest > budget
+    return filled[p] * (len(parts[p]) + 1) > budget

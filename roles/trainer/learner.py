@@ -4,9 +4,12 @@ A blocking library with no actor, no clock and no wire in it; the trainer calls 
 thread. It owns the model, the optimizer and one random generator, and nothing else has state: a
 learner that was saved and loaded continues bit for bit (on one thread).
 
+    groups -> lay_out -> reference logprobs -> give_credit -> epochs x minibatches:
+    proximal logprobs -> micro-batches: logprobs -> token_loss -> gradients -> one update
+
 A step is `epochs` passes over `minibatches` updates. Answers whose advantage is zero, or whose
 tokens are all too old, count in every mean but are never run through the model: their gradient is
-exactly zero.
+exactly zero (unless a KL in the loss gives them one).
 """
 
 from __future__ import annotations
@@ -19,37 +22,50 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from realnet.roles.algorithms.batching import micro_batches
-from realnet.roles.algorithms.losses import TokenLoss, decoupled_ppo, ppo, token_scale
-from realnet.roles.algorithms.presets import expand
+from realnet.errors import RealnetError
+from realnet.roles.algorithms.advantages import Array
+from realnet.roles.algorithms.kl import divergence
+from realnet.roles.algorithms.normalise import token_scale
+from realnet.roles.algorithms.objective import Tokens, token_loss
+from realnet.roles.algorithms.schedules import rate
 from realnet.roles.messages import Group, Version
 from realnet.roles.models.build import build_model, export_hf, load_named_weights, named_weights
 from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.tables import Policy
-from realnet.roles.trainer import learner_files
-from realnet.roles.trainer.learner_batch import Age, Sample, make_batch
-from realnet.roles.trainer.learner_config import LearnerConfig, NonFinite
+from realnet.roles.trainer import learner_files, learner_reference
+from realnet.roles.trainer.learner_batch import Age, Sample, give_credit, lay_out
+from realnet.roles.trainer.learner_config import START, LearnerConfig, NonFinite
 from realnet.roles.trainer.learner_optimizers import AdamW, Named
-from realnet.roles.trainer.learner_pass import token_logprobs
+from realnet.roles.trainer.learner_pass import Scorer
+from realnet.roles.trainer.learner_undo import Undo
 from realnet.roles.trainer.learner_vitals import Vitals
 from realnet.roles.trainer.learner_warm_start import Demos, Report, warm_start
 
 __all__ = ["Demos", "Learner", "LearnerConfig", "NonFinite", "Report"]
 
-Proximal = dict[int, torch.Tensor]
+Known = dict[int, torch.Tensor]  # log-probabilities [T] of a policy, by position of the answer
 
 
 class Learner:
-    """One policy's model in training."""
+    """One policy's model in training. `horizon` is the step at which a schedule of lr ends."""
 
     def __init__(
-        self, policy: Policy, config: LearnerConfig, tokenizer: Tokenizer, base: Path
+        self,
+        policy: Policy,
+        config: LearnerConfig,
+        tokenizer: Tokenizer,
+        base: Path,
+        horizon: int = 0,
     ) -> None:
         self.policy = policy
         self.config = config
-        self.rule = expand(config.algorithm, config.loss)
+        self.rule = config.rule
         self.tokenizer = tokenizer
+        self.base = base
+        self.horizon = horizon
         self.model = _model(policy, config, tokenizer, base)
+        self.scorer = self._scorer(self.model)
+        self.reference: Scorer | None = None
         parameters = dict(self.model.named_parameters())
         self.named: Named = [(name, parameters[name]) for name, _ in named_weights(self.model)]
         self.optimizer = AdamW(
@@ -60,8 +76,28 @@ class Learner:
 
     def warm_start(self, demos: Demos, report: Report) -> None:
         """Train on demonstrations as `config.warm_start` says; `steps = 0` does nothing."""
-        warm_start(self.model, self.named, self.config.warm_start, self.tokenizer, demos, report)
+        warm_start(self.scorer, self.named, self.config.warm_start, self.tokenizer, demos, report)
         self.optimizer.refresh()
+
+    def refer(self, folder: Path) -> None:
+        """Take the reference that the table names; a learner without one does nothing.
+
+        "start" is kept in `folder`: a learner at step 0 writes it there, a later one reads it.
+        Raises CheckpointError, ConfigError, and OSError on a full disk.
+        """
+        reference = self.config.reference
+        if not reference:
+            return
+        if reference != START:
+            made = learner_reference.from_folder(
+                self.model, self.policy, reference, self.tokenizer, self.base
+            )
+        elif self.steps == 0:
+            learner_reference.keep_start(folder, dict(self.named))
+            made = learner_reference.frozen_copy(self.model)
+        else:
+            made = learner_reference.read_start(folder, self.model)
+        self.reference = self._scorer(made)
 
     def step(self, groups: Sequence[Group], current: Version, age: Age) -> dict[str, float]:
         """Train on one batch and return its vital signs.
@@ -71,19 +107,23 @@ class Learner:
         `over_age = "allow"`. Raises NonFinite: weights, optimizer and random state are then as
         before, and the caller still has the batch.
         """
+        config = self.config
         oldest = self.policy.max_age if self.policy.over_age == "mask" else None
-        batch = make_batch(groups, age, oldest, self.rule.advantage)
-        before = self._copy_state()
+        batch = lay_out(groups, age, oldest, self.rule, self.policy.max_tokens)
+        updates = config.epochs * config.minibatches
+        undo = Undo(self.named, self.optimizer, self.rng, updates=updates)
         try:
-            vitals = self._train(batch.samples)
+            reference = self._refer_to(batch.samples)
+            give_credit(batch, self.rule, self._penalties(batch.samples, reference))
+            vitals = self._train(batch.samples, reference)
         except NonFinite as error:
-            self._put_back(before)
+            undo.put_back()
             raise NonFinite(
                 f"{current}: {error}. The step is undone. If it comes back, lower the trainer's "
                 "lr, and look at the logprobs that the generators send"
             ) from None
         self.steps += 1
-        return {**batch.signs, **vitals.signs()}
+        return {**batch.signs, **vitals.signs(), "lr": self.optimizer.lr}
 
     def weights(self) -> list[tuple[str, npt.NDArray[np.generic], str]]:
         """Return (name, array, dtype) of every weight: "float32", or "bfloat16" as its uint16 bits.
@@ -106,7 +146,7 @@ class Learner:
     def load(self, folder: Path) -> None:
         """Continue where `save` left off; raises CheckpointError."""
         weights, state, scalars = learner_files.read(folder)
-        learner_files.check_weights(folder, weights, dict(self.named))
+        learner_files.check_weights(folder / learner_files.MODEL, weights, dict(self.named))
         load_named_weights(self.model, weights)
         self.optimizer.restore(state)
         self.rng.set_state(state["generator"])
@@ -118,19 +158,45 @@ class Learner:
 
     # ---------------------------------------------------------------- one step
 
-    def _train(self, samples: list[Sample]) -> Vitals:
+    def _refer_to(self, samples: list[Sample]) -> Known:
+        """Return what the reference says of every token, when there is one."""
+        if self.reference is None:
+            if self.rule.kl != "off":
+                raise RealnetError("a KL was asked for and no reference was taken: call refer()")
+            return {}
+        members = [i for i, sample in enumerate(samples) if len(sample.where)]
+        logp = self.reference.score([samples[i].row for i in members])
+        return dict(zip(members, logp, strict=True))
+
+    def _penalties(self, samples: list[Sample], reference: Known) -> list[Array] | None:
+        """Return what a KL in the reward takes off each token, [n] of [T]; None without one."""
+        if self.rule.kl != "reward":
+            return None
+        result = [np.zeros(len(sample.where)) for sample in samples]
+        for i, logp in reference.items():
+            behave = torch.from_numpy(samples[i].behave).to(logp)
+            apart = divergence(logp - behave, self.rule.kl_estimator)
+            result[i] = self.rule.kl_beta * apart.double().cpu().numpy()
+        return result
+
+    def _train(self, samples: list[Sample], reference: Known) -> Vitals:
         """Do all updates of a step."""
         vitals = Vitals()
         config = self.config
+        self.optimizer.lr = config.lr * rate(
+            self.steps, config.schedule, config.warm_up, self.horizon, config.lr_end
+        )
         cuts = [self._cut(len(samples)) for _ in range(config.epochs)]
-        proximal: Proximal = {}
-        if self.rule.decoupled and config.epochs * config.minibatches > 1:
+        proximal: Known = {}
+        if self.rule.proximal == "recompute" and config.epochs * config.minibatches > 1:
             # the first update's proximal policy is the policy itself: no pass for its answers
             first = set(cuts[0][0]) if config.epochs == 1 else set()
-            self._proximal(samples, [i for i in range(len(samples)) if i not in first], proximal)
+            later = [i for i, s in enumerate(samples) if s.teaches and i not in first]
+            logp = self.scorer.score([samples[i].row for i in later])
+            proximal = dict(zip(later, logp, strict=True))
         for cut in cuts:
             for minibatch in cut:
-                self._update(samples, minibatch, proximal, vitals)
+                self._update(samples, minibatch, proximal, reference, vitals)
         return vitals
 
     def _cut(self, count: int) -> list[list[int]]:
@@ -139,92 +205,47 @@ class Learner:
         n = self.config.minibatches
         return [order[i * count // n : (i + 1) * count // n] for i in range(n)]
 
-    @torch.no_grad()
-    def _proximal(self, samples: list[Sample], members: list[int], into: Proximal) -> None:
-        """Remember the log-probabilities of the policy as it is now."""
-        members = [i for i in members if samples[i].teaches]
-        for part in self._parts(samples, members):
-            logp = self._logprobs([samples[i] for i in part])
-            lengths = [len(samples[i].where) for i in part]
-            into.update(zip(part, torch.split(logp, lengths), strict=True))
-
     def _update(
-        self, samples: list[Sample], minibatch: list[int], proximal: Proximal, vitals: Vitals
+        self,
+        samples: list[Sample],
+        minibatch: list[int],
+        proximal: Known,
+        reference: Known,
+        vitals: Vitals,
     ) -> None:
         """Do one optimizer update; micro-batches do not change its gradient."""
+        by = self.rule.normalise_by
         scales, divisor = token_scale(
-            [samples[i].counted for i in minibatch], self.rule.normalise, self.policy.max_tokens
+            [samples[i].counted for i in minibatch],
+            self.rule.normalise,
+            by if isinstance(by, int) else self.policy.max_tokens,
         )
-        scale = dict(zip(minibatch, scales, strict=True))
+        share = {i: scale / divisor for i, scale in zip(minibatch, scales, strict=True)}
         members = [i for i in minibatch if samples[i].teaches]
         if not members:
             return
         total = 0.0
-        for part in self._parts(samples, members):
-            chosen = [samples[i] for i in part]
-            logp = self._logprobs(chosen)
-            behave = torch.from_numpy(np.concatenate([s.behave for s in chosen])).to(logp.device)
-            near = torch.cat([proximal[i] for i in part]) if part[0] in proximal else logp.detach()
-            worth = _spread([s.advantage for s in chosen], chosen, logp)
-            share = _spread([scale[i] / divisor for i in part], chosen, logp)
-            terms = self._loss(logp, near, behave, worth)
-            loss = (terms.loss * share).sum()
+        for part in self.scorer.parts([samples[i].width for i in members]):
+            chosen = [members[k] for k in part]
+            logp = self.scorer.logprobs([samples[i].row for i in chosen])
+            tokens = _tokens(samples, chosen, logp, proximal, reference)
+            terms = token_loss(self.rule, tokens)
+            loss = (terms.loss * _spread([share[i] for i in chosen], tokens)).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.collect()
             total += float(loss.detach())
-            vitals.add(terms, logp, behave)
+            vitals.add(terms, tokens)
         norm = self.optimizer.clip(self.config.grad_clip)
         if not np.isfinite([total, norm]).all():
             raise NonFinite(f"loss {total}, gradient norm {norm}")
         self.optimizer.update()
         vitals.add_update(total, norm)
 
-    def _loss(
-        self,
-        logp: torch.Tensor,
-        proximal: torch.Tensor,
-        behave: torch.Tensor,
-        advantage: torch.Tensor,
-    ) -> TokenLoss:
-        rule = self.rule
-        if not rule.decoupled:
-            return ppo(logp, behave, advantage, rule.clip)
-        return decoupled_ppo(
-            logp, proximal, behave, advantage, rule.clip, rule.weight_cap, rule.weight_mode
+    def _scorer(self, model: Any) -> Scorer:
+        config = self.config
+        return Scorer(
+            model, self.policy.temperature, config.rows, config.micro_tokens, config.autocast
         )
-
-    def _parts(self, samples: list[Sample], members: list[int]) -> list[list[int]]:
-        """Cut answers into micro-batches."""
-        lengths = [samples[i].width for i in members]
-        cut = micro_batches(lengths, self.config.micro_tokens)
-        return [[members[i] for i in part] for part in cut]
-
-    def _logprobs(self, chosen: list[Sample]) -> torch.Tensor:
-        rows = [(s.ids, s.where) for s in chosen]
-        return token_logprobs(self.model, rows, self.policy.temperature)
-
-    # ---------------------------------------------------------------- undoing a step
-
-    def _copy_state(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor]:
-        """Copy what a failed step must give back. One update checks before it applies: no copy."""
-        rng = self.rng.get_state()
-        if self.config.epochs * self.config.minibatches == 1:
-            return {}, {}, rng
-        weights = {n: w.detach().clone() for n, w in self.named}
-        return weights, {n: t.clone() for n, t in self.optimizer.state().items()}, rng
-
-    @torch.no_grad()
-    def _put_back(
-        self, before: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor]
-    ) -> None:
-        weights, state, rng = before
-        for name, weight in self.named:
-            if name in weights:
-                weight.copy_(weights[name])
-        if weights:
-            self.optimizer.restore(state)
-        self.optimizer.forget()
-        self.rng.set_state(rng)
 
 
 def _model(policy: Policy, config: LearnerConfig, tokenizer: Tokenizer, base: Path) -> Any:
@@ -238,7 +259,38 @@ def _model(policy: Policy, config: LearnerConfig, tokenizer: Tokenizer, base: Pa
     return model.to(device).eval()
 
 
-def _spread(values: list[float], samples: list[Sample], like: torch.Tensor) -> torch.Tensor:
-    """Repeat one value a sample over its tokens. Shape: [sum T]."""
-    array = np.repeat(np.array(values, dtype=np.float32), [len(s.where) for s in samples])
-    return torch.from_numpy(array).to(like.device)
+def _tokens(
+    samples: list[Sample],
+    chosen: list[int],
+    logp: torch.Tensor,
+    proximal: Known,
+    reference: Known,
+) -> Tokens:
+    """Return the tokens of some answers as the objective wants them."""
+
+    def tensor(arrays: list[npt.NDArray[Any]]) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate(arrays)).to(logp)
+
+    picked = [samples[i] for i in chosen]
+    counts = [len(s.where) for s in picked]
+    owner = np.repeat(np.arange(len(picked)), counts)
+    return Tokens(
+        logp=logp,
+        behave=tensor([s.behave for s in picked]),
+        advantage=tensor([s.advantage for s in picked]),
+        owner=torch.from_numpy(owner).to(logp.device),
+        answers=len(picked),
+        age=tensor([s.ages for s in picked]),
+        # the first minibatch of a step is scored by the policy that the step starts from
+        proximal=_joined(chosen, proximal) if chosen[0] in proximal else logp.detach(),
+        reference=_joined(chosen, reference) if reference else None,
+    )
+
+
+def _joined(chosen: list[int], known: Known) -> torch.Tensor:
+    return torch.cat([known[i] for i in chosen])
+
+
+def _spread(values: list[float], tokens: Tokens) -> torch.Tensor:
+    """Repeat one value an answer over its tokens. Shapes: [answers] -> [T]."""
+    return torch.tensor(values, dtype=torch.float64).to(tokens.logp)[tokens.owner]

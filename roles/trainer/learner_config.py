@@ -5,11 +5,19 @@ Knows nothing of models or tensors. Read by the trainer's own config and by the 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
+import msgspec
+
 from realnet.config import Config, doc
-from realnet.errors import RealnetError
-from realnet.roles.algorithms.presets import Algorithm, Loss, expand
+from realnet.errors import ConfigError, RealnetError
+from realnet.roles.algorithms.contradictions import Contradiction, refuse_policy, refuse_reference
+from realnet.roles.algorithms.presets import Algorithm, Loss, Rule, expand, opened
+from realnet.roles.models.reference import model_folder
+from realnet.roles.tables import Policy
+
+START = "start"  # the reference: the policy as it was at step 0
 
 
 class NonFinite(RealnetError):
@@ -36,13 +44,26 @@ class WarmStart(Config):
 
 
 class LearnerConfig(Config):
-    """How a policy learns: the algorithm, its loss, the optimizer, the cut into minibatches."""
+    """How a policy learns: the algorithm, its loss, the optimizer, the cut into minibatches.
+
+    `loss` is opened as the table is read: afterwards it holds every field that has an effect.
+    """
 
     algorithm: Annotated[Algorithm, doc("preset of advantage and loss; what you give wins")] = (
         "rloo"
     )
     loss: Annotated[Loss, doc("fields of the loss that differ from the preset")] = Loss()
+    reference: Annotated[
+        str,
+        doc('what a KL is measured against: "start", the policy as it was at step 0, or a folder'),
+    ] = ""
     lr: Annotated[float, doc("learning rate of AdamW", gt=0)] = 1e-6
+    schedule: Annotated[
+        Literal["constant", "linear", "cosine"],
+        doc("of lr, from the end of warm_up to the last of run.until.steps"),
+    ] = "constant"
+    warm_up: Annotated[int, doc("steps over which lr rises", ge=0)] = 0
+    lr_end: Annotated[float, doc("share of lr where the schedule ends", ge=0, le=1)] = 0.0
     betas: Annotated[tuple[Beta, Beta], doc("of AdamW")] = (0.9, 0.99)
     epsilon: Annotated[float, doc("of AdamW", gt=0)] = 1e-8
     weight_decay: Annotated[float, doc("of AdamW", ge=0)] = 0.0
@@ -52,6 +73,14 @@ class LearnerConfig(Config):
     minibatches: Annotated[int, doc("updates an epoch", ge=1)] = 2
     epochs: Annotated[int, doc("passes over a batch", ge=1)] = 1
     micro_tokens: Annotated[int, doc("tokens in one forward pass, padding included", ge=1)] = 4096
+    rows: Annotated[
+        Literal["packed", "padded"],
+        doc("answers laid end to end in one row, or each in a row as wide as the longest"),
+    ] = "packed"
+    autocast: Annotated[
+        Literal["off", "bf16"],
+        doc("compute in bf16 with fp32 weights; for weights in bf16 too, [policy].dtype"),
+    ] = "off"
     device: Annotated[
         Literal["auto", "cpu", "cuda"], doc("where the model is; auto: a GPU if this role has one")
     ] = "auto"
@@ -61,4 +90,45 @@ class LearnerConfig(Config):
 
     def __post_init__(self) -> None:
         """Refuse contradictions when the table is read, not when a run has started."""
-        expand(self.algorithm, self.loss)
+        rule = self.rule
+        refuse_reference(rule.kl, rule.kl_beta, self.reference)
+        if self.schedule == "constant" and self.lr_end != 0.0:
+            raise Contradiction(
+                f'lr_end = {self.lr_end:g} is where a schedule ends, but schedule = "constant" has '
+                'no end: remove lr_end, or set schedule = "linear" or "cosine"'
+            )
+        msgspec.structs.force_setattr(self, "loss", opened(rule))
+
+    @property
+    def rule(self) -> Rule:
+        """The algorithm with every field decided."""
+        return expand(self.algorithm, self.loss)
+
+
+def check_rule(config: LearnerConfig, policy: Policy) -> None:
+    """Raise Contradiction when a loss does not fit what `[policy]` says."""
+    rule = config.rule
+    refuse_policy(
+        proximal=rule.proximal,
+        weight=rule.weight,
+        compares=rule.advantage != "reinforce_pp",
+        dynamic=rule.dynamic_sampling,
+        max_age=policy.max_age,
+        group=policy.group,
+    )
+    if config.autocast != "off" and policy.dtype != "fp32":
+        raise Contradiction(
+            f'autocast = "{config.autocast}" computes in bf16 from fp32 weights, but '
+            f'[policy].dtype = "{policy.dtype}": remove autocast, or set [policy].dtype = "fp32"'
+        )
+
+
+def check_reference(config: LearnerConfig, policy: Policy, base: Path) -> None:
+    """Raise ConfigError unless the reference is "start", nothing, or a model's folder."""
+    if config.reference in ("", START):
+        return
+    try:
+        model_folder(msgspec.structs.replace(policy, model=config.reference), base)
+    except ConfigError as error:
+        text = str(error).replace("[policy].model", "[roles.trainer].reference")
+        raise ConfigError(text) from None

@@ -32,13 +32,14 @@ def write(
 ) -> None:
     """Write the three files into an existing or new folder. Raises OSError, on a full disk too."""
     folder.mkdir(parents=True, exist_ok=True)
-    _save(weights, folder / MODEL)
-    _save(state, folder / STATE)
+    write_tensors(weights, folder / MODEL)
+    write_tensors(state, folder / STATE)
     text = json.dumps({"format": FORMAT, **scalars}, indent=2)
     (folder / SCALARS).write_text(text + "\n", encoding="utf-8")
 
 
-def _save(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write one file. Raises OSError, on a full disk too."""
     try:
         save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, path)
     except SafetensorError as error:  # it has no kind of its own for what the system refused
@@ -71,7 +72,7 @@ def read(
 
 
 def check_weights(
-    folder: Path, found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
+    path: Path, found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
 ) -> None:
     """Raise CheckpointError unless names, shapes and dtypes in a file are those of the model."""
     for name in sorted(set(found) | set(wanted)):
@@ -79,7 +80,7 @@ def check_weights(
         need = _kind(wanted[name]) if name in wanted else None
         if have != need:
             raise CheckpointError(
-                f"{folder / MODEL}: {name} is {have or 'missing'}, the policy's model has "
+                f"{path}: {name} is {have or 'missing'}, the policy's model has "
                 f"{need or 'no such weight'}: the checkpoint is of another model"
             )
 

@@ -29,6 +29,16 @@ class AdamW:
             [m for _, m in self.masters], lr, betas, epsilon, decay, foreach=False, fused=True
         )
 
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next update."""
+        return float(self.inner.param_groups[0]["lr"])
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        for group in self.inner.param_groups:
+            group["lr"] = value
+
     def collect(self) -> None:
         """Add up in fp32 what the last backward pass left in coarse parameters."""
         for (_, weight), (_, master) in zip(self.weights, self.masters, strict=True):

@@ -1,54 +1,126 @@
 """Forward passes: the log-probabilities of chosen tokens of some sequences under a model.
 
-Sequences are right-padded. Under a causal model no token sees what stands after it, so padding
-needs no mask. Logits are made only where a token is asked for: with a large vocabulary they are
-most of the memory of a step.
+Sequences are laid end to end in one row (`packed_attention` keeps them apart), or right-padded to
+the longest: under a causal model no token sees what stands after it, so padding needs no mask.
+Logits are made only where a token is asked for: with a large vocabulary they are most of the memory
+of a step.
 
 Knows models and token ids, not rewards or records. Called by the learner and its warm start.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from realnet.roles.algorithms.batching import micro_batches
+from realnet.roles.models.packed_attention import can_pack, pack, use_packed_attention
+
 Ids = npt.NDArray[np.int64]
+Row = tuple[Ids, Ids]
 
 
-def token_logprobs(model: Any, rows: Sequence[tuple[Ids, Ids]], temperature: float) -> torch.Tensor:
-    """Return log pi(ids[t] | ids[:t]) at the positions asked for, row after row. Shape: [sum T].
+class Scorer:
+    """A model, and how it is run. `packed` tells which way rows are laid out."""
 
-    Each row is (ids [L], where [T]), where ascending and >= 1. The distribution is that of
-    logits / temperature, in fp32.
-    """
-    width = max(int(where[-1]) for _, where in rows)
-    padded = np.zeros((len(rows), width), dtype=np.int64)
-    for line, (ids, where) in zip(padded, rows, strict=True):
-        needed = int(where[-1])
-        line[:needed] = ids[:needed]
-    at = np.concatenate([i * width + where - 1 for i, (_, where) in enumerate(rows)])
-    wanted = np.concatenate([ids[where] for ids, where in rows])
-    device = next(model.parameters()).device
-    logits = _logits_at(model, torch.from_numpy(padded).to(device), torch.from_numpy(at).to(device))
-    logits = logits.float()
-    if temperature != 1.0:
-        logits = logits / temperature
-    return -torch.nn.functional.cross_entropy(
-        logits, torch.from_numpy(wanted).to(device), reduction="none"
-    )
+    def __init__(
+        self,
+        model: Any,
+        temperature: float = 1.0,
+        rows: Literal["packed", "padded"] = "padded",
+        micro_tokens: int = 4096,
+        autocast: Literal["off", "bf16"] = "off",
+    ) -> None:
+        self.model = model
+        self.temperature = temperature
+        self.micro_tokens = micro_tokens
+        self.autocast = autocast
+        self.packed = rows == "packed" and can_pack(model)
+        if self.packed:
+            use_packed_attention(model)
+
+    def logprobs(self, rows: Sequence[Row], temperature: float | None = None) -> torch.Tensor:
+        """Return log pi(ids[t] | ids[:t]) at the positions asked for, row after row. Shape: [T].
+
+        Each row is (ids [L], where), `where` ascending and >= 1; T is their number in all rows. The
+        distribution is that of logits / temperature (the scorer's unless given), in fp32 (fp64 when
+        the model is).
+        """
+        warmth = self.temperature if temperature is None else temperature
+        place = (_end_to_end if self.packed else _side_by_side)(rows)
+        wanted = torch.from_numpy(np.concatenate([ids[where] for ids, where in rows]))
+        device = next(self.model.parameters()).device
+        with self._precision(device.type):
+            logits = self._logits_at(place[0].to(device), place[1].to(device), place[2])
+        if logits.dtype is not torch.float64:
+            logits = logits.float()
+        if warmth != 1.0:
+            logits = logits / warmth
+        return -torch.nn.functional.cross_entropy(logits, wanted.to(device), reduction="none")
+
+    def parts(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Cut sequences, by their lengths, into micro-batches; return positions in `lengths`."""
+        return micro_batches(lengths, self.micro_tokens, packed=self.packed)
+
+    @torch.no_grad()
+    def score(self, rows: Sequence[Row]) -> list[torch.Tensor]:
+        """Return the log-probabilities of each row, without gradient. Shapes: [T_i]."""
+        result: list[torch.Tensor] = [torch.empty(0)] * len(rows)
+        for part in self.parts([width(row) for row in rows]):
+            logp = self.logprobs([rows[i] for i in part])
+            pieces = torch.split(logp, [len(rows[i][1]) for i in part])
+            for i, piece in zip(part, pieces, strict=True):
+                result[i] = piece
+        return result
+
+    def _precision(self, device: str) -> contextlib.AbstractContextManager[None]:
+        if self.autocast == "off":
+            return contextlib.nullcontext()
+        return torch.autocast(device, torch.bfloat16)
+
+    def _logits_at(
+        self, ids: torch.Tensor, at: torch.Tensor, keywords: dict[str, Any]
+    ) -> torch.Tensor:
+        """Return logits [T, vocabulary] at flat positions `at` [T] of `ids` [rows, width]."""
+        model, config = self.model, self.model.config
+        if "packing" in keywords:
+            packing = keywords["packing"].to(ids.device)
+            keywords = {"packing": packing, "position_ids": packing.positions}
+        if getattr(config, "final_logit_softcapping", None) or getattr(config, "logit_scale", None):
+            whole = model(input_ids=ids, use_cache=False, **keywords).logits
+            return torch.Tensor(whole.flatten(0, 1)[at])  # the head does more than multiply
+        hidden = model.base_model(input_ids=ids, use_cache=False, **keywords).last_hidden_state
+        head = model.get_output_embeddings()
+        return torch.nn.functional.linear(hidden.flatten(0, 1)[at], head.weight, head.bias)
 
 
-def _logits_at(model: Any, ids: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-    """Return logits [T, vocabulary] at flat positions `at` [T] of `ids` [rows, width]."""
-    config = model.config
-    if getattr(config, "final_logit_softcapping", None) or getattr(config, "logit_scale", None):
-        whole = model(input_ids=ids, use_cache=False).logits  # the head does more than multiply
-        return torch.Tensor(whole.flatten(0, 1)[at])
-    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    chosen = hidden.flatten(0, 1)[at]
-    head = model.get_output_embeddings()
-    return torch.nn.functional.linear(chosen, head.weight, head.bias)
+def width(row: Row) -> int:
+    """Return how many tokens the model must read to predict the last one asked for."""
+    return int(row[1][-1])
+
+
+Placed = tuple[torch.Tensor, torch.Tensor, dict[str, Any]]
+
+
+def _end_to_end(rows: Sequence[Row]) -> Placed:
+    """Return (ids [1, L], where logits are wanted in it [T], what else the model must know)."""
+    lengths = [width(row) for row in rows]
+    starts = np.cumsum([0, *lengths[:-1]])
+    ids = np.concatenate([ids[:length] for (ids, _), length in zip(rows, lengths, strict=True)])
+    at = np.concatenate([s + where - 1 for s, (_, where) in zip(starts, rows, strict=True)])
+    return torch.from_numpy(ids)[None], torch.from_numpy(at), {"packing": pack(lengths)}
+
+
+def _side_by_side(rows: Sequence[Row]) -> Placed:
+    """Return (ids [rows, width], where logits are wanted in them [T], nothing else)."""
+    longest = max(width(row) for row in rows)
+    padded = np.zeros((len(rows), longest), dtype=np.int64)
+    for line, row in zip(padded, rows, strict=True):
+        line[: width(row)] = row[0][: width(row)]
+    at = np.concatenate([i * longest + where - 1 for i, (_, where) in enumerate(rows)])
+    return torch.from_numpy(padded), torch.from_numpy(at), {}

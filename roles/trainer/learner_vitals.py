@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import torch
 
-from realnet.roles.algorithms.losses import TokenLoss, effective_samples, kl1, kl3
+from realnet.roles.algorithms.importance import effective_samples
+from realnet.roles.algorithms.kl import kl1, kl3
+from realnet.roles.algorithms.objective import TokenLoss, Tokens
 
 
 class Vitals:
@@ -21,10 +23,10 @@ class Vitals:
         self.losses = 0.0
         self.sums: dict[str, float] = {}
 
-    def add(self, terms: TokenLoss, logp: torch.Tensor, behave: torch.Tensor) -> None:
-        """Count the tokens of one micro-batch. Shapes: all [T]."""
-        weight = terms.weight
-        gap = logp.detach() - behave
+    def add(self, terms: TokenLoss, tokens: Tokens) -> None:
+        """Count the tokens of one micro-batch."""
+        weight, logp = terms.weight, tokens.logp.detach()
+        gap = logp - tokens.behave
         columns = {
             "ratio_mean": terms.ratio,
             "clip_fraction": terms.clipped,
@@ -34,6 +36,8 @@ class Vitals:
             "kl": kl3(gap),
             "kl1": kl1(gap),
         }
+        if tokens.reference is not None:
+            columns["kl_ref"] = kl3(tokens.reference - logp)
         totals = torch.stack([c.float().sum() for c in columns.values()]).tolist()
         for name, total in zip(columns, totals, strict=True):
             self.sums[name] = self.sums.get(name, 0.0) + total

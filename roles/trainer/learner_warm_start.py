@@ -9,7 +9,6 @@ Knows models and texts, not rewards or records. Called by the learner.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ import torch
 from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.trainer.learner_config import NonFinite, WarmStart
 from realnet.roles.trainer.learner_optimizers import AdamW, Muon, Named
-from realnet.roles.trainer.learner_pass import Ids, token_logprobs
+from realnet.roles.trainer.learner_pass import Ids, Scorer
 
 Demos = Callable[[int, float], tuple[str, str]]
 Report = Callable[[int, int, dict[str, float]], None]
@@ -34,18 +33,19 @@ def rate(step: int, config: WarmStart) -> float:
 
 
 def warm_start(
-    model: Any,
+    scorer: Scorer,
     weights: Named,
     config: WarmStart,
     tokenizer: Tokenizer,
     demos: Demos,
     report: Report,
 ) -> None:
-    """Train `model` on `config.steps` batches of demonstrations.
+    """Train the model of `scorer` on `config.steps` batches of demonstrations.
 
     `demos(k, progress)` gives the k-th (prompt, response), templated as the policy will see them.
     `report(step, of, {"loss": …})` is called after every update. Raises NonFinite.
     """
+    model = scorer.model
     ends = {id(e.weight) for e in (model.get_input_embeddings(), model.get_output_embeddings())}
     inner = [(n, w) for n, w in weights if w.ndim == 2 and id(w) not in ends]
     names = {n for n, _ in inner}
@@ -54,7 +54,7 @@ def warm_start(
     for step in range(config.steps):
         first, progress = step * config.batch, step / config.steps
         rows = [_row(tokenizer, *demos(first + i, progress)) for i in range(config.batch)]
-        loss = -token_logprobs(model, rows, 1.0).mean()
+        loss = -scorer.logprobs(rows, 1.0).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         value = float(loss.detach())
         every = [w for _, w in weights if w.grad is not None]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from realnet import Actor, Ask, Delivery, Inlet, StateOut, doc, handles
 from realnet.config import Shared
-from realnet.errors import CheckpointError, ConfigError
+from realnet.errors import CheckpointError
 from realnet.message import Nothing
 from realnet.roles.journal import Journal, JournalFull
 from realnet.roles.ledger import IllegalMove
@@ -39,7 +39,12 @@ from realnet.roles.trainer.checkpoint import Checkpoints, Found
 from realnet.roles.trainer.demonstrations import demonstrations
 from realnet.roles.trainer.failures import Failures, judge_asides
 from realnet.roles.trainer.keeper import Keeper
-from realnet.roles.trainer.learner_config import LearnerConfig, NonFinite
+from realnet.roles.trainer.learner_config import (
+    LearnerConfig,
+    NonFinite,
+    check_reference,
+    check_rule,
+)
 from realnet.roles.trainer.meta import digest_of_tasks, read_meta
 from realnet.roles.trainer.publisher import Publisher
 from realnet.roles.trainer.store import Store
@@ -79,13 +84,10 @@ class Trainer(Actor[TrainerConfig]):
 
     @classmethod
     def check(cls, config: TrainerConfig, shared: dict[type[Shared], Any], base: Path) -> None:
-        """Refuse a policy that cannot be built, and a warm start without demonstrations."""
+        """Refuse a policy that cannot be built, a loss that does not fit it, demos that are not."""
         check_policy(shared[Policy], base)
-        if shared[Policy].group < 2:
-            raise ConfigError(
-                "[policy].group = 1: the answers of a group are compared with each other, and one "
-                "alone teaches nothing: write 2 or more"
-            )
+        check_rule(config, shared[Policy])
+        check_reference(config, shared[Policy], base)
         if config.warm_start.steps:
             demonstrations(shared[Task])
 
@@ -120,6 +122,7 @@ class Trainer(Actor[TrainerConfig]):
             await self._resume(found)
         else:
             await self.compute(self._warm_start, label="warm start")
+            await self.compute(self._learner.refer, folder, label="keep reference")
             if not await self._keeper.save(0.0):
                 raise CheckpointError(f"{folder}: the first checkpoint could not be written")
         self._began_s = self.clock.now() - self._store.trained_s
@@ -131,7 +134,8 @@ class Trainer(Actor[TrainerConfig]):
         from realnet.roles.trainer.learner import Learner
 
         base = self.run_info.base
-        return Learner(self._policy, self.config, load_tokenizer(self._policy, base), base)
+        tokenizer, steps = load_tokenizer(self._policy, base), self._schedule.until.steps
+        return Learner(self._policy, self.config, tokenizer, base, horizon=steps)
 
     def _rebuild(self) -> Found | None:
         """Load the newest whole checkpoint and replay the journal after it."""
@@ -140,6 +144,7 @@ class Trainer(Actor[TrainerConfig]):
         self._store.rebuild(found)
         if found is not None:
             self._learner.load(found.folder / "learner")
+            self._learner.refer(self._folder)
         return found
 
     async def _resume(self, found: Found) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from realnet.config import read_table
 from realnet.errors import CheckpointError, ConfigError
-from realnet.roles.algorithms.presets import Loss
+from realnet.roles.algorithms.presets import PRESETS, Loss, expand
 from realnet.roles.messages import (
     Group,
     Rollout,
@@ -29,9 +29,10 @@ from realnet.roles.messages import (
 from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.tables import Policy
 from realnet.roles.trainer.learner import Learner, NonFinite
-from realnet.roles.trainer.learner_batch import BadRollout, make_batch
+from realnet.roles.trainer.learner_batch import BadRollout, Batch, give_credit, lay_out
 from realnet.roles.trainer.learner_config import LearnerConfig
-from realnet.roles.trainer.learner_pass import token_logprobs
+from realnet.roles.trainer.learner_optimizers import AdamW
+from realnet.roles.trainer.learner_pass import Scorer
 
 SHAPE: dict[str, int | float | bool] = {
     "hidden_size": 16,
@@ -107,6 +108,13 @@ def batch(tickets: int = 4, size: int = 4, seed: int = 0, **kind: Any) -> list[G
     return groups
 
 
+def make_batch(groups: Sequence[Group], oldest: int | None) -> Batch:
+    rule = expand("rloo", Loss())
+    made = lay_out(groups, age, oldest, rule, 16)
+    give_credit(made, rule)
+    return made
+
+
 def state(of: Learner) -> dict[str, torch.Tensor]:
     return {n: w.detach().clone() for n, w in of.named}
 
@@ -134,13 +142,14 @@ def one_update(**config: Any) -> Learner:
 # ---------------------------------------------------------------- the forward pass
 
 
-def test_logprobs_of_padded_rows_are_those_of_each_row_alone() -> None:
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_logprobs_of_rows_together_are_those_of_each_row_alone(layout: Any) -> None:
     model = learner().model
     rows = [
         (np.array([5, 6, 7, 8, 9, 10]), np.array([3, 5])),
         (np.array([11, 12, 13]), np.array([1, 2])),
     ]
-    together = token_logprobs(model, rows, 0.7)
+    together = Scorer(model, 0.7, layout).logprobs(rows)
     logits = [model(input_ids=torch.tensor(ids)[None]).logits[0] for ids, _ in rows]
     expected = [
         torch.log_softmax(out[t - 1] / 0.7, -1)[ids[t]]
@@ -154,9 +163,10 @@ def test_logprobs_of_padded_rows_are_those_of_each_row_alone() -> None:
 
 
 @pytest.mark.parametrize("normalise", ["tokens", "sequences", "constant"])
-@pytest.mark.parametrize("decoupled", [True, False])
-def test_micro_batches_do_not_change_the_gradient(normalise: Any, decoupled: bool) -> None:
-    loss = Loss(normalise=normalise, decoupled=decoupled)
+@pytest.mark.parametrize("proximal", ["recompute", "behave"])
+def test_micro_batches_do_not_change_the_gradient(normalise: Any, proximal: Any) -> None:
+    by = "max_tokens" if normalise == "constant" else None
+    loss = Loss(normalise=normalise, normalise_by=by, proximal=proximal)
     groups = batch()
     whole = gradient(one_update(loss=loss, micro_tokens=100_000), groups)
     for budget in (1, 17, 40):
@@ -175,9 +185,9 @@ def test_an_answer_that_ends_with_a_tool_keeps_its_outcome() -> None:
         scored(0, 0, 1.0, ask, written([10, 11]), tool(14, 15), more, end),
         scored(0, 1, 0.0, ask, written([16, 17, 18]), end),
     )
-    batch_ = make_batch([calls], age, 1, "rloo")
+    batch_ = make_batch([calls], 1)
     first, second = batch_.samples
-    assert first.advantage == 1.0
+    assert first.advantage.tolist() == [1.0] * 4
     assert first.where.tolist() == [2, 3, 6, 7]
     assert second.where.tolist() == [2, 3, 4]
     assert first.ids.tolist() == [5, 6, 10, 11, 14, 15, 12, 13, 20, 21]
@@ -199,14 +209,14 @@ def test_old_tokens_carry_no_gradient_and_are_counted() -> None:
         scored(0, 0, 1.0, prompt(5), written(ids, ages=(3, 1, 0))),
         scored(0, 1, 0.0, prompt(5), written([20, 21], ages=(2,))),
     )
-    held = make_batch([mixed], age, 1, "rloo")
+    held = make_batch([mixed], 1)
     assert held.samples[0].where.tolist() == [3, 4, 5, 6]
     assert held.samples[0].counted == 6
     assert not held.samples[1].teaches
     signs = held.signs
     assert (signs["tokens"], signs["tokens_masked"]) == (8.0, 0.5)
     assert [signs[f"age_{a}"] for a in range(4)] == [0.25, 0.25, 0.25, 0.25]
-    free = make_batch([mixed], age, None, "rloo")
+    free = make_batch([mixed], None)
     assert free.samples[0].where.tolist() == [1, 2, 3, 4, 5, 6]
     assert free.signs["tokens_masked"] == 0.0
 
@@ -288,10 +298,10 @@ def test_good_answers_become_likelier() -> None:
 
     def gap() -> float:
         sums = [0.0, 0.0]
-        for s in make_batch(groups, age, 0, "rloo").samples:
+        for s in make_batch(groups, 0).samples:
             with torch.no_grad():
-                logp = token_logprobs(one.model, [(s.ids, s.where)], 1.0)
-            sums[int(s.advantage > 0)] += float(logp.mean())
+                logp = one.scorer.logprobs([s.row])
+            sums[int(s.advantage[0] > 0)] += float(logp.mean())
         return sums[1] - sums[0]
 
     before = gap()
@@ -302,6 +312,191 @@ def test_good_answers_become_likelier() -> None:
     assert signs["updates"] == 2.0
     assert 0.0 < signs["ess"] <= 1.0
     assert signs["age_0"] == 1.0
+
+
+# ---------------------------------------------------------------- precise gradients
+
+
+def exact(**config: Any) -> Learner:
+    """Return a learner in float64: what differs there is not rounding."""
+    made = one_update(**config)
+    made.model.double()
+    made.optimizer = AdamW(made.named, 1e-2, (0.9, 0.99), 1e-8, 0.0)
+    return made
+
+
+def close(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
+    """Tell whether two gradients differ by less than 1e-6 of their size."""
+    size = max(float(g.abs().max()) for g in expected.values())
+    far = max(float((got[n] - g).abs().max()) for n, g in expected.items())
+    return got.keys() == expected.keys() and size > 1e-4 and far < 1e-6 * size
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+@pytest.mark.parametrize("normalise", ["tokens", "sequences", "constant"])
+def test_any_cut_and_layout_gives_the_same_gradient(name: Any, normalise: Any) -> None:
+    by = 12 if normalise == "constant" else None
+    fields: dict[str, Any] = {"algorithm": name, "loss": Loss(normalise=normalise, normalise_by=by)}
+    groups = batch(3, seed=5, ages=(1, 0))
+    whole = gradient(exact(micro_tokens=100_000, rows="padded", **fields), groups)
+    for budget, rows in ((1, "packed"), (17, "packed"), (40, "padded"), (100_000, "packed")):
+        assert close(gradient(exact(micro_tokens=budget, rows=rows, **fields), groups), whole)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("heads", [1, 4])
+def test_packed_rows_are_the_padded_ones(family: str, heads: int) -> None:
+    shape = {**SHAPE, "num_attention_heads": 4, "num_key_value_heads": heads, "hidden_size": 32}
+    one = learner({"model": f"new:{family}", "shape": shape})
+    assert one.scorer.packed
+    rng = np.random.default_rng(0)
+    rows = []
+    for length in (2, 60, 3, 31, 9, 58, 2, 120):
+        where = np.sort(rng.choice(np.arange(1, length), (length + 1) // 3, replace=False))
+        rows.append((rng.integers(4, 30, length), where))
+    packed = one.scorer.logprobs(rows)
+    padded = Scorer(one.model, 1.0, "padded").logprobs(rows)
+    alone = torch.cat([Scorer(one.model, 1.0, "padded").logprobs([row]) for row in rows])
+    torch.testing.assert_close(packed, padded, atol=1e-5, rtol=0)
+    torch.testing.assert_close(packed, alone, atol=1e-5, rtol=0)
+
+
+def test_a_model_with_windows_is_padded() -> None:
+    windowed = learner().model
+    windowed.config.layer_types = ["sliding_attention"]
+    assert not Scorer(windowed, 1.0, "packed").packed
+
+
+def test_an_export_says_nothing_of_how_it_was_trained(tmp_path: Path) -> None:
+    one = learner()
+    one.export(tmp_path / "out")
+    assert "packed" not in (tmp_path / "out" / "config.json").read_text()
+
+
+# ---------------------------------------------------------------- the reference
+
+
+def far_reference(tmp_path: Path, **config: Any) -> Learner:
+    """Return a learner whose reference is its own start, some steps ago."""
+    one = learner(reference="start", minibatches=1, grad_clip=0.0, lr=3e-2, **config)
+    one.refer(tmp_path)
+    for seed in (7, 8):
+        one.step(batch(seed=seed), NOW, age)
+    return one
+
+
+def test_at_the_start_there_is_no_distance_and_then_there_is(tmp_path: Path) -> None:
+    one = learner(reference="start", minibatches=1, lr=3e-2)
+    one.refer(tmp_path)
+    signs = [one.step(batch(seed=s), NOW, age)["kl_ref"] for s in range(3)]
+    assert signs[0] == pytest.approx(0.0, abs=1e-7)
+    assert signs[1] > 1e-6
+    assert "kl_ref" not in learner().step(batch(), NOW, age)
+
+
+def test_a_kl_holds_the_policy_near_its_reference(tmp_path: Path) -> None:
+    loss = Loss(kl="loss", kl_beta=0.5)
+    held = far_reference(tmp_path / "a", loss=loss)
+    free = far_reference(tmp_path / "b")
+    last = [one.step(batch(seed=9), NOW, age)["kl_ref"] for one in (held, free)]
+    assert 0.0 < last[0] < last[1]
+
+
+def test_a_kl_in_the_loss_moves_answers_without_an_advantage(tmp_path: Path) -> None:
+    equal = [group(0, *(scored(0, i, 1.0, prompt(5), written([7, 8 + i])) for i in range(3)))]
+    one = far_reference(tmp_path, loss=Loss(kl="loss", kl_beta=0.5))
+    before = state(one)
+    assert one.step(equal, NOW, age)["updates"] == 1.0
+    assert not same(state(one), before)
+
+
+def test_a_kl_in_the_reward_is_taken_off_where_it_stands(tmp_path: Path) -> None:
+    loss = Loss(kl="reward", kl_beta=0.5, kl_estimator="k1")
+    one = far_reference(tmp_path, loss=loss, algorithm="reinforce_pp")
+    made = lay_out(batch(1, seed=3), age, 1, one.rule, 16)
+    reference = one._refer_to(made.samples)
+    penalties = one._penalties(made.samples, reference)
+    assert penalties is not None
+    for i, sample in enumerate(made.samples):
+        expected = 0.5 * (sample.behave - reference[i].numpy())
+        np.testing.assert_allclose(penalties[i], expected, atol=1e-6)
+    give_credit(made, one.rule, penalties)
+    assert all(len(set(s.advantage.tolist())) == len(s.where) for s in made.samples)
+
+
+def test_the_reference_of_the_start_survives_a_resume(tmp_path: Path) -> None:
+    loss = Loss(kl="loss", kl_beta=0.5)
+    one = far_reference(tmp_path, loss=loss)
+    one.save(tmp_path / "saved")
+    other = learner(reference="start", minibatches=1, grad_clip=0.0, lr=3e-2, loss=loss)
+    other.load(tmp_path / "saved")
+    other.refer(tmp_path)
+    assert other.step(batch(), NOW, age) == one.step(batch(), NOW, age)
+    (tmp_path / "reference.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"reference\.safetensors does not read"):
+        other.refer(tmp_path)
+
+
+def test_a_reference_may_be_a_folder_of_the_same_shape(tmp_path: Path) -> None:
+    trained = learner()
+    trained.step(batch(), NOW, age)
+    trained.export(tmp_path / "m")
+    one = learner(reference=str(tmp_path / "m"))
+    one.refer(tmp_path)
+    assert one.reference is not None
+    assert same(dict(one.reference.model.named_parameters()), state(trained))
+    other = learner({"shape": {**SHAPE, "hidden_size": 32}}, reference=str(tmp_path / "m"))
+    with pytest.raises(ConfigError, match=r"reference.*must be a model like the policy's"):
+        other.refer(tmp_path)
+
+
+# ---------------------------------------------------------------- rates and precision
+
+
+def test_the_rate_follows_the_schedule_and_a_resume(tmp_path: Path) -> None:
+    table = {"schedule": "linear", "warm_up": 1, "lr": 1.0, "lr_end": 0.0}
+    one = learner(**table)
+    one.horizon = 5
+    rates = [one.step(batch(), NOW, age)["lr"] for _ in range(3)]
+    assert rates == pytest.approx([0.5, 1.0, 0.75])
+    one.save(tmp_path)
+    again = learner(**table)
+    again.horizon = 5
+    again.load(tmp_path)
+    assert again.step(batch(), NOW, age)["lr"] == pytest.approx(0.5)
+
+
+def test_autocast_computes_coarsely_and_updates_finely() -> None:
+    plain, coarse = one_update(), one_update(autocast="bf16")
+    expected, got = gradient(plain, batch()), gradient(coarse, batch())
+    assert all(g.dtype is torch.float32 for g in got.values())
+    size = max(float(g.abs().max()) for g in expected.values())
+    far = max(float((got[n] - expected[n]).abs().max()) for n in expected)
+    assert 0.0 < far < 0.1 * size
+
+
+# ---------------------------------------------------------------- shaping
+
+
+def test_long_and_cut_off_answers() -> None:
+    def pair(*lengths: int) -> list[Group]:
+        members = [scored(0, i, 1.0, prompt(5), written([9] * n)) for i, n in enumerate(lengths)]
+        cut = Rollout(
+            members[1].rollout.key, "t", "", "", "", members[1].rollout.segments, "length"
+        )
+        return [group(0, members[0], Scored(cut, 1.0))]
+
+    rule = expand("rloo", Loss(overlong=0.25, overlong_penalty=1.0))
+    shaped = lay_out(pair(4, 16), age, 1, rule, 16)
+    give_credit(shaped, rule)
+    assert [s.worth for s in shaped.samples] == [1.0, 0.0]
+    assert [s.advantage[0] for s in shaped.samples] == [1.0, -1.0]
+    assert (shaped.signs["reward"], shaped.signs["overlong"]) == (1.0, 0.5)
+    assert shaped.signs["truncated"] == 0.5
+    masking = expand("rloo", Loss(overlong=0.25, truncated="mask"))
+    masked = lay_out(pair(4, 16), age, 1, masking, 16)
+    give_credit(masked, masking)
+    assert [(s.teaches, s.counted) for s in masked.samples] == [(True, 4), (False, 16)]
 
 
 # ---------------------------------------------------------------- bad input
@@ -335,12 +530,12 @@ def test_tokens_without_versions_are_refused_by_name() -> None:
     ids = ints([7, 8])
     bad = Segment("model", ids, np.zeros(2, np.float32), (Span(NOW, 1),), learn=True)
     with pytest.raises(BadRollout, match=r"p/3#1: segment 1 has 2 tokens"):
-        make_batch([group(3, scored(3, 1, 1.0, prompt(5), bad))], age, 1, "rloo")
+        make_batch([group(3, scored(3, 1, 1.0, prompt(5), bad))], 1)
 
 
 def test_contradictions_are_told_where_the_table_is_read() -> None:
-    table = {"loss": {"decoupled": True, "proximal": "off"}}
-    with pytest.raises(ConfigError, match=r"trainer.*loss\.decoupled.*loss\.proximal"):
+    table = {"loss": {"weight": "mask", "proximal": "behave"}}
+    with pytest.raises(ConfigError, match=r"trainer.*loss\.weight.*loss\.proximal"):
         read_table(LearnerConfig, table, "t.toml: [roles.trainer]")
     config = read_table(LearnerConfig, {"loss": {"clip": [0.2, 0.3]}}, "t.toml: [roles.trainer]")
     assert config.loss.clip == (0.2, 0.3)

@@ -64,6 +64,9 @@ class FakeLearner:
         self.value = 1
         self.bad: Callable[[Sequence[Group]], bool] = lambda groups: False
 
+    def refer(self, folder: Path) -> None:
+        """Needs no reference."""
+
     def step(
         self, groups: Sequence[Group], current: Version, age: Callable[[Version], int]
     ) -> dict[str, float]:
