@@ -103,6 +103,14 @@ class Actor(Generic[C]):
     def check(cls, config: C, shared: dict[type[Shared], Any], base: Path) -> None:
         """Refuse a configuration that cannot work (`realnet check`); raise ConfigError."""
 
+    @classmethod
+    def estimate(cls, config: C, shared: dict[type[Shared], Any]) -> int:
+        """Return the bytes that an instance needs at least, beside an empty process of realnet.
+
+        `realnet plan` adds them up, so that a run too large for its machine is seen before.
+        """
+        return 0
+
     async def start(self) -> None:
         """Open what the role needs. Ports work; the others learn of it when this returns."""
 

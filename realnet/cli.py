@@ -1,4 +1,4 @@
-"""The command line: check, plan, explain, run, report (and the verbs of `cli_runs.py`).
+"""The command line: run and report (and the verbs of `cli_topology.py` and `cli_runs.py`).
 
 Thin: reads a topology, hands it on, prints errors without tracebacks. Knows nothing of roles.
 """
@@ -16,7 +16,9 @@ import click
 import msgspec
 from rich.console import Console
 
+from realnet import cli_topology
 from realnet.cli_runs import RUNS, VERBS, find_run
+from realnet.cli_topology import file_argument, set_option
 from realnet.errors import ConfigError, RealnetError, nearest
 from realnet.topology import Plan, Source, read_plan, read_source, resolve
 from realnet.topology.kinds import load_object
@@ -24,11 +26,6 @@ from realnet.topology.kinds import load_object
 EXIT_CONFIG = 2
 EXIT_INTERRUPTED = 130
 _THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-
-_file = click.argument("topology", type=click.Path(path_type=Path))
-_set = click.option(
-    "--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override one value."
-)
 
 
 class _Tidy(click.Group):
@@ -63,58 +60,14 @@ def main() -> None:
     """Typed actors over ZeroMQ, wired by a topology file."""
 
 
-for _verb in VERBS:
+for _verb in (*cli_topology.VERBS, *VERBS):
     main.add_command(_verb)
 
 
 @main.command()
-@_file
-@_set
-def check(topology: Path, overrides: tuple[str, ...]) -> None:
-    """Read a topology and say what is wrong with it."""
-    plan = resolve(read_source(topology, overrides))
-    click.echo(
-        f"{topology}: in order ({len(plan.roles)} roles, {len(plan.slots)} processes, "
-        f"{len(plan.wires)} wires)"
-    )
-
-
-@main.command()
-@_file
-@_set
-@click.option("--json", "as_json", is_flag=True, help="Print plan.json instead.")
-def plan(topology: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Show processes, wires and order of a topology without starting anything."""
-    source = read_source(topology, overrides)
-    made = resolve(source)
-    if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(made), indent=1))
-        return
-    _print_plan(made)
-
-
-def _print_plan(made: Plan) -> None:
-    click.secho(f"{made.title}", bold=True)
-    click.echo(f"\nprocesses ({len(made.slots)})")
-    for slot in made.slots:
-        role = made.roles[slot.roles[0]]
-        needs = f"{role.cpus} cpu" + (f", {role.gpus} gpu" if role.gpus else "")
-        inside = f"  with {', '.join(slot.roles[1:])}" if slot.roles[1:] else ""
-        click.echo(
-            f"  {slot.name:<22} {needs}, at most {role.restarts} restarts in "
-            f"{role.restart_per_s:g} s{inside}"
-        )
-    click.echo(f"\nwires ({len(made.wires)})")
-    for wire in made.wires:
-        click.echo(f"  {wire.kind:<6} {wire!s:<58} {wire.why}")
-    click.echo("\nstart  " + ", then ".join(" + ".join(s) for s in reversed(made.stop_order)))
-    click.echo("stop   " + ", then ".join(" + ".join(s) for s in made.stop_order))
-
-
-@main.command()
-@_file
+@file_argument
 @click.argument("key", required=False)
-@_set
+@set_option
 def explain(topology: Path, key: str | None, overrides: tuple[str, ...]) -> None:
     """Say what a key (roles.trainer.lr, or trainer.lr) is, and which file wrote it."""
     source = read_source(topology, overrides)
@@ -154,8 +107,8 @@ def _value(source: Source, path: str) -> Any:
 
 
 @main.command()
-@_file
-@_set
+@file_argument
+@set_option
 @click.option("--name", default="", help="Name of the run's folder under runs/.")
 @click.option("--resume", is_flag=True, help="Go on with the newest run of this topology.")
 @click.option("--inline", is_flag=True, help="All roles in one process and loop (to debug).")

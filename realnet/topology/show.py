@@ -1,0 +1,154 @@
+"""A plan told in words: where what runs, who talks to whom and why, and what is bounded by what.
+
+Knows nothing of topology files. Called by `realnet plan`.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from realnet.actor import Actor
+from realnet.config import Config, read_table
+from realnet.ports import Inlet, declared_ports
+from realnet.topology.draw.graph import note_of
+from realnet.topology.kinds import load_kind
+from realnet.topology.plan import Plan, RolePlan, SlotPlan
+from realnet.topology.resolve import shared_values
+
+EMPTY_BYTES = 40 * 2**20  # resident, a member without roles: Python 3.11 to 3.13, Linux
+MIB = 2**20
+
+
+def describe(plan: Plan) -> str:
+    """Return the text of `realnet plan`."""
+    told = _Told(plan)
+    sections = (
+        (f"processes ({len(plan.slots)} and the head)", told.processes()),
+        ("placement", told.placement()),
+        (f"wires ({len(plan.wires)})", told.wires()),
+        ("limits", told.limits()),
+        ("keys", told.keys()),
+        ("order", told.order()),
+    )
+    lines = [plan.title, plan.topology]
+    for name, rows in sections:
+        lines += ["", name, *(f"  {row}" for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+class _Told:
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.classes: dict[str, type[Actor[Any]]] = {}
+        self.configs: dict[str, Config] = {}
+        for name, role in plan.roles.items():
+            self.classes[name] = cls = load_kind(role.kind, Path(plan.base), f"[roles.{name}]")
+            self.configs[name] = read_table(cls.Config, role.config, f"[roles.{name}]")
+
+    def _bytes_of(self, slot: SlotPlan) -> int:
+        """Return what the process of a slot needs at least."""
+        total = EMPTY_BYTES
+        for role in slot.roles:
+            cls = self.classes[role]
+            shared = shared_values(cls, self.plan.roles[role].policy, self.plan.shared)
+            total += cls.estimate(self.configs[role], shared)
+        return total
+
+    def processes(self) -> Iterable[str]:
+        total = 0
+        for slot in self.plan.slots:
+            role = self.plan.roles[slot.roles[0]]
+            needs = _counted(role.cpus, "core")
+            if role.gpus:
+                needs += f", {_counted(role.gpus, 'GPU')}"
+            need = self._bytes_of(slot)
+            total += need
+            memory = f"at least {need / MIB:.0f} MiB"
+            if role.memory_bytes:
+                memory += f" of {role.memory_bytes / MIB:.0f}"
+            also = f", with {', '.join(slot.roles[1:])}" if slot.roles[1:] else ""
+            gang = f", rank {slot.rank} of gang {slot.gang}" if slot.gang else ""
+            before = f", started by {shlex.join(role.spawn)}" if role.spawn else ""
+            yield f"{slot.name:<20} {role.kind}{also}{gang}: {needs}, {memory}{before}"
+        yield f"{'together':<20} at least {(total + EMPTY_BYTES) / MIB:.0f} MiB, with the head"
+
+    def placement(self) -> Iterable[str]:
+        pools: dict[str, list[RolePlan]] = {}
+        for role in self.plan.roles.values():
+            if not role.place:
+                pools.setdefault(role.pool, []).append(role)
+        for name, roles in pools.items():
+            pool = self.plan.pools.get(name)
+            cpus = sum(r.cpus * r.count * r.ranks for r in roles)
+            gpus = sum(r.gpus * r.count * r.ranks for r in roles)
+            wants = _counted(cpus, "core") + (f" and {_counted(gpus, 'GPU')}" if gpus else "")
+            hosts = f" ({', '.join(pool.hosts)})" if pool and pool.hosts else ""
+            where = f"pool {name}{hosts}" if name else "this machine"
+            names = ", ".join(r.name for r in roles)
+            yield f"{where}: {names}; they ask for {wants}"
+        if "" in pools or not any(p.hosts for p in self.plan.pools.values()):
+            yield f"this machine has {_counted(os.cpu_count() or 1, 'core')}"
+
+    def wires(self) -> Iterable[str]:
+        for wire in self.plan.wires:
+            options = [
+                text
+                for text, given in (
+                    (f"room for {wire.feedback} kept: it closes a circle", wire.feedback),
+                    (f"equal {wire.affinity} to one member", wire.affinity),
+                    (f"deadline {wire.deadline_s:g} s", wire.deadline_s),
+                )
+                if given
+            ]
+            yield f"{wire.kind:<6} {wire!s:<58} {'; '.join([wire.why, *options])}"
+
+    def limits(self) -> Iterable[str]:
+        for name, role in self.plan.roles.items():
+            said = [note_of(role)] if role.max > role.count or role.ranks > 1 else []
+            if not role.place:
+                said.append(
+                    f"at most {role.restarts} restarts in {role.restart_per_s:g} s"
+                    if role.restarts
+                    else "never started again: its end is the run's"
+                )
+            for port in declared_ports(self.classes[name]).values():
+                if isinstance(port, Inlet):
+                    bounds = port.bounds(self.configs[name])
+                    said.append(
+                        f"{port.name}: {bounds.window} in hand, "
+                        f"{bounds.window_bytes / MIB:g} MiB, lease {bounds.lease_s:g} s"
+                    )
+            if role.progress_s:
+                said.append(f"reported after {role.progress_s:g} s without progress")
+            yield f"{name:<20} {'; '.join(said) or 'those of its process'}"
+        run = self.plan.run
+        yield (
+            f"{'the run':<20} a silent instance is suspected after {run['suspect']:g} s, killed "
+            f"after {run['hung']:g} s; an orderly stop takes at most {run['grace']:g} s"
+        )
+
+    def keys(self) -> Iterable[str]:
+        run, slots = self.plan.run, self.plan.slots
+        if run["security"] == "curve":
+            yield f"CURVE over {run['transport']}: one key for the head, one for each of:"
+            yield ", ".join(s.name for s in slots)
+        else:
+            kept = "; sockets lie in a folder that only this user opens"
+            yield f"none over {run['transport']}{kept if run['transport'] == 'ipc' else ''}"
+        for name, role in self.plan.roles.items():
+            for secret in role.secrets:
+                state = "set" if secret in os.environ else "NOT set"
+                yield f"{secret}: for {name} only; {state} in this shell"
+
+    def order(self) -> Iterable[str]:
+        stages = [" + ".join(stage) for stage in self.plan.stop_order]
+        yield "start  " + ", then ".join(reversed(stages))
+        yield "stop   " + ", then ".join(stages)
+
+
+def _counted(number: int, unit: str) -> str:
+    return f"{number} {unit}{'s' if number != 1 else ''}"
