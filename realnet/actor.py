@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 from realnet.address import Address
 from realnet.config import Config, Shared
 from realnet.errors import ConfigError, listed
+from realnet.serving import Mailbox
 from realnet.supervision import Restart
 from realnet.waits import Waits
 from realnet.watches import Death
@@ -70,12 +71,13 @@ class Actor(Generic[C]):
     """Base of all roles: `class Rewarder(Actor[RewarderConfig])`.
 
     Class attributes: `shared` lists the shared records the role uses; `restart` says how often an
-    instance may be restarted.
+    instance may be restarted; `mailbox` bounds what may wait for its handlers.
     """
 
     Config: ClassVar[type[Config]] = Config
     shared: ClassVar[tuple[type[Shared], ...]] = ()
     restart: ClassVar[Restart] = Restart()
+    mailbox: ClassVar[Mailbox] = Mailbox()
 
     config: C
     address: Address

@@ -1,9 +1,9 @@
 """Asks that are open: who asked whom, until when, and what came back.
 
-One table for a process and one timer for all deadlines: a timer for each ask costs more than the
-ask (measured 6-8 us against 5). The remaining time budget travels with the call, so no two clocks
-are compared. When the callee dies its open calls fail at once; only requests that say they are safe
-to handle twice go to another member.
+The remaining time budget travels with the call, so no two clocks are compared; an ask made while a
+call is answered has no more time than that call has left. When the callee dies its open calls fail
+at once; only requests that say they are safe to handle twice go to another member. A call that was
+given up counts as open with its member until that has acknowledged the end of it.
 
 Knows nothing of sockets, and of records only that they exist. Called by `live/ask.py`;
 `serving.py` is the other end.
@@ -12,241 +12,315 @@ Knows nothing of sockets, and of records only that they exist. Called by `live/a
 from __future__ import annotations
 
 import asyncio
-import heapq
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import msgspec
 
 from realnet import wire
 from realnet.codec import Codec, Frame
+from realnet.context import current, new_trace
+from realnet.deadlines import Bucket, Deadlines
 from realnet.errors import (
     AskError,
     DeadlineExceeded,
     NoPeer,
+    Overloaded,
     PeerDied,
     Refused,
     WireError,
 )
 from realnet.message import Message
-from realnet.parcel import Parcel, record_of
-from realnet.waits import Waits
+from realnet.parcel import LocalBody, record_of
+from realnet.waits import Wait, Waits
+from realnet.ways import Way
 
 STREAM_CREDIT = 64
-TICK_S = 0.02
-MAX_STALE = 32
+BULK_BYTES = 1 << 18
 _ERRORS: dict[str, type[AskError]] = {
-    c.__name__: c for c in (DeadlineExceeded, PeerDied, NoPeer, Refused)
+    c.__name__: c for c in (DeadlineExceeded, PeerDied, NoPeer, Refused, Overloaded)
 }
+
+
+class Member:
+    """One member of the pool that a port asks: the ways to it, and how much it was asked."""
+
+    __slots__ = ("bulk", "full", "load", "local", "name", "way")
+
+    def __init__(self, full: str, way: Way, bulk: Way):
+        self.full = full
+        self.name = full.partition("~")[0]
+        self.way = way
+        self.bulk = bulk
+        self.local = way.local
+        self.load = 0
+
+    def way_for(self, frames: Sequence[Frame]) -> Way:
+        """Large arrays go where nothing small waits behind them."""
+        return self.bulk if sum(len(f) for f in frames) > BULK_BYTES else self.way
 
 
 class Asking(Protocol):
     """The port that a call was made through."""
 
     name: str
-    peers: dict[str, str]
 
-    def candidates(self) -> list[str]: ...
-    def is_local(self, peer: str) -> bool: ...
-    def post(self, peer: str, op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None: ...
+    def choose(self, record: Message, to: str | None) -> Member | None:
+        """Return who is to be asked; None if there is nobody. Raises PeerDied for a dead `to`."""
+
     async def somebody(self) -> None: ...
 
 
-class _Open:
-    """One open call. `items` collects what comes; a reply is a stream of one."""
+class _Open(msgspec.Struct, eq=False):
+    """One open call. A stream has `items`, which collects what comes."""
 
-    def __init__(self, id: int, port: Asking, peer: str, deadline_s: float):
-        self.id = id
-        self.port = port
-        self.peer = peer
-        self.deadline_s = deadline_s
-        self.items: list[Message] = []
-        self.ended = False
-        self.error: AskError | None = None
-        self.waiter: asyncio.Future[None] | None = None
-
-    def wake(self) -> None:
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
+    calls: Calls
+    id: int
+    port: Asking
+    member: Member
+    record: Message
+    since_s: float
+    deadline_s: float
+    trace: int
+    waiter: asyncio.Future[Any] | None
+    items: list[Message] | None = None
+    ended: bool = False
+    error: AskError | None = None
+    bucket: Bucket | None = None
 
     def fail(self, error: AskError) -> None:
         if not self.ended:
             self.ended, self.error = True, error
-            self.wake()
+            waiter = self.waiter
+            if waiter is not None and not waiter.done():
+                if self.items is None:
+                    waiter.set_exception(error)
+                else:
+                    waiter.set_result(None)
+
+    def expire(self) -> None:
+        """The time budget has run out."""
+        self.calls.expired(self)
 
 
 class Calls:
     """The open calls of one actor."""
 
-    def __init__(self, codec: Codec, waits: Waits, who: str, now: Callable[[], float]):
+    def __init__(
+        self,
+        codec: Codec,
+        waits: Waits,
+        deadlines: Deadlines,
+        who: str,
+        now: Callable[[], float],
+    ):
         self._codec = codec
         self._waits = waits
+        self._deadlines = deadlines
         self._who = who
         self._now = now
         self._open: dict[int, _Open] = {}
-        self._load: dict[str, int] = {}  # peer -> open calls of this actor
         self._next = 0
-        self._deadlines: list[tuple[float, int]] = []
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_s = 0.0
+        waits.sources[who] = self._going_on
+
+    @property
+    def open(self) -> int:
+        """How many calls have not ended, given up ones that are not acknowledged included."""
+        return len(self._open)
 
     async def ask(
-        self, port: Asking, parcel: Parcel, budget_s: float, to: str | None = None
+        self, port: Asking, record: Message, budget_s: float, to: str | None = None
     ) -> Message:
         """Ask and wait for the reply. See `LiveAsk.__call__`."""
-        deadline_s = self._now() + budget_s
-        safe = to is None and bool(getattr(parcel.record, "safe", False))
         while True:
-            call = await self._start(port, parcel, deadline_s, credit=0, to=to)
+            member = port.choose(record, to)
+            if member is None:
+                budget_s = await self._somebody(port, record, budget_s)
+                continue
+            waiter = asyncio.get_running_loop().create_future()
+            call = self._start(port, member, record, budget_s, waiter)
             try:
-                while not call.items and not call.ended:
-                    await self._wait(call, parcel)
+                self._send(call, member, record, 0)
+                return await waiter  # type: ignore[no-any-return]
+            except PeerDied:
+                if to is not None or not getattr(record, "safe", False):
+                    raise
+                budget_s = call.deadline_s - self._now()
             finally:
-                self._end(call)
-            if call.items:
-                return call.items[0]
-            assert call.error is not None
-            if not (safe and isinstance(call.error, PeerDied)):
-                raise call.error
+                if call.ended:
+                    self._end(call)
+                else:
+                    self._give_up(call)
 
-    async def stream(self, port: Asking, parcel: Parcel, budget_s: float) -> AsyncIterator[Message]:
+    async def stream(
+        self, port: Asking, record: Message, budget_s: float
+    ) -> AsyncIterator[Message]:
         """Ask and yield the items. See `LiveAsk.stream`."""
-        call = await self._start(port, parcel, self._now() + budget_s, credit=STREAM_CREDIT)
+        while (member := port.choose(record, None)) is None:
+            budget_s = await self._somebody(port, record, budget_s)
+        call = self._start(port, member, record, budget_s, None)
+        call.items = []
         taken = 0
         try:
+            self._send(call, member, record, STREAM_CREDIT)
             while True:
                 while not call.items and not call.ended:
-                    await self._wait(call, parcel)
-                items, call.items = call.items, []
+                    call.waiter = asyncio.get_running_loop().create_future()
+                    await call.waiter
+                items, call.items = call.items or [], []
                 for item in items:
                     yield item
                 taken += len(items)
                 if call.ended and not call.items:
                     break
                 if taken >= STREAM_CREDIT // 2:
-                    port.post(call.peer, wire.Credit(call.id, taken))
+                    member.way.send(wire.Credit(call.id, taken))
                     taken = 0
             if call.error is not None:
                 raise call.error
         finally:
-            self._end(call)
+            if call.ended:
+                self._end(call)
+            else:
+                self._give_up(call)
 
     def receive(self, sender: str, op: wire.AnyOp, frames: Sequence[Frame]) -> None:
         """A reply, an item or a failure came for one of the open calls."""
-        if not isinstance(op, wire.Reply | wire.Fail):
-            return
-        call = self._open.get(op.id)
-        if call is None or call.peer != sender or call.ended:
-            return  # the answer of a call that was given up
-        if isinstance(op, wire.Fail):
-            call.ended = True
-            if not op.end:
-                kind = _ERRORS.get(op.error, Refused)
-                call.error = kind(op.text)
-        else:
+        if type(op) is wire.Reply:
+            call = self._open.get(op.id)
+            if call is None or call.member.full != sender:
+                return  # the answer of a call that has ended
+            if call.ended:  # given up: now its member has done with it
+                if not op.more:
+                    self._end(call)
+                return
             try:
-                call.items.append(record_of(self._codec, op.body, frames, sender))
-                call.ended = not op.more
+                record = record_of(self._codec, op.body, frames, sender)
             except WireError as error:
                 call.fail(Refused(str(error)))
-        call.wake()
+                return
+            call.ended = not op.more
+            waiter = call.waiter
+            if call.items is not None:
+                call.items.append(record)
+                _wake(waiter)
+            elif waiter is not None and not waiter.done():
+                waiter.set_result(record)
+        elif type(op) is wire.Fail:
+            call = self._open.get(op.id)
+            if call is None or call.member.full != sender:
+                return
+            if call.ended:
+                self._end(call)
+            elif op.end:
+                call.ended = True
+                _wake(call.waiter)
+            else:
+                call.fail(_ERRORS.get(op.error, Refused)(op.text))
 
-    def peer_down(self, port: Asking, peer: str) -> None:
+    def peer_down(self, member: Member, port: Asking) -> None:
         """A member of a pool died: fail what it was asked."""
-        name = peer.partition("~")[0]
         for call in list(self._open.values()):
-            if call.peer == peer and call.port is port:
-                call.fail(PeerDied(f"{name} died while {self._who} was asking it ({port.name})"))
+            if call.member is member:
+                call.fail(
+                    PeerDied(f"{member.name} died while {self._who} was asking it ({port.name})")
+                )
+                if call.waiter is None or call.waiter.cancelled():
+                    self._end(call)
+
+    def expired(self, call: _Open) -> None:
+        """The time of a call is over."""
+        if not call.ended:
+            call.member.way.send(wire.Cancel(call.id))
+            call.fail(
+                DeadlineExceeded(
+                    f"{call.member.name} did not answer {self._who} ({call.port.name}) in time"
+                )
+            )
+        else:
+            self._end(call)  # given up, and never acknowledged
 
     def close(self) -> None:
         """Fail everything that is open; the actor is going."""
         for call in list(self._open.values()):
             call.fail(NoPeer(f"{self._who} is being stopped"))
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+            self._end(call)
+        self._waits.sources.pop(self._who, None)
 
-    async def _start(
-        self, port: Asking, parcel: Parcel, deadline_s: float, credit: int, to: str | None = None
+    # ------------------------------------------------------------ one call
+
+    def _start(
+        self,
+        port: Asking,
+        member: Member,
+        record: Message,
+        budget_s: float,
+        waiter: asyncio.Future[Any] | None,
     ) -> _Open:
-        kind = type(parcel.record).__name__
-        if to is not None and to not in port.peers:
-            raise PeerDied(f"{to.partition('~')[0]} is not up ({self._who} asked for {kind})")
-        while not port.peers:
-            left_s = deadline_s - self._now()
-            text = f"{self._who} asked for {kind} on port {port.name}, and nobody serves it now"
-            if left_s <= 0:
-                raise NoPeer(text)
-            with self._waits.on(self._who, f"somebody who answers {kind}"):
-                try:  # not wait_for: in Python 3.11 it can swallow a cancellation
-                    async with asyncio.timeout(left_s):
-                        await port.somebody()
-                except TimeoutError:
-                    raise NoPeer(text) from None
-        peer = to or self._least_asked(port.candidates())
-        self._next += 1
-        call = _Open(self._next, port, peer, deadline_s)
-        self._open[call.id] = call
-        self._load[peer] = self._load.get(peer, 0) + 1
-        if len(self._deadlines) > 2 * len(self._open) + MAX_STALE:  # of calls that have ended
-            self._deadlines = [d for d in self._deadlines if d[1] in self._open]
-            heapq.heapify(self._deadlines)
-        heapq.heappush(self._deadlines, (deadline_s, call.id))
-        self._arm()
-        body, frames = parcel.body(self._codec, port.is_local(peer))
-        port.post(
-            peer, wire.Call(call.id, max(0.0, deadline_s - self._now()), body, credit), frames
+        now_s = self._now()
+        deadline_s, trace = now_s + budget_s, 0
+        context = current.get()
+        if context is not None:
+            trace = context.trace
+            if not context.done and context.expires_s < deadline_s:
+                deadline_s = context.expires_s  # who asked us does not wait longer
+        self._next = id = self._next + 1
+        call = _Open(
+            self, id, port, member, record, now_s, deadline_s, trace or new_trace(), waiter
         )
+        self._open[id] = call
+        member.load += 1
+        call.bucket = self._deadlines.add(call, deadline_s)
         return call
 
-    def _least_asked(self, peers: list[str]) -> str:
-        if len(peers) == 1:
-            return peers[0]
-        return min(peers, key=lambda peer: self._load.get(peer, 0))
-
-    async def _wait(self, call: _Open, parcel: Parcel) -> None:
-        call.waiter = asyncio.get_running_loop().create_future()
-        name = call.peer.partition("~")[0]
+    def _send(self, call: _Open, member: Member, record: Message, credit: int) -> None:
+        budget_s = call.deadline_s - call.since_s
         try:
-            with self._waits.on(self._who, f"{name} ({type(parcel.record).__name__})", (name,)):
-                await call.waiter
-        finally:
-            call.waiter = None
+            if member.local:
+                body: Any = LocalBody(record)
+                member.way.send(wire.Call(call.id, budget_s, body, credit, call.trace, call.id))
+            else:
+                body, frames = self._codec.pack(record)
+                way = member.way_for(frames) if frames else member.way
+                way.send(wire.Call(call.id, budget_s, body, credit, call.trace, call.id), frames)
+        except BaseException:
+            call.ended = True  # it never left
+            raise
 
     def _end(self, call: _Open) -> None:
         if self._open.pop(call.id, None) is not None:
-            left = self._load[call.peer] - 1
-            if left:
-                self._load[call.peer] = left
-            else:
-                del self._load[call.peer]
-        if not call.ended:
-            call.port.post(call.peer, wire.Cancel(call.id))
+            call.member.load -= 1
+            if call.bucket is not None:
+                call.bucket.pop(call, None)
 
-    def _arm(self) -> None:
-        if not self._deadlines:
-            return
-        due_s = self._deadlines[0][0]
-        if self._timer is not None:
-            if self._timer_s <= due_s:
-                return
-            self._timer.cancel()  # it was set for a later one
-        left_s = max(TICK_S, due_s - self._now())
-        self._timer_s = due_s
-        self._timer = asyncio.get_running_loop().call_later(left_s, self._expire)
+    def _give_up(self, call: _Open) -> None:
+        """Nobody waits for it any more: say so; it ends when that is acknowledged."""
+        call.ended = True
+        call.waiter = None
+        call.member.way.send(wire.Cancel(call.id))
 
-    def _expire(self) -> None:
-        self._timer = None
-        now = self._now()
-        while self._deadlines and self._deadlines[0][0] <= now + 1e-4:
-            _, id = heapq.heappop(self._deadlines)
-            call = self._open.get(id)
-            if call is not None and not call.ended:
-                name = call.peer.partition("~")[0]
-                call.port.post(call.peer, wire.Cancel(call.id))
-                call.fail(
-                    DeadlineExceeded(
-                        f"{name} did not answer {self._who} ({call.port.name}) in time"
-                    )
-                )
-        while self._deadlines and self._deadlines[0][1] not in self._open:
-            heapq.heappop(self._deadlines)
-        self._arm()
+    async def _somebody(self, port: Asking, record: Message, budget_s: float) -> float:
+        """Wait until the pool has a member; return what is left of the budget."""
+        start_s, kind = self._now(), type(record).__name__
+        text = f"{self._who} asked for {kind} on port {port.name}, and nobody serves it now"
+        if budget_s <= 0:
+            raise NoPeer(text)
+        with self._waits.on(self._who, f"somebody who answers {kind}"):
+            try:  # not wait_for: in Python 3.11 it can swallow a cancellation
+                async with asyncio.timeout(budget_s):
+                    await port.somebody()
+            except TimeoutError:
+                raise NoPeer(text) from None
+        return budget_s - (self._now() - start_s)
+
+    def _going_on(self) -> Iterator[Wait]:
+        for call in self._open.values():
+            if not call.ended:
+                name = call.member.name
+                kind = type(call.record).__name__
+                yield Wait(self._who, f"{name} ({kind})", call.since_s, (name,))
+
+
+def _wake(waiter: asyncio.Future[Any] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)

@@ -23,7 +23,8 @@ from realnet.address import Address
 from realnet.calls import Calls
 from realnet.codec import Codec, Frame
 from realnet.config import Config, Shared
-from realnet.errors import ConfigError, Stopping
+from realnet.deadlines import Deadlines
+from realnet.errors import ConfigError, Stopping, WireError
 from realnet.live import (
     LiveAsk,
     LiveInlet,
@@ -46,9 +47,14 @@ from realnet.serving import Serving
 from realnet.waits import Waits
 from realnet.watches import Death
 from realnet.watching import Watching
+from realnet.ways import Take, Way
 
 T = TypeVar("T")
 CANCEL_AGAIN_S = 2.0
+
+
+def _drop(op: wire.AnyOp, frames: Sequence[Frame]) -> None:
+    """For a port that is not there: another build of the same role may have it."""
 
 
 class Surroundings(Protocol):
@@ -57,10 +63,12 @@ class Surroundings(Protocol):
     codec: Codec
     waits: Waits
     watching: Watching
+    deadlines: Deadlines
     clock: Clock
     run_info: RunInfo
 
-    def route(self, packet: wire.Packet, frames: Sequence[Frame]) -> None: ...
+    def way(self, to: str, port: str, sender: str, sender_port: str, lane: int) -> Way: ...
+    def told(self, error: WireError) -> None: ...
     def is_local(self, peer: str) -> bool: ...
     def failed(self, address: Address, error: BaseException) -> None: ...
     def observe(self, address: Address, kind: str, row: dict[str, Any]) -> None: ...
@@ -87,7 +95,8 @@ class Cell:
         self.clock = node.clock
         seed = hashlib.blake2b(f"{node.run_info.name} {address}".encode(), digest_size=8).digest()
         self.rng = random.Random(int.from_bytes(seed, "big"))
-        self.calls = Calls(self.codec, self.waits, str(address), self.clock.now)
+        self.now = self.clock.now
+        self.calls = Calls(self.codec, self.waits, node.deadlines, str(address), self.now)
         self.doing = ""
         self.busy_spans_s: deque[tuple[float, float, str]] = deque(maxlen=4096)
         self._busy_since: tuple[float, str] | None = None
@@ -114,6 +123,7 @@ class Cell:
                 request.__name__: getattr(self.actor, method)
                 for request, method in declared_handlers(actor_class).items()
             },
+            actor_class.mailbox,
         )
         self.ports: dict[str, LivePort] = {}
         for name, declared in declared_ports(actor_class).items():
@@ -146,32 +156,37 @@ class Cell:
 
     # ------------------------------------------------------------ operations in and out
 
-    def receive(self, packet: wire.Packet, frames: Sequence[Frame]) -> None:
-        """An operation came for this actor. A failure in taking it is the actor's failure."""
-        if self._closing and isinstance(packet.op, wire.Call | wire.Item | wire.Tell):
-            self.refuse(packet)
-            return
-        try:
-            if packet.port:
-                port = self.ports.get(packet.port)
-                if port is not None:
-                    port.receive(packet.sender, packet.sender_port, packet.op, frames)
-            else:
-                self.serving.receive(packet.sender, packet.sender_port, packet.op, frames)
-        except Exception as error:
-            self._report(error)
+    def taker(self, sender: str, sender_port: str, port: str) -> Take:
+        """Return what takes the operations of one route: a port of this actor, or its handlers.
 
-    def refuse(self, packet: wire.Packet) -> None:
-        """Nothing new is taken any more; who asks hears so at once."""
-        if isinstance(packet.op, wire.Call):
-            fail = wire.Fail(packet.op.id, "NoPeer", f"{self.address} has been stopped")
-            self.post(packet.sender, packet.sender_port, "", fail)
+        A failure in taking one is the actor's failure; one that cannot be decoded is its sender's.
+        """
+        if not port:
+            return self.serving.taker(sender, sender_port)
+        live = self.ports.get(port)
+        if live is None:
+            return _drop
+        receive = live.receive
 
-    def post(
-        self, to: str, port: str, sender_port: str, op: wire.AnyOp, frames: Sequence[Frame] = ()
-    ) -> None:
-        """Send one operation."""
-        self._node.route(wire.Packet(to, port, self.address.full, sender_port, op), frames)
+        def take(op: wire.AnyOp, frames: Sequence[Frame]) -> None:
+            if self._closing and type(op) is wire.Item:
+                return  # nothing new is taken: it goes to another once we are gone
+            try:
+                receive(sender, sender_port, op, frames)
+            except WireError as error:
+                self.told(error)
+            except Exception as error:
+                self.report(error)
+
+        return take
+
+    def way(self, to: str, port: str, sender_port: str, lane: int) -> Way:
+        """Return the way to a port of another actor."""
+        return self._node.way(to, port, self.address.full, sender_port, lane)
+
+    def told(self, error: WireError) -> None:
+        """Somebody sent what cannot be used: say so, and go on."""
+        self._node.told(error)
 
     def is_local(self, peer: str) -> bool:
         """Tell whether a peer lives in this process and records need no codec."""
@@ -195,9 +210,10 @@ class Cell:
     def _task_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.pop(task, None)
         if not task.cancelled() and task.exception() is not None:
-            self._report(cast(BaseException, task.exception()))
+            self.report(cast(BaseException, task.exception()))
 
-    def _report(self, error: BaseException) -> None:
+    def report(self, error: BaseException) -> None:
+        """Something failed: that is this actor's failure."""
         if not (self._closing and isinstance(error, Stopping)):
             self._node.failed(self.address, error)
 
@@ -276,7 +292,7 @@ class Cell:
             await self._release()
 
     async def _release(self) -> None:
-        self._closing = True
+        self._closing = self.serving.closing = True
         while tasks := [t for t in self._tasks if t is not asyncio.current_task()]:
             for task in tasks:
                 task.cancel()

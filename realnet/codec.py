@@ -12,7 +12,7 @@ Knows nothing of sockets or actors. Called by `node.py` for every packet, and by
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -32,6 +32,14 @@ from realnet.schema import told
 _DAMAGED = (msgspec.DecodeError, ValueError, TypeError, OverflowError, RecursionError)
 
 
+def _no_array(value: Any) -> Any:
+    raise TypeError(f"a record holds a {type(value).__name__} where its type allows none")
+
+
+_ONE_OP = msgspec.msgpack.Decoder(tuple[int, wire.AnyOp])
+_PLAIN = msgspec.msgpack.Encoder(enc_hook=_no_array)
+
+
 class Codec:
     """Encodes and decodes the records of the kinds it was given."""
 
@@ -45,6 +53,7 @@ class Codec:
         self._damage = ""  # what is wrong with an array of the record being decoded
         self._encoder = msgspec.msgpack.Encoder(enc_hook=self._pack_array)
         self._batch_decoder = msgspec.msgpack.Decoder(wire.Batch)
+        self._plain: dict[type[Message], str] = {}  # kind -> its name, if it can hold no array
         for kind in kinds:
             self.register(kind)
 
@@ -111,9 +120,41 @@ class Codec:
             raise WireError(f"{body.kind} from {sender or 'a peer'} is damaged: {text}")
         return record  # type: ignore[no-any-return]
 
-    def encode_batch(self, batch: wire.Batch) -> bytes:
-        """Return the header frame of a batch."""
-        return msgspec.msgpack.encode(batch)
+    def pack(self, record: Message) -> tuple[wire.Body, Sequence[Frame]]:
+        """Return a body that is written when its operation is, if the record can hold no array."""
+        kind = type(record)
+        plain = self._plain.get(kind)
+        if plain is None:
+            plain = self._plain[kind] = kind_of(kind) if _is_plain(kind) else ""
+        return (wire.Body(plain, cast(msgspec.Raw, record)), ()) if plain else self.encode(record)
+
+    def put(self, buffer: bytearray, route: int, op: wire.AnyOp) -> None:
+        """Write one operation at the end of a batch under way."""
+        try:
+            _PLAIN.encode_into((route, op), buffer, -1)
+        except Exception as error:
+            record = getattr(getattr(op, "body", None), "raw", None)
+            if isinstance(record, Message):  # it was to be written in its place
+                raise WireError(self._why_not(record, error)) from error
+            raise
+
+    def copy_op(self, op: wire.AnyOp) -> wire.AnyOp:
+        """Send an operation through bytes and back, as a link would (forced codec in tests)."""
+        buffer = bytearray()
+        self.put(buffer, 0, op)
+        return _ONE_OP.decode(buffer)[1]
+
+    def close_batch(self, head: wire.Head, count: int, ops: bytes | bytearray) -> bytes:
+        """Return the header frame of a batch whose `count` operations have been written."""
+        return b"".join((b"\x92", _PLAIN.encode(head), b"\xdd", count.to_bytes(4, "big"), ops))
+
+    def encode_batch(self, head: wire.Head, ops: Iterable[tuple[int, wire.AnyOp]] = ()) -> bytes:
+        """Return the header frame of a batch, made at once."""
+        buffer, count = bytearray(), 0
+        for route, op in ops:
+            self.put(buffer, route, op)
+            count += 1
+        return self.close_batch(head, count, buffer)
 
     def decode_batch(self, frames: Sequence[Frame]) -> wire.Batch:
         """Check the limits, then decode the header. Raises TooLarge or WireError."""
@@ -127,10 +168,10 @@ class Codec:
             batch = self._batch_decoder.decode(header)
         except _DAMAGED as error:
             raise WireError(f"a damaged batch came in: {error}") from None
-        if batch.protocol != wire.PROTOCOL:
+        if batch.head.protocol != wire.PROTOCOL:
             raise WireError(
-                f"{batch.sender} speaks protocol {batch.protocol}, this run is {wire.PROTOCOL}: "
-                "is it the same realnet everywhere?"
+                f"{batch.head.sender} speaks protocol {batch.head.protocol}, this run is "
+                f"{wire.PROTOCOL}: is it the same realnet everywhere?"
             )
         return batch
 
@@ -178,3 +219,23 @@ def _inside(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, list | tuple | set | frozenset):
         for place, item in enumerate(value):
             yield f"[{place}]", item
+
+
+def _is_plain(kind: type) -> bool:
+    """Tell whether a record type is made of plain values only, through and through."""
+    seen: set[int] = set()
+    todo: list[Any] = [msgspec.inspect.type_info(kind)]
+    while todo:
+        info = todo.pop()
+        if isinstance(info, msgspec.inspect.CustomType | msgspec.inspect.AnyType):
+            return False
+        if id(info) not in seen:
+            seen.add(id(info))
+            for name in info.__struct_fields__:
+                value = getattr(info, name)
+                for part in value if isinstance(value, tuple) else (value,):
+                    if isinstance(part, msgspec.inspect.Type):
+                        todo.append(part)
+                    elif isinstance(part, msgspec.inspect.Field):
+                        todo.append(part.type)
+    return True

@@ -10,6 +10,7 @@
     │   ├── DeadlineExceeded the time budget of the request ran out
     │   ├── PeerDied         the callee died while the request was open
     │   ├── NoPeer           nobody serves this port
+    │   ├── Overloaded       the mailbox of the callee is full
     │   └── Refused          the callee raised; its text is carried, never its code
     ├── RoleFailed           a role instance ended the run: role, host, cause, next step
     ├── RunFolderError       the folder of a run cannot be used (locked, not there, not a run)
@@ -64,6 +65,10 @@ class PeerDied(AskError):
 
 class NoPeer(AskError):
     """Nobody serves this port now."""
+
+
+class Overloaded(AskError):
+    """The mailbox of the callee is full: it took nothing of this."""
 
 
 class Refused(AskError):

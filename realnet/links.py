@@ -1,8 +1,10 @@
-"""All links of one process: packets in, batches out, sessions kept.
+"""All links of one process: operations in, batches out, sessions kept.
 
-Packets for one peer that come up in one turn of the loop leave as one batch. `link.py` decides what
-is sent again, acknowledged and dropped; this carries it out over a transport. One timer serves all
-links and runs only while something is owed or not acknowledged.
+A link has lanes, so that small things do not wait behind large ones: control (asks, state), data
+(shared work), bulk. Each lane is a session of its own with its own order. Operations for one lane
+that come up in one turn of the loop leave as one batch. `link.py` decides what is sent again,
+acknowledged and dropped; this carries it out over a transport. One timer serves all links and runs
+only while something is owed or not acknowledged.
 
 Knows nothing of actors, ports or who is alive: `node.py` owns it and is told of what comes in.
 """
@@ -25,6 +27,7 @@ from realnet.codec import (
 from realnet.errors import TooLarge, WireError
 from realnet.link import Effect, Session, Signal, Transmit
 from realnet.transport import Transport
+from realnet.ways import NUM_LANES, Take
 
 FLUSH_BYTES = 1 << 20
 TICK_S = 0.1
@@ -33,6 +36,13 @@ CUT_S = 3.0
 MAX_BYTES = MAX_BATCH_BYTES - 2 * MAX_HEADER_BYTES
 MAX_BODY_BYTES = MAX_HEADER_BYTES // 2
 MAX_PACKET_FRAMES = MAX_FRAMES - FLUSH_BYTES // INLINE_BYTES - 2
+MAX_ROUTES = 1 << 17
+
+
+class Entry(Protocol):
+    """Where a route ends here."""
+
+    take: Take
 
 
 class Owner(Protocol):
@@ -40,21 +50,91 @@ class Owner(Protocol):
 
     closed: bool
 
-    def take(self, slot: str, packet: wire.Packet, frames: list[Frame]) -> None: ...
+    def enter(self, slot: str, route: wire.Route) -> Entry:
+        """A peer has opened a route to here: return what takes its operations, in order."""
+
     def told(self, error: WireError) -> None: ...
     def link_broken(self, slot: str, text: str) -> None: ...
 
 
-class _Link:
+class _Lane:
     """What is waiting to go to one peer at the end of this turn, and the session with it."""
 
-    def __init__(self, connected: bool) -> None:
+    __slots__ = (
+        *("buffer", "bytes", "count", "entries", "flush", "frames", "number", "open", "opened"),
+        *("peer", "routes", "scheduled", "session"),
+    )
+
+    def __init__(self, peer: str, number: int, connected: bool, flush: Callable[[_Lane], None]):
+        self.peer = peer
+        self.number = number
         self.session = Session(connected=connected)
         self.open = connected
-        self.packets: list[wire.Packet] = []
+        self.buffer = bytearray()
         self.frames: list[Frame] = []
+        self.count = 0
         self.bytes = 0
         self.scheduled = False
+        self.opened = 0
+        self.routes: dict[tuple[str, str, str, str], RemoteWay] = {}
+        self.entries: dict[int, Entry] = {}
+        self.flush = flush
+
+
+class RemoteWay:
+    """To a port of an actor in another process."""
+
+    __slots__ = ("_codec", "_lane", "_number", "_route", "local")
+
+    def __init__(self, lane: _Lane, codec: Codec, route: wire.Route):
+        self.local = False
+        self._lane = lane
+        self._codec = codec
+        self._number = 0  # until the route is opened, by the first operation on it
+        self._route: wire.Route | None = route
+
+    def send(self, op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None:
+        """Send an operation at the end of this turn; to a dead peer it is dropped."""
+        lane = self._lane
+        if not lane.open:
+            return
+        buffer = lane.buffer
+        start = len(buffer)
+        if self._route is not None:
+            lane.opened += 1
+            self._number = lane.opened
+            self._codec.put(buffer, self._number, self._route)
+            lane.count += 1
+            start, self._route = len(buffer), None
+        try:
+            self._codec.put(buffer, self._number, op)
+        except BaseException:
+            del buffer[start:]
+            raise
+        size = len(buffer) - start
+        if frames or size > MAX_BODY_BYTES:
+            self._add_frames(op, frames, start, size)
+        lane.count += 1
+        lane.bytes += size
+        if not lane.scheduled:
+            lane.scheduled = True
+            asyncio.get_running_loop().call_soon(lane.flush, lane)
+        elif lane.bytes > FLUSH_BYTES:
+            lane.flush(lane)
+
+    def _add_frames(self, op: wire.AnyOp, frames: Sequence[Frame], start: int, size: int) -> None:
+        lane = self._lane
+        num_bytes = sum(len(f) for f in frames)
+        if size > MAX_BODY_BYTES or num_bytes > MAX_BYTES or len(frames) > MAX_PACKET_FRAMES:
+            del lane.buffer[start:]
+            raise TooLarge(
+                f"{_kind(op)} for {lane.peer} has {size + num_bytes} bytes, {size} of them outside "
+                f"of large arrays, and {len(frames)} of those: too large for a link (limits: "
+                f"{MAX_BYTES} bytes, {MAX_BODY_BYTES} outside of large arrays, {MAX_PACKET_FRAMES} "
+                "frames): send it in parts"
+            )
+        lane.frames.extend(frames)
+        lane.bytes += num_bytes
 
 
 class Links:
@@ -72,7 +152,7 @@ class Links:
         self._slot, self._run = slot, run
         self._codec, self._transport = codec, transport
         self._now, self._owner = now, owner
-        self._links: dict[str, _Link] = {}
+        self._links: dict[str, list[_Lane]] = {}
         self._dead: set[str] = set()
         self._death_s = -1e9
         self._timer: asyncio.TimerHandle | None = None
@@ -83,40 +163,51 @@ class Links:
 
     def open(self, peer: str, endpoint: str) -> None:
         """A peer can be reached."""
-        link = self._links.get(peer)
-        if link is None:
-            link = self._links[peer] = _Link(connected=True)
+        lanes = self._links.get(peer)
+        if lanes is None:
+            lanes = self._links[peer] = self._lanes(peer, connected=True)
         self._transport.connect(peer, endpoint)
-        if not link.open:  # it spoke first
-            link.open = True
-            self._do(peer, link.session.connection_up(self._now()))
-            self._arm()
+        for lane in lanes:
+            if not lane.open:  # it spoke first
+                lane.open = True
+                self._do(lane, lane.session.connection_up(self._now()))
+                self._arm()
+
+    def _lanes(self, peer: str, connected: bool) -> list[_Lane]:
+        num = min(NUM_LANES, self._transport.num_lanes)
+        return [_Lane(peer, n, connected, self._flush) for n in range(num)]
 
     def close(self, peer: str) -> None:
         """A peer is dead."""
         self._death_s = self._now()
         self._dead.add(peer)
-        self._links.pop(peer, None)
+        for lane in self._links.pop(peer, ()):
+            lane.open = False
+            lane.buffer.clear()
+            lane.frames.clear()
+            lane.count = 0
         self._transport.disconnect(peer)
 
-    def connection(self, peer: str, up: bool) -> None:
+    def connection(self, peer: str, up: bool, lane_number: int = 0) -> None:
         """The transport lost the connection to a peer, or has one (again)."""
-        link = self._links.get(peer)
         if self._owner.closed:
             return
         if not peer:
             asyncio.get_running_loop().call_later(CUT_S, self._incoming_cut)
-        elif link is None or not link.open:
             return
-        elif up:
-            if not link.session.connected:
+        lanes = self._links.get(peer)
+        if lanes is None or not lanes[lane_number].open:
+            return
+        lane = lanes[lane_number]
+        if up:
+            if not lane.session.connected:
                 self._owner.told(
                     WireError(f"the connection to {peer} was lost and is back; nothing is lost")
                 )
-            self._do(peer, link.session.connection_up(self._now()))
+            self._do(lane, lane.session.connection_up(self._now()))
             self._arm()
         else:
-            link.session.connection_down()
+            lane.session.connection_down()
 
     def _incoming_cut(self) -> None:
         """An incoming connection broke a while ago: say so, unless somebody died about then."""
@@ -130,60 +221,53 @@ class Links:
 
     # ------------------------------------------------------------ out
 
-    def add(self, peer: str, packet: wire.Packet, frames: Sequence[Frame], num_bytes: int) -> None:
-        """Send a packet at the end of this turn; to an unknown or dead peer it is dropped."""
-        size = num_bytes - sum(len(f) for f in frames)
-        if num_bytes > MAX_BYTES or size > MAX_BODY_BYTES or len(frames) > MAX_PACKET_FRAMES:
-            raise TooLarge(
-                f"a record for {packet.port or 'a handler'} of {packet.to}, which goes to {peer} "
-                f"and has {num_bytes} bytes in {len(frames)} frames, is too large for a link "
-                f"(limits: {MAX_BYTES} bytes, {MAX_BODY_BYTES} outside of large arrays, "
-                f"{MAX_PACKET_FRAMES} frames): send it in parts"
-            )
-        link = self._links.get(peer)
-        if link is None or not link.open:
-            return
-        link.packets.append(packet)
-        link.frames.extend(frames)
-        link.bytes += num_bytes
-        if link.bytes > FLUSH_BYTES:
-            self._flush(peer)
-        elif not link.scheduled:
-            link.scheduled = True
-            asyncio.get_running_loop().call_soon(self._flush, peer)
+    def way(self, peer: str, route: wire.Route, lane_number: int) -> RemoteWay | None:
+        """Return the way of a route to a peer; None while the peer cannot be reached."""
+        lanes = self._links.get(peer)
+        if lanes is None or not lanes[0].open:
+            return None
+        lane = lanes[min(lane_number, len(lanes) - 1)]
+        key = (route.to, route.port, route.sender, route.sender_port)
+        way = lane.routes.get(key)
+        if way is None:
+            way = lane.routes[key] = RemoteWay(lane, self._codec, route)
+        return way
 
     def flush(self) -> None:
         """Send what waits, now (before a process ends)."""
-        for peer in list(self._links):
-            self._flush(peer)
+        for lanes in list(self._links.values()):
+            for lane in lanes:
+                self._flush(lane)
 
-    def _flush(self, peer: str) -> None:
-        link = self._links.get(peer)
-        if link is None:
+    def _flush(self, lane: _Lane) -> None:
+        lane.scheduled = False
+        count = lane.count
+        if not count or self._owner.closed:
             return
-        link.scheduled = False
-        if not link.packets or self._owner.closed:
-            return
-        packets, link.packets = link.packets, []
-        frames, link.frames = link.frames, []
-        num_bytes, link.bytes = link.bytes, 0
-        number, ack = link.session.next()
-        header = self._codec.encode_batch(
-            wire.Batch(wire.PROTOCOL, self._run, self._slot, number, packets, peer, ack)
-        )
-        self._do(peer, link.session.send([header, *frames], num_bytes, self._now()))
-        self._arm()
+        session = lane.session
+        number, ack = session.next()
+        head = wire.Head(wire.PROTOCOL, self._run, self._slot, lane.peer, lane.number, number, ack)
+        payload: list[Frame] = [self._codec.close_batch(head, count, lane.buffer)]
+        if lane.frames:
+            payload += lane.frames
+            lane.frames = []
+        num_bytes, lane.bytes, lane.count = lane.bytes, 0, 0
+        lane.buffer.clear()
+        self._do(lane, session.send(payload, num_bytes, self._now()))
+        if self._timer is None:
+            self._arm()
 
-    def _do(self, peer: str, effects: Sequence[Effect]) -> None:
+    def _do(self, lane: _Lane, effects: Sequence[Effect]) -> None:
+        peer = lane.peer
         for effect in effects:
             if isinstance(effect, Transmit):
-                self._transport.send(peer, effect.payload)
+                self._transport.send(peer, effect.payload, lane.number)
             elif isinstance(effect, Signal):
-                batch = wire.Batch(
-                    *(wire.PROTOCOL, self._run, self._slot, 0, [], peer),
+                head = wire.Head(
+                    *(wire.PROTOCOL, self._run, self._slot, peer, lane.number, 0),
                     *(effect.ack, effect.high, effect.again, effect.gone),
                 )
-                self._transport.send(peer, [self._codec.encode_batch(batch)])
+                self._transport.send(peer, [self._codec.encode_batch(head)], lane.number)
             elif effect.outgoing:
                 self._owner.told(WireError(f"{effect.num} batches to {peer} were lost for good"))
             else:
@@ -196,50 +280,81 @@ class Links:
         """A message came in. `user` is the slot that its key belongs to, if the link knows keys."""
         try:
             batch = self._codec.decode_batch(frames)
-            self._check(batch, user)
+            lane = self._lane_of(batch.head, user)
         except WireError as error:
             self._owner.told(error)
             return
-        peer = batch.sender
-        if peer in self._dead or self._owner.closed:
+        if lane is None:
             return
-        link = self._links.get(peer)
-        if link is None:  # it has heard of us before we have heard of it
-            link = self._links[peer] = _Link(connected=False)
-        received = link.session.received(
-            batch.number,
-            batch.ack,
+        head = batch.head
+        size = len(frames[0]) if len(frames) == 1 else sum(len(f) for f in frames)
+        received = lane.session.received(
+            head.number,
+            head.ack,
             self._now(),
-            num_bytes=sum(len(f) for f in frames),
-            high=batch.high,
-            again=batch.again,
-            gone=batch.gone,
+            num_bytes=size,
+            high=head.high,
+            again=head.again,
+            gone=head.gone,
         )
-        self._do(peer, received.effects)
-        self._arm()
+        if received.effects:
+            self._do(lane, received.effects)
+        if self._timer is None:
+            self._arm()
         if received.fresh:
-            at = 1
-            for packet in batch.packets:
-                count = _num_frames(packet.op)
-                self._owner.take(peer, packet, frames[at : at + count])
-                at += count
+            self._hand_out(lane, batch.ops, frames)
 
-    def _check(self, batch: wire.Batch, user: str | None) -> None:
-        """Raise WireError unless a batch is of this run, for us, and from whom it says."""
-        if user is not None and batch.sender.partition("~")[0] != user:
+    def _hand_out(
+        self, lane: _Lane, ops: Sequence[tuple[int, wire.AnyOp]], frames: list[Frame]
+    ) -> None:
+        entries, at, many = lane.entries, 1, len(frames) > 1
+        none: list[Frame] = []
+        for number, op in ops:
+            entry = entries.get(number)
+            if entry is None:
+                self._opened(lane, number, op)
+            elif many and (count := _num_frames(op)):
+                entry.take(op, frames[at : at + count])
+                at += count
+            else:
+                entry.take(op, none)
+
+    def _opened(self, lane: _Lane, number: int, op: wire.AnyOp) -> None:
+        if not isinstance(op, wire.Route):
+            self._owner.told(
+                WireError(f"{lane.peer} sent {type(op).__name__} on route {number}: never opened")
+            )
+        elif len(lane.entries) >= MAX_ROUTES:
+            self._owner.told(TooLarge(f"{lane.peer} opened more than {MAX_ROUTES} routes"))
+        else:
+            lane.entries[number] = self._owner.enter(lane.peer, op)
+
+    def _lane_of(self, head: wire.Head, user: str | None) -> _Lane | None:
+        """Return the lane that a batch is for, None if its sender is dead. Raises WireError unless
+        it is of this run, for us, and from whom it says.
+        """
+        peer = head.sender
+        if user is not None and peer.partition("~")[0] != user:
             raise WireError(
-                f"refused a batch that says it is from {batch.sender}: its key is that of "
+                f"refused a batch that says it is from {peer}: its key is that of "
                 f"{user or 'nobody'}"
             )
-        if batch.run != self._run:
+        if head.run != self._run:
             raise WireError(
-                f"refused a batch from {batch.sender} of run {batch.run!r}: this is {self._run!r}"
+                f"refused a batch from {peer} of run {head.run!r}: this is {self._run!r}"
             )
-        if batch.to != self._slot:
+        if head.to != self._slot:
             raise WireError(
-                f"refused a batch from {batch.sender} that is for {batch.to!r}: this is "
-                f"{self._slot}"
+                f"refused a batch from {peer} that is for {head.to!r}: this is {self._slot}"
             )
+        if peer in self._dead or self._owner.closed:
+            return None
+        lanes = self._links.get(peer)
+        if lanes is None:  # it has heard of us before we have heard of it
+            lanes = self._links[peer] = self._lanes(peer, connected=False)
+        if not 0 <= head.lane < len(lanes):
+            raise WireError(f"refused a batch from {peer} on lane {head.lane}: there is none")
+        return lanes[head.lane]
 
     # ------------------------------------------------------------ time
 
@@ -252,10 +367,11 @@ class Links:
         if self._owner.closed:
             return
         now_s, busy = self._now(), False
-        for peer, link in list(self._links.items()):
-            if link.open and link.session.busy:
-                self._do(peer, link.session.tick(now_s))
-                busy = busy or link.session.busy
+        for lanes in list(self._links.values()):
+            for lane in lanes:
+                if lane.open and lane.session.busy:
+                    self._do(lane, lane.session.tick(now_s))
+                    busy = busy or lane.session.busy
         if busy:
             self._arm()
 
@@ -263,3 +379,8 @@ class Links:
 def _num_frames(op: wire.AnyOp) -> int:
     body = getattr(op, "body", None)
     return body.frames if body is not None else 0
+
+
+def _kind(op: wire.AnyOp) -> str:
+    body = getattr(op, "body", None)
+    return body.kind if body is not None else type(op).__name__

@@ -9,7 +9,6 @@ Knows nothing of how processes are started, of topologies' text, or of sockets b
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -25,17 +24,19 @@ from realnet.cell import Cell
 from realnet.codec import Codec, Frame
 from realnet.config import Config, Shared
 from realnet.control import HEAD_SLOT, Observation, Peer, member_of
+from realnet.deadlines import Deadlines
 from realnet.errors import WireError
 from realnet.links import Links
 from realnet.topology.plan import WirePlan
 from realnet.transport import Transport
 from realnet.waits import Waits
 from realnet.watching import Watching
+from realnet.ways import CopyWay, LocalWay, Take, Way
 
 MAX_EARLY = 20_000
 TOLD_AGAIN_S = 60.0
 MAX_TOLD = 1000
-_NEEDS_UP = wire.Backlog | wire.Item | wire.Grant | wire.Ack | wire.Working | wire.Value
+_NEEDS_UP = wire.ShareOp | wire.Value
 
 
 class Owner(Protocol):
@@ -45,6 +46,21 @@ class Owner(Protocol):
     def actor_finished(self, address: Address, text: str) -> None: ...
     def link_broken(self, slot: str, text: str) -> None: ...
     async def open_arena(self, name: str, slot_bytes: int, slots: int) -> str: ...
+
+
+class _Entry:
+    """Where a route from another process ends. `take` looks twice until all about it is known."""
+
+    __slots__ = ("_node", "route", "slot", "take")
+
+    def __init__(self, node: Node, slot: str, route: wire.Route):
+        self._node = node
+        self.slot = slot
+        self.route = route
+        self.take: Take = self._consider
+
+    def _consider(self, op: wire.AnyOp, frames: Sequence[Frame]) -> None:
+        self._node.consider(self, op, frames)
 
 
 class Node:
@@ -67,6 +83,7 @@ class Node:
         self.clock = Clock(now)
         self.waits = Waits(now)
         self.watching = Watching(self.waits)
+        self.deadlines = Deadlines(now)
         self.cells: dict[str, Cell] = {}
         self.owner: Owner | None = None
         self.observations: deque[Observation] = deque(maxlen=50_000)
@@ -78,7 +95,7 @@ class Node:
         self._up: set[str] = set()
         self._dead: set[str] = set()
         self._slot_of: dict[str, str] = {}
-        self._early: dict[str, deque[tuple[wire.Packet, list[Frame]]]] = {}
+        self._early: dict[str, deque[tuple[_Entry, wire.AnyOp, Sequence[Frame]]]] = {}
         self._told: dict[str, float] = {}
         self.closed = False
         run = f"{run_info.name} (attempt {run_info.attempt})"
@@ -185,48 +202,61 @@ class Node:
 
     # ------------------------------------------------------------ routing
 
-    def route(self, packet: wire.Packet, frames: Sequence[Frame]) -> None:
-        """Send one operation to where its actor lives; to a dead one it is dropped."""
-        cell = self.cells.get(packet.to)
-        if cell is not None:
-            asyncio.get_running_loop().call_soon(cell.receive, packet, frames)
-            return
-        slot = self._slot_of.get(packet.to)
-        if slot is not None:
-            num_bytes = sum(len(f) for f in frames) + _body_bytes(packet.op)
-            self._links.add(slot, packet, frames, num_bytes)
+    def way(self, to: str, port: str, sender: str, sender_port: str, lane: int) -> Way:
+        """Return the way to a port of an actor; for one that is unknown, a way to nowhere."""
+        if to in self.cells:
+            if self._force_codec:
+                return CopyWay(lambda: self._local(to, port, sender, sender_port), self.codec)
+            return LocalWay(lambda: self._local(to, port, sender, sender_port))
+        slot = self._slot_of.get(to)
+        route = wire.Route(to, port, sender, sender_port)
+        way = self._links.way(slot, route, lane) if slot is not None else None
+        return way or LocalWay(lambda: None)
+
+    def _local(self, to: str, port: str, sender: str, sender_port: str) -> Take | None:
+        cell = self.cells.get(to)
+        return cell.taker(sender, sender_port, port) if cell is not None else None
 
     def flush(self) -> None:
         """Send what waits, now (before a process ends)."""
         self._links.flush()
 
-    def take(self, slot: str, packet: wire.Packet, frames: list[Frame]) -> None:
-        """A packet came from another process, in order."""
-        if not self._may(slot, packet):
+    def enter(self, slot: str, route: wire.Route) -> _Entry:
+        """Another process has opened a route to here."""
+        return _Entry(self, slot, route)
+
+    def consider(self, entry: _Entry, op: wire.AnyOp, frames: Sequence[Frame]) -> None:
+        """An operation came from another process, in order, and it is not yet known whose."""
+        slot, route = entry.slot, entry.route
+        if slot in self._dead or not self._may(slot, route):
             return
-        known = slot in self._peers or packet.to.startswith(("head/", "@"))
-        if not known or (isinstance(packet.op, _NEEDS_UP) and slot not in self._up):
+        known = slot in self._peers or route.to.startswith(("head/", "@"))
+        if not known or (isinstance(op, _NEEDS_UP) and slot not in self._up):
             early = self._early.setdefault(slot, deque())
             if len(early) < MAX_EARLY:
-                early.append((packet, frames))
+                early.append((entry, op, frames))
             else:
                 self.told(WireError(f"dropped what {slot} sends: nobody here was told of it yet"))
             return
-        cell = self.cells.get(packet.to)
-        if cell is not None:
-            cell.receive(packet, frames)
+        cell = self.cells.get(route.to)
+        if cell is None:
+            return
+        take = cell.taker(route.sender, route.sender_port, route.port)
+        if slot in self._peers and (slot in self._up or not route.port):
+            entry.take = take
+        take(op, frames)
 
-    def _may(self, slot: str, packet: wire.Packet) -> bool:
+    def _may(self, slot: str, route: wire.Route) -> bool:
         """Tell whether this process may say this: its own actors speak, the head alone orders."""
-        if packet.to.startswith("@") and slot != HEAD_SLOT:
-            self.told(WireError(f"refused an order to {packet.to} from {slot}: it is not the head"))
+        if route.to.startswith("@") and slot != HEAD_SLOT:
+            self.told(WireError(f"refused an order to {route.to} from {slot}: it is not the head"))
             return False
         if slot in self._peers:
-            right = self._slot_of.get(packet.sender) == slot
+            right = self._slot_of.get(route.sender) == slot
         else:  # what is for others than the head waits, and is looked at again
-            right = not packet.to.startswith("head/") or packet.sender == member_of(slot)
+            right = not route.to.startswith("head/") or route.sender == member_of(slot)
         if not right:
-            self.told(WireError(f"refused what {slot} sent in the name of {packet.sender}"))
+            self.told(WireError(f"refused what {slot} sent in the name of {route.sender}"))
         return right
 
     def told(self, error: WireError) -> None:
@@ -248,8 +278,8 @@ class Node:
 
     def _replay(self, slot: str) -> None:
         early = self._early.pop(slot, None)
-        for packet, frames in early or ():
-            self.take(slot, packet, frames)
+        for entry, op, frames in early or ():
+            entry.take(op, frames)
 
     # ------------------------------------------------------------ reports
 
@@ -283,8 +313,3 @@ def _plain(value: Any) -> Any:
     if callable(item):
         return item()
     return str(value)
-
-
-def _body_bytes(op: wire.AnyOp) -> int:
-    raw = getattr(getattr(op, "body", None), "raw", None)
-    return len(memoryview(raw)) if raw is not None else 32

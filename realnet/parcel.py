@@ -12,10 +12,10 @@ import msgspec
 
 from realnet import wire
 from realnet.codec import Codec, Frame
-from realnet.message import Message
+from realnet.message import FrozenMeta, Message
 
 
-class LocalBody(msgspec.Struct, frozen=True):
+class LocalBody(msgspec.Struct, metaclass=FrozenMeta, frozen=True):
     """Stands in for a `wire.Body` inside one process: the record itself."""
 
     record: Message
@@ -26,19 +26,19 @@ class Parcel:
 
     def __init__(self, record: Message):
         self.record = record
-        self._encoded: tuple[wire.Body, list[Frame]] | None = None
+        self._encoded: tuple[wire.Body, Sequence[Frame]] | None = None
 
-    def body(self, codec: Codec, local: bool) -> tuple[wire.Body, list[Frame]]:
+    def body(self, codec: Codec, local: bool) -> tuple[wire.Body, Sequence[Frame]]:
         """Return what goes into an operation, and its frames."""
         if local:
-            return cast(wire.Body, LocalBody(self.record)), []
+            return cast(wire.Body, LocalBody(self.record)), ()
         if self._encoded is None:
-            self._encoded = codec.encode(self.record)
+            self._encoded = codec.pack(self.record)
         return self._encoded
 
 
 def record_of(codec: Codec, body: Any, frames: Sequence[Frame], sender: str) -> Message:
     """Return the record of an operation's body, decoding it if it came over a link."""
-    if isinstance(body, LocalBody):
+    if type(body) is LocalBody:
         return body.record
     return codec.decode(body, frames, sender)

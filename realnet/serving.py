@@ -1,7 +1,11 @@
-"""The answering end of asks: one task for a call, replies and streams with credit.
+"""The answering end of asks: one mailbox, as many workers as calls that wait in a handler.
 
-Cancelling reaches the task. Only the text of an error travels back, never its code. A stream sends
-no more items than its caller gave credit for.
+What comes in goes to the mailbox, bounded in messages and bytes; who finds it full is refused at
+once (Overloaded). A worker is a task that answers one call after another as long as none waits;
+when one does, the next worker takes over, so that calls run side by side without a task for each.
+Cancelling reaches the handler and is acknowledged. What is out of time when its turn comes is not
+begun. Only the text of an error travels back, never its code. A stream sends no more items than its
+caller gave credit for.
 
 Knows nothing of links. One per actor, made by `cell.py`; `calls.py` is the other end.
 """
@@ -9,23 +13,30 @@ Knows nothing of links. One per actor, made by `cell.py`; `calls.py` is the othe
 from __future__ import annotations
 
 import asyncio
-import contextvars
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
+
+import msgspec
 
 from realnet import wire
 from realnet.codec import Codec, Frame
+from realnet.context import caller, current
 from realnet.errors import AskError, RealnetError, WireError, listed, nearest
 from realnet.message import Message, StreamRequest
-from realnet.parcel import Parcel, record_of
+from realnet.parcel import LocalBody, record_of
+from realnet.ways import BULK, CONTROL, Take, Way
 
-_caller: contextvars.ContextVar[str] = contextvars.ContextVar("caller", default="")
-Respond = Callable[[wire.AnyOp, Sequence[Frame]], None]
+BULK_BYTES = 1 << 18
+MAX_IDLE = 16
+__all__ = ["Mailbox", "Serving", "caller"]
 
 
-def caller() -> str:
-    """Inside a handler: the full address of the actor whose request or word this is."""
-    return _caller.get()
+class Mailbox(NamedTuple):
+    """How much may wait for an actor, what its handlers are at included."""
+
+    messages: int = 10_000
+    bytes: int = 256 * 2**20
 
 
 class Surroundings(Protocol):
@@ -33,132 +44,277 @@ class Surroundings(Protocol):
 
     codec: Codec
 
-    def post(
-        self, to: str, port: str, sender_port: str, op: wire.AnyOp, frames: Sequence[Frame] = ()
-    ) -> None: ...
-    def is_local(self, peer: str) -> bool: ...
+    def way(self, to: str, port: str, sender_port: str, lane: int) -> Way: ...
     def task(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]: ...
+    def report(self, error: BaseException) -> None: ...
+    def told(self, error: WireError) -> None: ...
+    def now(self) -> float: ...
 
 
-class _Call:
-    def __init__(self, credit: int):
-        self.credit = credit
-        self.more = asyncio.Event()
-        self.task: asyncio.Task[None] | None = None
+class _Caller:
+    """One port of one actor that calls; ways back are found when the first answer goes."""
+
+    __slots__ = ("_bulk", "_cell", "_way", "calls", "port", "sender")
+
+    def __init__(self, cell: Surroundings, sender: str, port: str):
+        self._cell = cell
+        self.sender = sender
+        self.port = port
+        self.calls: dict[int, _Call] = {}
+        self._way: Way | None = None
+        self._bulk: Way | None = None
+
+    @property
+    def way(self) -> Way:
+        way = self._way
+        if way is None:
+            way = self._way = self._cell.way(self.sender, self.port, "", CONTROL)
+        return way
+
+    @property
+    def bulk(self) -> Way:
+        if self._bulk is None:
+            self._bulk = self._cell.way(self.sender, self.port, "", BULK)
+        return self._bulk
+
+
+class _Call(msgspec.Struct, eq=False):
+    """One call, or one word that wants no reply (id 0): waiting, then in a worker's hands."""
+
+    caller: _Caller
+    sender: str
+    body: Any
+    frames: Sequence[Frame]
+    num_bytes: int
+    id: int = 0
+    credit: int = 0
+    trace: int = 0
+    span: int = 0
+    expires_s: float = float("inf")
+    more: asyncio.Event | None = None
+    worker: asyncio.Task[None] | None = None
+    cancelled: bool = False
+    done: bool = False
 
 
 class Serving:
     """The calls that one actor is answering. `handlers` maps a kind to its bound method."""
 
-    def __init__(self, cell: Surroundings, who: str, handlers: dict[str, Callable[[Any], Any]]):
+    def __init__(
+        self,
+        cell: Surroundings,
+        who: str,
+        handlers: dict[str, Callable[[Any], Any]],
+        mailbox: Mailbox,
+    ):
         self._cell = cell
         self._who = who
         self._handlers = handlers
-        self._calls: dict[tuple[str, str, int], _Call] = {}
+        self._bound = mailbox
+        self._callers: dict[tuple[str, str], _Caller] = {}
+        self._mailbox: deque[_Call] = deque()
+        self._idle: list[asyncio.Future[None]] = []
+        self._coming = False
+        self.closing = False
+        self.open = 0
+        self.open_bytes = 0
+        self.answered = 0
 
-    @property
-    def open(self) -> int:
-        """How many calls are being answered."""
-        return len(self._calls)
+    # ------------------------------------------------------------ what comes in
 
-    def receive(
-        self, sender: str, sender_port: str, op: wire.AnyOp, frames: Sequence[Frame]
-    ) -> None:
-        """A call, its cancellation, more credit for its stream, or a word that wants no reply."""
-        _caller.set(sender)
-        if isinstance(op, wire.Call):
-            self._call(sender, sender_port, op, frames)
-        elif isinstance(op, wire.Cancel):
-            call = self._calls.get((sender, sender_port, op.id))
-            if call is not None and call.task is not None:
-                call.task.cancel()
+    def taker(self, sender: str, sender_port: str) -> Take:
+        """Return what takes the operations of one port that calls."""
+        key = (sender, sender_port)
+        caller = self._callers.get(key)
+        if caller is None:
+            caller = self._callers[key] = _Caller(self._cell, sender, sender_port)
+        bound, mailbox, now = self._bound, self._mailbox, self._cell.now
+
+        def take(op: wire.AnyOp, frames: Sequence[Frame]) -> None:
+            if type(op) is wire.Call:
+                body, id = op.body, op.id
+                size = _size(body, frames)
+                expires_s = now() + op.budget_s
+                call = _Call(
+                    *(caller, sender, body, frames, size, id, op.credit, op.trace, op.span),
+                    expires_s,
+                )
+            elif type(op) is wire.Tell:
+                size = _size(op.body, frames)
+                call = _Call(caller, sender, op.body, frames, size)
+            else:
+                self._steer(caller, op)
+                return
+            if self.closing or self.open >= bound.messages or self.open_bytes > bound.bytes:
+                self._turn_away(call)
+                return
+            if call.id:
+                caller.calls[call.id] = call
+            self.open += 1
+            self.open_bytes += size
+            mailbox.append(call)
+            if not self._coming:
+                self._rouse()
+
+        return take
+
+    def _steer(self, caller: _Caller, op: wire.AnyOp) -> None:
+        """A cancellation of a call, or more credit for its stream."""
+        if isinstance(op, wire.Cancel):
+            known = caller.calls.get(op.id)
+            if known is not None:
+                self._cancel(known)
         elif isinstance(op, wire.Credit):
-            call = self._calls.get((sender, sender_port, op.id))
-            if call is not None:
-                call.credit += op.count
-                call.more.set()
-        elif isinstance(op, wire.Tell):
-            record = record_of(self._cell.codec, op.body, frames, sender)
-            handler = self._handlers.get(type(record).__name__)
-            if handler is not None:
-                self._cell.task(_told(handler, record), f"tell {type(record).__name__}")
+            known = caller.calls.get(op.id)
+            if known is not None:
+                known.credit += op.count
+                if known.more is not None:
+                    known.more.set()
+
+    def _turn_away(self, call: _Call) -> None:
+        """Nothing new is taken now; who asks hears so at once."""
+        if self.closing:
+            self._fail(call, "NoPeer", "it has been stopped")
+            return
+        text = (
+            f"the mailbox is full ({self.open} messages, {self.open_bytes} bytes; bounds: "
+            f"{self._bound.messages}, {self._bound.bytes}): ask less at once, or give the role "
+            "more members"
+        )
+        self._fail(call, "Overloaded", text)
+        if not call.id:
+            self._cell.told(WireError(f"{self._who} dropped a word of {call.sender}: {text}"))
 
     def peer_down(self, peer: str) -> None:
         """A caller died: nobody wants its answers."""
-        for (sender, _, _), call in list(self._calls.items()):
-            if sender == peer and call.task is not None:
-                call.task.cancel()
+        for key in [k for k in self._callers if k[0] == peer]:
+            for call in list(self._callers.pop(key).calls.values()):
+                self._cancel(call)
 
-    def _call(self, sender: str, port: str, op: wire.Call, frames: Sequence[Frame]) -> None:
-        try:
-            request = record_of(self._cell.codec, op.body, frames, sender)
-        except WireError as error:
-            self._fail(sender, port, op.id, error)
-            return
-        kind = type(request).__name__
-        handler = self._handlers.get(kind)
-        if handler is None:
-            self._fail(
-                sender,
-                port,
-                op.id,
-                RealnetError(
-                    f"{self._who} answers no {kind}.{nearest(kind, self._handlers)} "
-                    f"It answers: {listed(self._handlers)}"
-                ),
-            )
-            return
-        call = _Call(op.credit)
-        self._calls[sender, port, op.id] = call
-        call.task = self._cell.task(
-            self._answer(sender, port, op.id, call, handler, request), f"answer {kind}"
-        )
-        # Not in `_answer` itself: a task that is cancelled before its first step never enters it.
-        call.task.add_done_callback(lambda _: self._calls.pop((sender, port, op.id), None))
+    def _cancel(self, call: _Call) -> None:
+        if not call.done and not call.cancelled:
+            call.cancelled = True
+            if call.worker is not None:
+                call.worker.cancel()
 
-    async def _answer(
-        self,
-        sender: str,
-        port: str,
-        id: int,
-        call: _Call,
-        handler: Callable[[Any], Any],
-        request: Message,
-    ) -> None:
-        try:
-            if isinstance(request, StreamRequest):
-                items = cast("AsyncIterator[Message]", handler(request))
+    # ------------------------------------------------------------ workers
+
+    def _rouse(self) -> None:
+        """Let a worker come that is not busy."""
+        self._coming = True
+        if self._idle:
+            self._idle.pop().set_result(None)
+        else:
+            self._cell.task(self._work(), "worker")
+
+    async def _work(self) -> None:
+        mailbox, me = self._mailbox, asyncio.current_task()
+        codec, handlers, now = self._cell.codec, self._handlers, self._cell.now
+        while True:
+            self._coming = False
+            while mailbox:
+                call = mailbox.popleft()
+                if mailbox and not self._coming:
+                    self._rouse()  # should this call wait, the next ones do not
+                call.worker = me
+                current.set(call)
                 try:
-                    async for item in items:
-                        while call.credit <= 0:
-                            call.more.clear()
-                            await call.more.wait()
-                        call.credit -= 1
-                        self._reply(sender, port, id, item, more=True)
+                    if call.cancelled or call.expires_s < now():
+                        self._too_late(call)
+                        continue
+                    request = record_of(codec, call.body, call.frames, call.sender)
+                    handler = handlers.get(type(request).__name__)
+                    if handler is None:
+                        raise self._no_handler(call, request)
+                    if not call.id:
+                        await handler(request)
+                    elif isinstance(request, StreamRequest):
+                        await self._stream(call, handler, request)
+                    else:
+                        self._reply(call, await handler(request), more=False)
+                except asyncio.CancelledError:
+                    if not call.cancelled:
+                        raise  # the actor is going
+                    self._fail(call, "Cancelled", "cancelled")
+                except Exception as error:
+                    self._failed(call, error)
                 finally:
-                    close = getattr(items, "aclose", None)
-                    if close is not None:
-                        await close()
-                self._cell.post(sender, port, "", wire.Fail(id, "", "", end=True))
-            else:
-                self._reply(sender, port, id, await handler(request), more=False)
-        except asyncio.CancelledError:
-            self._cell.post(sender, port, "", wire.Fail(id, "Refused", "cancelled"))
-        except RealnetError as error:  # an answer that says no; anything else is this actor's bug
-            self._fail(sender, port, id, error)
-        except Exception as error:
-            self._fail(sender, port, id, error)
-            raise
+                    call.done, call.worker = True, None
+                    self.open -= 1
+                    self.open_bytes -= call.num_bytes
+                    self.answered += 1
+                    call.caller.calls.pop(call.id, None)
+                    if call.cancelled:
+                        _uncancel(me)
+            if len(self._idle) >= MAX_IDLE:
+                return
+            idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._idle.append(idle)
+            await idle
 
-    def _reply(self, sender: str, port: str, id: int, reply: Message, more: bool) -> None:
-        body, frames = Parcel(reply).body(self._cell.codec, self._cell.is_local(sender))
-        self._cell.post(sender, port, "", wire.Reply(id, body, more), frames)
+    def _too_late(self, call: _Call) -> None:
+        if call.cancelled:
+            self._fail(call, "Cancelled", "cancelled")
+        else:
+            self._fail(call, "DeadlineExceeded", "its time was over before its turn came")
 
-    def _fail(self, sender: str, port: str, id: int, error: Exception) -> None:
+    def _no_handler(self, call: _Call, request: Message) -> WireError:
+        kind = type(request).__name__
+        return WireError(
+            f"{self._who} answers no {kind}, which {call.sender} sent."
+            f"{nearest(kind, self._handlers)} It answers: {listed(self._handlers)}"
+        )
+
+    def _failed(self, call: _Call, error: Exception) -> None:
+        """Say no to the caller. What is not an answer, nor the caller's fault, is this actor's."""
         kind = type(error).__name__ if isinstance(error, AskError) else "Refused"
         text = str(error) if isinstance(error, RealnetError) else f"{type(error).__name__}: {error}"
-        self._cell.post(sender, port, "", wire.Fail(id, kind, f"{self._who}: {text}"))
+        self._fail(call, kind, text)
+        if isinstance(error, WireError):
+            self._cell.told(error)
+        elif not call.id or not isinstance(error, RealnetError):
+            self._cell.report(error)
+
+    async def _stream(self, call: _Call, handler: Callable[[Any], Any], request: Message) -> None:
+        items = cast("AsyncIterator[Message]", handler(request))
+        call.more = asyncio.Event()
+        try:
+            async for item in items:
+                while call.credit <= 0:
+                    call.more.clear()
+                    await call.more.wait()
+                call.credit -= 1
+                self._reply(call, item, more=True)
+        finally:
+            close = getattr(items, "aclose", None)
+            if close is not None:
+                await close()
+        call.caller.way.send(wire.Fail(call.id, "", "", end=True))
+
+    # ------------------------------------------------------------ what goes back
+
+    def _reply(self, call: _Call, reply: Message, more: bool) -> None:
+        way = call.caller.way
+        if way.local:
+            way.send(wire.Reply(call.id, cast(wire.Body, LocalBody(reply)), more))
+            return
+        body, frames = self._cell.codec.pack(reply)
+        if frames and not more and sum(len(f) for f in frames) > BULK_BYTES:
+            way = call.caller.bulk
+        way.send(wire.Reply(call.id, body, more), frames)
+
+    def _fail(self, call: _Call, kind: str, text: str) -> None:
+        if call.id:
+            call.caller.way.send(wire.Fail(call.id, kind, f"{self._who}: {text}"))
 
 
-async def _told(handler: Callable[[Any], Any], record: Message) -> None:
-    await handler(record)
+def _uncancel(task: asyncio.Task[None] | None) -> None:
+    while task is not None and task.cancelling():
+        task.uncancel()
+
+
+def _size(body: Any, frames: Sequence[Frame]) -> int:
+    if type(body) is LocalBody:
+        return 0
+    size = len(memoryview(body.raw))
+    return size + sum(len(f) for f in frames) if frames else size

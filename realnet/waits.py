@@ -6,7 +6,7 @@ their waits here; every beat carries the longest ones to the head, which shows a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 
@@ -36,28 +36,39 @@ class _Open:
 
 
 class Waits:
-    """The waits of one process."""
+    """The waits of one process.
+
+    `sources` tell, by actor, of waits that are kept elsewhere anyway (open calls): naming each of
+    those here would cost as much as the call.
+    """
 
     def __init__(self, now: Callable[[], float]):
-        self._now = now
+        self.now = now
+        self.sources: dict[str, Callable[[], Iterable[Wait]]] = {}
         self._open: dict[int, Wait] = {}
         self._next = 0
+
+    def __iter__(self) -> Iterator[Wait]:
+        yield from self._open.values()
+        for source in self.sources.values():
+            yield from source()
 
     def on(
         self, who: str, what: str, whom: tuple[str, ...] = (), background: bool = False
     ) -> _Open:
         """Name a wait for as long as the block lasts: `with waits.on(...)`."""
         self._next += 1
-        return _Open(self._open, self._next, Wait(who, what, self._now(), whom, background))
+        return _Open(self._open, self._next, Wait(who, what, self.now(), whom, background))
 
     def of(self, who: str) -> list[tuple[str, float, tuple[str, ...]]]:
         """What this actor waits for, how many seconds, on whom; longest first, equal ones once;
         those in the background come last.
         """
-        now = self._now()
+        now = self.now()
         longest: dict[str, tuple[float, tuple[str, ...]]] = {}
         behind: set[str] = set()
-        for wait in self._open.values():
+        own = self.sources.get(who)
+        for wait in (*self._open.values(), *(own() if own is not None else ())):
             if wait.who == who:
                 age_s = now - wait.since_s
                 if age_s >= longest.get(wait.on, (-1.0, ()))[0]:

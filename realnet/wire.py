@@ -1,10 +1,12 @@
-"""What crosses a link: a batch of packets, each one operation of a wire.
+"""What crosses a link: a batch of operations, each on a route from port to port.
 
-Array-encoded, so records grow only at the end, with defaults. The body of a typed record stays raw
-until the port it is for decodes it; arrays too large for the header follow as frames of their own.
+Array-encoded, so records grow only at the end, with defaults. Who speaks to whom is said once, when
+a route is opened; after that an operation carries the number of its route. The body of a typed
+record stays raw until the port it is for decodes it; arrays too large for the header follow as
+frames of their own.
 
-Knows nothing of sockets, delivery or actors. `node.py` packs and unpacks batches; `delivery.py`,
-`calls.py` and the ports use the operations.
+Knows nothing of sockets, delivery or actors. `codec.py` packs and unpacks batches, `links.py` sends
+them; `calls.py`, `serving.py` and the ports use the operations.
 """
 
 from __future__ import annotations
@@ -13,15 +15,18 @@ import msgspec
 
 from realnet.message import FrozenMeta
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 class Op(msgspec.Struct, metaclass=FrozenMeta, frozen=True, array_like=True, tag=True):
     """Base of the operations."""
 
 
-class Body(msgspec.Struct, frozen=True, array_like=True):
-    """A typed record: its kind, its bytes, and how many frames of the batch belong to it."""
+class Body(msgspec.Struct, metaclass=FrozenMeta, frozen=True, array_like=True, gc=False):
+    """A typed record: its kind, its bytes, and how many frames of the batch belong to it.
+
+    At the sender `raw` may be the record itself, which is then written in its place.
+    """
 
     kind: str
     raw: msgspec.Raw
@@ -83,12 +88,17 @@ class Working(Op, tag=13):
 
 # asks
 class Call(Op, tag=5):
-    """A request with its remaining time budget in seconds; `credit` items of a stream may come."""
+    """A request with its remaining time budget in seconds; `credit` items of a stream may come.
+
+    `trace` is one number for all that one cause leads to, `span` is this call within it.
+    """
 
     id: int
     budget_s: float
     body: Body
     credit: int = 0
+    trace: int = 0
+    span: int = 0
 
 
 class Reply(Op, tag=6):
@@ -136,34 +146,41 @@ class Tell(Op, tag=11):
     body: Body
 
 
-AnyOp = (
-    Backlog | Item | Grant | Ack | Working | Call | Reply | Fail | Cancel | Credit | Value | Tell
-)
-
-
-class Packet(msgspec.Struct, frozen=True, array_like=True):
-    """One operation from a port of one actor to a port of another."""
+class Route(Op, tag=12):
+    """From now on the number of this operation means this way, on this lane of this link."""
 
     to: str
     port: str
     sender: str
     sender_port: str
-    op: AnyOp
 
 
-class Batch(msgspec.Struct, frozen=True, array_like=True):
-    """All packets of one turn of the loop for one peer. `number` grows by one a batch.
+ShareOp = Backlog | Item | Grant | Ack | Working
+AskOp = Call | Reply | Fail | Cancel | Credit | Tell
+AnyOp = ShareOp | AskOp | Value | Route
 
-    `to` and what follows belong to the session (`link.py`); a signal has no packets and number 0.
+
+class Head(msgspec.Struct, metaclass=FrozenMeta, frozen=True, array_like=True, gc=False):
+    """Who sends a batch to whom. `number` grows by one a batch, on each lane of a link.
+
+    What follows `number` belongs to the session (`link.py`); a signal has no operations and number
+    0. Who sends is a slot with its incarnation.
     """
 
     protocol: int
     run: str
     sender: str
+    to: str
+    lane: int
     number: int
-    packets: list[Packet]
-    to: str = ""
     ack: int = 0
     high: int = 0
     again: bool = False
     gone: int = 0
+
+
+class Batch(msgspec.Struct, metaclass=FrozenMeta, frozen=True, array_like=True):
+    """All operations of one turn of the loop for one peer, each with the number of its route."""
+
+    head: Head
+    ops: list[tuple[int, AnyOp]]

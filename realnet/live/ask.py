@@ -6,16 +6,22 @@ Knows nothing of sockets.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from typing import TypeVar, cast
+import hashlib
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, TypeVar, cast
 
 from realnet import wire
+from realnet.calls import Member
 from realnet.codec import Frame
+from realnet.errors import PeerDied
 from realnet.live.base import LivePort, Switch
 from realnet.message import Message, Request, StreamRequest
 from realnet.parcel import Parcel
+from realnet.ways import BULK, CONTROL
 
 R = TypeVar("R", bound=Message)
+DEADLINE_S = 30.0
+STREAM_DEADLINE_S = 120.0
 
 
 class LiveAsk(LivePort):
@@ -24,62 +30,106 @@ class LiveAsk(LivePort):
     def __init__(self, switch: Switch, name: str, prefer_local: bool):
         super().__init__(switch, name)
         self._prefer_local = prefer_local
+        self._members: dict[str, Member] = {}
+        self._chosen: list[Member] = []
         self._arrival = asyncio.Event()
+        self.affinity = ""  # a field of the requests: equal ones go to one member
+        self.deadline_s: float | None = None  # where a topology says so
 
-    async def __call__(
-        self, request: Request[R], *, deadline_s: float = 30.0, to: str | None = None
-    ) -> R:
+    def __call__(
+        self, request: Request[R], *, deadline_s: float | None = None, to: str | None = None
+    ) -> Coroutine[Any, Any, R]:
         """Ask one member of the pool (or the one named `to`) and return its reply.
 
-        Raises DeadlineExceeded, PeerDied, NoPeer or Refused. A request type with `safe = True` is
-        sent to another member when the first one dies.
+        `deadline_s` is the time budget (default: the wire's, else 30 s); inside a handler it is at
+        most what is left to the call that is being answered. Raises DeadlineExceeded, PeerDied,
+        NoPeer, Overloaded or Refused. A request type with `safe = True` is sent to another member
+        when the first one dies.
         """
-        reply = await self._switch.calls.ask(self, Parcel(request), deadline_s, to)
-        return cast(R, reply)
+        budget_s = deadline_s or self.deadline_s or DEADLINE_S
+        reply = self._switch.calls.ask(self, request, budget_s, to)
+        return cast("Coroutine[Any, Any, R]", reply)
 
     def tell(self, record: Message, *, to: str | None = None) -> None:
         """Send a record that wants no reply to every member, or to the one named `to`."""
         parcel = Parcel(record)
-        for peer in [to] if to else list(self.peers):
-            body, frames = parcel.body(self._switch.codec, self.is_local(peer))
-            self._post(peer, wire.Tell(body), frames)
+        for name in [to] if to else list(self._members):
+            member = self._members.get(name)
+            if member is not None:
+                body, frames = parcel.body(self._switch.codec, member.local)
+                member.way_for(frames).send(wire.Tell(body), frames)
 
-    def stream(self, request: StreamRequest[R], *, deadline_s: float = 120.0) -> AsyncIterator[R]:
-        """Ask one member and iterate over the items of its answer. Close it to cancel."""
-        items = self._switch.calls.stream(self, Parcel(request), deadline_s)
+    def stream(
+        self, request: StreamRequest[R], *, deadline_s: float | None = None
+    ) -> AsyncIterator[R]:
+        """Ask one member and iterate over the items of its answer. Close it to cancel.
+
+        `deadline_s` is for the whole of it (default: the wire's, else 120 s).
+        """
+        budget_s = deadline_s or self.deadline_s or STREAM_DEADLINE_S
+        items = self._switch.calls.stream(self, request, budget_s)
         return cast("AsyncIterator[R]", items)
 
-    def candidates(self) -> list[str]:
-        """The members to choose from now."""
-        if self._prefer_local:
-            local = [p for p in self.peers if self._switch.is_local(p)]
-            if local:
-                return local
-        return list(self.peers)
+    def choose(self, record: Message, to: str | None) -> Member | None:
+        """Return the member to ask: the one named, else the one that was asked least."""
+        if to is not None:
+            member = self._members.get(to)
+            if member is None:
+                name, kind = to.partition("~")[0], type(record).__name__
+                raise PeerDied(f"{name} is not up ({self._switch.address} asked for {kind})")
+            return member
+        chosen = self._chosen
+        if len(chosen) == 1:
+            return chosen[0]
+        if not chosen:
+            return None
+        if self.affinity:
+            return _kept_together(chosen, str(getattr(record, self.affinity, "")))
+        return min(chosen, key=_load)
 
     def peer_up(self, peer: str, port: str) -> None:
         super().peer_up(peer, port)
+        switch = self._switch
+        self._members[peer] = Member(
+            peer,
+            switch.way(peer, port, self.name, CONTROL),
+            switch.way(peer, port, self.name, BULK),
+        )
+        self._choose()
         self._arrival.set()
 
     def peer_down(self, peer: str) -> None:
         super().peer_down(peer)
+        member = self._members.pop(peer, None)
+        self._choose()
         if not self.peers:
             self._arrival.clear()
-        self._switch.calls.peer_down(self, peer)
+        if member is not None:
+            self._switch.calls.peer_down(member, self)
+
+    def _choose(self) -> None:
+        members = list(self._members.values())
+        near = [m for m in members if self._switch.is_local(m.full)] if self._prefer_local else []
+        self._chosen = near or members
 
     async def somebody(self) -> None:
         """Wait until the pool has a member."""
         await self._arrival.wait()
 
-    def is_local(self, peer: str) -> bool:
-        """Tell whether a member lives in this process."""
-        return self._switch.is_local(peer)
-
-    def post(self, peer: str, op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None:
-        """Send an operation to a member."""
-        self._post(peer, op, frames)
-
     def receive(
         self, sender: str, sender_port: str, op: wire.AnyOp, frames: Sequence[Frame]
     ) -> None:
         self._switch.calls.receive(sender, op, frames)
+
+
+def _load(member: Member) -> int:
+    return member.load
+
+
+def _kept_together(members: Sequence[Member], key: str) -> Member:
+    """Return the member of highest weight for a key: most keys stay when members come and go."""
+
+    def weight(member: Member) -> bytes:
+        return hashlib.blake2b(f"{key} {member.name}".encode(), digest_size=8).digest()
+
+    return max(members, key=weight)

@@ -15,6 +15,7 @@ from realnet.address import Address
 from realnet.calls import Calls
 from realnet.codec import Codec, Frame
 from realnet.waits import Waits
+from realnet.ways import CONTROL, Way
 
 
 class Switch(Protocol):
@@ -25,9 +26,7 @@ class Switch(Protocol):
     address: Address
     calls: Calls
 
-    def post(
-        self, to: str, port: str, sender_port: str, op: wire.AnyOp, frames: Sequence[Frame] = ()
-    ) -> None: ...
+    def way(self, to: str, port: str, sender_port: str, lane: int) -> Way: ...
     def is_local(self, peer: str) -> bool: ...
     def later(self, fn: Callable[[], None]) -> None: ...
     def task(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]: ...
@@ -37,10 +36,13 @@ class Switch(Protocol):
 class LivePort:
     """What the node tells every port. `peers` maps peer -> the port of it that this is wired to."""
 
+    lane = CONTROL
+
     def __init__(self, switch: Switch, name: str):
         self._switch = switch
         self.name = name
         self.peers: dict[str, str] = {}
+        self._ways: dict[str, Way] = {}
 
     def wired(self, role: str, port: str, reserve: int, affinity: str) -> None:
         """The plan has a wire from here to a port of a role, or from there to here."""
@@ -52,6 +54,7 @@ class LivePort:
     def peer_down(self, peer: str) -> None:
         """A peer is gone for good (this incarnation of it)."""
         self.peers.pop(peer, None)
+        self._ways.pop(peer, None)
 
     def receive(
         self, sender: str, sender_port: str, op: wire.AnyOp, frames: Sequence[Frame]
@@ -63,6 +66,10 @@ class LivePort:
         """The actor is going; fail what waits."""
 
     def _post(self, peer: str, op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None:
-        port = self.peers.get(peer)
-        if port is not None:
-            self._switch.post(peer, port, self.name, op, frames)
+        way = self._ways.get(peer)
+        if way is None:
+            port = self.peers.get(peer)
+            if port is None:
+                return
+            way = self._ways[peer] = self._switch.way(peer, port, self.name, self.lane)
+        way.send(op, frames)

@@ -12,15 +12,19 @@ from realnet import wire
 from realnet.affinity import End
 from realnet.codec import Frame
 from realnet.live.base import LivePort, Switch
+from realnet.ways import DATA, Way
 
 
 class SharePort(LivePort):
     """One end of share wires."""
 
+    lane = DATA
+
     def __init__(self, switch: Switch, name: str):
         super().__init__(switch, name)
         self._ports: dict[str, list[str]] = {}  # peer -> its ports
         self._is_later = False
+        self._end_ways: dict[End, Way] = {}
 
     def peer_up(self, peer: str, port: str) -> None:
         super().peer_up(peer, port)
@@ -32,6 +36,7 @@ class SharePort(LivePort):
     def peer_down(self, peer: str) -> None:
         super().peer_down(peer)
         for port in self._ports.pop(peer, ()):
+            self._end_ways.pop((peer, port), None)
             self._end_down((peer, port))
 
     def _end_up(self, end: End) -> None:
@@ -41,7 +46,10 @@ class SharePort(LivePort):
         raise NotImplementedError
 
     def _send(self, end: End, op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None:
-        self._switch.post(end[0], end[1], self.name, op, frames)
+        way = self._end_ways.get(end)
+        if way is None:
+            way = self._end_ways[end] = self._switch.way(*end, self.name, self.lane)
+        way.send(op, frames)
 
     def _soon(self, turn: Callable[[], None]) -> None:
         """Call `turn` once at the end of this turn of the loop; it resets `_is_later`."""

@@ -283,9 +283,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def open(self) -> str:
         """Say who waits for what, for errors."""
         waits = [
-            f"{wait.who} waits for {wait.on} ({waits._now() - wait.since_s:.1f} s)"
+            f"{wait.who} waits for {wait.on} ({waits.now() - wait.since_s:.1f} s)"
             for waits in self.waits
-            for wait in waits._open.values()
+            for wait in waits
         ]
         if waits:
             return "open waits: " + "; ".join(waits)

@@ -208,6 +208,8 @@ class SimulatedNetwork:
 class SimulatedTransport:
     """One endpoint of a `SimulatedNetwork`."""
 
+    num_lanes = 1
+
     def __init__(self, network: SimulatedNetwork, endpoint: str):
         self.endpoint = endpoint
         self.on_connection: OnConnection | None = None
@@ -223,7 +225,7 @@ class SimulatedTransport:
         """Open the way to a peer."""
         self.peers[peer] = endpoint
 
-    def send(self, peer: str, frames: Sequence[Frame]) -> None:
+    def send(self, peer: str, frames: Sequence[Frame], lane: int = 0) -> None:
         """Put one message on its way."""
         endpoint = self.peers.get(peer)
         if endpoint is not None:

@@ -35,6 +35,7 @@ from realnet.testing.history import History
 from realnet.testing.loop import Process, VirtualLoop, run_in
 from realnet.testing.network import SimulatedNetwork, Weather
 from realnet.topology.plan import Plan, WirePlan
+from realnet.ways import Way
 
 NOWHERE = Path("/nonexistent")
 
@@ -66,10 +67,22 @@ class SimulatedNode(Node):
         self._simulation.history.note("told down", self.slot, slot)
         super().peer_down(slot, why)
 
-    def route(self, packet: wire.Packet, frames: Sequence[Frame]) -> None:
+    def way(self, to: str, port: str, sender: str, sender_port: str, lane: int) -> Way:
+        """Return a way that counts what is sent on it."""
+        return _Counted(self._simulation, super().way(to, port, sender, sender_port, lane))
+
+
+class _Counted:
+    """A way that counts operations."""
+
+    def __init__(self, simulation: Simulation, way: Way):
+        self._simulation, self._way = simulation, way
+        self.local = way.local
+
+    def send(self, op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None:
         """Send one operation, and count it."""
         self._simulation.operations += 1
-        super().route(packet, frames)
+        self._way.send(op, frames)
 
 
 class _Life:

@@ -10,8 +10,13 @@ from typing import Protocol
 
 from realnet.codec import Frame
 
-OnConnection = Callable[[str, bool], None]
 OnTrouble = Callable[[str], None]
+
+
+class OnConnection(Protocol):
+    """Told when the connection of a lane to a peer is there or lost."""
+
+    def __call__(self, peer: str, up: bool, lane_number: int = 0) -> None: ...
 
 
 class OnMessage(Protocol):
@@ -23,12 +28,14 @@ class OnMessage(Protocol):
 class Transport(Protocol):
     """What a node needs of a transport. Peers are named by the node, one name per incarnation.
 
-    A transport may lose messages when a connection breaks; the session above repairs it, sooner if
-    it is told through `on_connection` (peer, whether there is a connection now; with an empty name,
-    that an incoming one broke). `on_trouble` is told who was refused, and why.
+    A transport has one or more lanes to each peer, each in order, none behind another. It may
+    lose messages when a connection breaks; the session above repairs it, sooner if it is told
+    through `on_connection` (peer, whether there is a connection now, which lane; with an empty
+    name, that an incoming one broke). `on_trouble` is told who was refused, and why.
     """
 
     endpoint: str
+    num_lanes: int
     on_connection: OnConnection | None
     on_trouble: OnTrouble | None
 
@@ -38,8 +45,8 @@ class Transport(Protocol):
     def connect(self, peer: str, endpoint: str) -> None:
         """Open the way to a peer. Sending may start at once."""
 
-    def send(self, peer: str, frames: Sequence[Frame]) -> None:
-        """Send one message, in order for each peer. Never blocks."""
+    def send(self, peer: str, frames: Sequence[Frame], lane: int = 0) -> None:
+        """Send one message, in order for each lane of a peer. Never blocks."""
 
     def disconnect(self, peer: str) -> None:
         """The peer is dead: drop what has not reached it."""

@@ -43,6 +43,8 @@ class MemoryNetwork:
 class MemoryTransport:
     """One endpoint of a `MemoryNetwork`."""
 
+    num_lanes = 1
+
     def __init__(self, network: MemoryNetwork, endpoint: str):
         self.endpoint = endpoint
         self.on_connection: OnConnection | None = None  # never called: nothing breaks here
@@ -58,7 +60,7 @@ class MemoryTransport:
         """Open the way to a peer."""
         self._peers[peer] = endpoint
 
-    def send(self, peer: str, frames: Sequence[Frame]) -> None:
+    def send(self, peer: str, frames: Sequence[Frame], lane: int = 0) -> None:
         """Deliver on the next turn of the loop."""
         endpoint = self._peers.get(peer)
         if endpoint is not None:

@@ -1,8 +1,11 @@
-"""Links over ZeroMQ: one PULL inbox that is bound, one PUSH to each peer; ipc or tcp.
+"""Links over ZeroMQ: for each lane one PULL inbox that is bound, and one PUSH to each peer.
 
-Two sockets a process pair measured fastest, and lose nothing to a ROUTER's silent drops. The inbox
+Two sockets a process pair measured fastest, and lose nothing to a ROUTER's silent drops. An inbox
 is read through ZMQ_FD by the loop itself, not through zmq.asyncio (7x fewer asks a second). The FD
 is edge-triggered: it is drained until EAGAIN, at most `DRAIN` messages a turn.
+
+Lanes have io threads of their own: what shares one waits behind every large message, whatever its
+socket. Lanes beyond the first are connected when something is sent on them.
 
 A broken connection loses what was under way, and says nothing: a monitor of each link tells the
 session above when a connection is lost and when there is one again. With IMMEDIATE nothing is
@@ -11,7 +14,8 @@ once, and no time when idle.) HWM is unlimited on purpose: it counts messages, i
 or drops; memory is bounded by the grants and credits of the wires, and by the session.
 
 ipc endpoints are sockets of mode 0600 in a folder of mode 0700, one for each incarnation. tcp binds
-one address, never all, and a port that the system chooses; with keys only this run's get in.
+one address, never all, and ports that the system chooses; with keys only this run's get in. The
+endpoint of several lanes is one text: `ipc://PATH` (and PATH.1, PATH.2), `tcp://HOST:PORT,PORT,PORT`.
 
 Knows nothing of records. Besides `security.py` the only file that imports zmq.
 """
@@ -23,16 +27,23 @@ import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import zmq
+import zmq.backend
 from zmq.utils.monitor import parse_monitor_message
 
 from realnet.codec import MAX_BATCH_BYTES, Frame
 from realnet.errors import RealnetError
 from realnet.transport import OnConnection, OnMessage, OnTrouble
 from realnet.transport.security import Doorkeeper, Keys
+from realnet.ways import NUM_LANES
 
 DRAIN = 256
+# Not the methods of zmq.Socket: those wrap these two, at twice the cost of a small message.
+_send: Any = zmq.backend.Socket.send
+_recv: Any = zmq.backend.Socket.recv
+_DONTWAIT, _DONTWAIT_MORE = int(zmq.DONTWAIT), int(zmq.DONTWAIT | zmq.SNDMORE)
 MAX_IPC_PATH = 100  # sun_path holds 108 bytes, ZeroMQ's own prefix and the end included
 COPY_BELOW_BYTES = 64 * 1024
 _LINK_EVENTS = (
@@ -65,82 +76,122 @@ def tcp_endpoint(host: str) -> str:
     return f"tcp://{host}:*"
 
 
-class ZmqTransport:
-    """One bound inbox and its outgoing links."""
+class _Inbox:
+    """The bound end of one lane. `strangers` have knocked and were not let in."""
 
-    def __init__(self, endpoint: str, keys: Keys | None = None):
+    def __init__(self, socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]):
+        self.socket = socket
+        self.monitor = monitor
+        self.strangers = 0
+
+
+class _Peer:
+    """The connected ends to one peer, by lane."""
+
+    def __init__(self, endpoints: list[str]):
+        self.endpoints = endpoints
+        self.outs: dict[int, tuple[zmq.Socket[bytes], zmq.Socket[bytes]]] = {}
+
+
+class ZmqTransport:
+    """The bound inboxes of one process and its outgoing links."""
+
+    def __init__(self, endpoint: str, keys: Keys | None = None, num_lanes: int = NUM_LANES):
         self.on_connection: OnConnection | None = None
         self.on_trouble: OnTrouble | None = None
+        self.num_lanes = num_lanes
         self._keys = keys
         self._scheme = endpoint.partition(":")[0]
-        self._context = zmq.Context(io_threads=1)
+        self._context = zmq.Context(io_threads=num_lanes)
         self._door = Doorkeeper(self._context, keys) if keys is not None else None
-        self._inbox = self._socket(zmq.PULL)
-        self._inbox.set(zmq.RCVHWM, 0)
-        self._inbox.set(zmq.MAXMSGSIZE, MAX_BATCH_BYTES)
-        self._inbox.set(zmq.BACKLOG, 1024)
-        if keys is not None:
-            self._inbox.set(zmq.CURVE_SERVER, 1)
-            self._inbox.set(zmq.CURVE_SECRETKEY, keys.secret)
-        self._inbox_monitor = self._inbox.get_monitor_socket(_DOOR_EVENTS)
-        self._inbox_monitor.set(zmq.LINGER, 0)
-        self._inbox.bind(endpoint)
-        self.endpoint = str(self._inbox.get_string(zmq.LAST_ENDPOINT)).rstrip("\0")
-        if self._scheme == "ipc":
-            os.chmod(self.endpoint.removeprefix("ipc://"), 0o600)
-        self._strangers = 0
-        self._outs: dict[str, tuple[zmq.Socket[bytes], zmq.Socket[bytes]]] = {}
+        self._inboxes = [self._bind(lane, _of_lane(endpoint, lane)) for lane in range(num_lanes)]
+        bound = [str(i.socket.get_string(zmq.LAST_ENDPOINT)).rstrip("\0") for i in self._inboxes]
+        self.endpoint = bound[0]
+        if self._scheme == "tcp":
+            self.endpoint += "".join("," + b.rpartition(":")[2] for b in bound[1:])
+        else:
+            for path in bound:
+                os.chmod(path.removeprefix("ipc://"), 0o600)
+        self._peers: dict[str, _Peer] = {}
         self._on_message: OnMessage | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    def _bind(self, lane: int, endpoint: str) -> _Inbox:
+        inbox = self._socket(zmq.PULL, lane)
+        inbox.set(zmq.RCVHWM, 0)
+        inbox.set(zmq.MAXMSGSIZE, MAX_BATCH_BYTES)
+        inbox.set(zmq.BACKLOG, 1024)
+        if self._keys is not None:
+            inbox.set(zmq.CURVE_SERVER, 1)
+            inbox.set(zmq.CURVE_SECRETKEY, self._keys.secret)
+        monitor = inbox.get_monitor_socket(_DOOR_EVENTS)
+        monitor.set(zmq.LINGER, 0)
+        inbox.bind(endpoint)
+        return _Inbox(inbox, monitor)
 
     def listen(self, on_message: OnMessage) -> None:
         """Start to receive on the running loop."""
         self._on_message = on_message
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(int(self._inbox.fd), self._readable)
-        self._loop.call_soon(self._readable)  # what came before the reader was there
-        self._loop.add_reader(int(self._inbox_monitor.fd), self._door_event)
-        self._loop.call_soon(self._door_event)
+        self._loop = loop = asyncio.get_running_loop()
+        for inbox in self._inboxes:
+            loop.add_reader(int(inbox.socket.fd), self._readable, inbox)
+            loop.call_soon(self._readable, inbox)  # what came before the reader was there
+            loop.add_reader(int(inbox.monitor.fd), self._door_event, inbox)
+            loop.call_soon(self._door_event, inbox)
         if self._door is not None:
             self._door.refused = self._refused
 
     def connect(self, peer: str, endpoint: str) -> None:
         """Open the way to a peer. Its inbox is bound already: it said so."""
-        if peer in self._outs:
+        if peer in self._peers:
             return
         if endpoint.partition(":")[0] != self._scheme:
             raise RealnetError(
                 f"{peer} is at {endpoint}, and this process links over {self._scheme} only"
             )
-        out = self._socket(zmq.PUSH)
+        if self._keys is not None and peer.partition("~")[0] not in self._keys.public:
+            raise RealnetError(f"{peer} has no key in this run")
+        endpoints = [_of_lane(endpoint, lane) for lane in range(self.num_lanes)]
+        self._peers[peer] = _Peer(endpoints)
+        self._dial(peer, 0)
+
+    def _dial(self, peer: str, lane: int) -> zmq.Socket[bytes]:
+        """Connect one lane of a peer."""
+        out = self._socket(zmq.PUSH, lane)
         out.set(zmq.SNDHWM, 0)
         out.set(zmq.IMMEDIATE, 1)
         if self._keys is not None:
-            slot = peer.partition("~")[0]
-            if slot not in self._keys.public:
-                out.close(linger=0)
-                raise RealnetError(f"{peer} has no key in this run")
-            out.set(zmq.CURVE_SERVERKEY, self._keys.public[slot])
+            out.set(zmq.CURVE_SERVERKEY, self._keys.public[peer.partition("~")[0]])
             out.set(zmq.CURVE_SECRETKEY, self._keys.secret)
             out.set(zmq.CURVE_PUBLICKEY, self._keys.public[self._keys.slot])
         monitor = out.get_monitor_socket(_LINK_EVENTS)
         monitor.set(zmq.LINGER, 0)
         loop = asyncio.get_running_loop()
-        loop.add_reader(int(monitor.fd), self._link_event, peer)
-        loop.call_soon(self._link_event, peer)
-        out.connect(endpoint)
-        self._outs[peer] = out, monitor
+        loop.add_reader(int(monitor.fd), self._link_event, peer, lane)
+        loop.call_soon(self._link_event, peer, lane)
+        there = self._peers[peer]
+        there.outs[lane] = out, monitor
+        out.connect(there.endpoints[lane])
+        return out
 
-    def send(self, peer: str, frames: Sequence[Frame]) -> None:
+    def send(self, peer: str, frames: Sequence[Frame], lane: int = 0) -> None:
         """Hand one message to the connection; without one it is dropped. No copy if large."""
-        link = self._outs.get(peer)
-        if link is None:
+        there = self._peers.get(peer)
+        if there is None:
             return
-        out, last = link[0], len(frames) - 1
+        link = there.outs.get(lane)
+        out = link[0] if link is not None else self._dial(peer, lane)
+        last = len(frames) - 1
+        try:
+            if not last:
+                _send(out, frames[0], _DONTWAIT, len(frames[0]) < COPY_BELOW_BYTES)
+                return
+        except zmq.Again:
+            return
         for i, frame in enumerate(frames):
-            flags = zmq.DONTWAIT | (zmq.SNDMORE if i < last else 0)
             try:
-                out.send(frame, flags, copy=len(frame) < COPY_BELOW_BYTES)
+                flags = _DONTWAIT_MORE if i < last else _DONTWAIT
+                _send(out, frame, flags, len(frame) < COPY_BELOW_BYTES)
             except zmq.Again:
                 if i == 0:
                     return
@@ -148,19 +199,22 @@ class ZmqTransport:
 
     def disconnect(self, peer: str) -> None:
         """Drop a peer and what has not reached it."""
-        link = self._outs.pop(peer, None)
-        if link is not None:
-            self._close(*link, linger_ms=0)
+        there = self._peers.pop(peer, None)
+        if there is not None:
+            for link in there.outs.values():
+                self._close(*link, linger_ms=0)
 
     def close(self, linger_s: float = 1.0) -> None:
         """Send what is queued, for at most `linger_s`, and end."""
-        if self._loop is not None:
-            with contextlib.suppress(ValueError, RuntimeError):
-                self._loop.remove_reader(int(self._inbox.fd))
-        self._close(self._inbox, self._inbox_monitor, linger_ms=0)
-        for link in self._outs.values():
-            self._close(*link, linger_ms=int(linger_s * 1000))
-        self._outs.clear()
+        for inbox in self._inboxes:
+            if self._loop is not None:
+                with contextlib.suppress(ValueError, RuntimeError):
+                    self._loop.remove_reader(int(inbox.socket.fd))
+            self._close(inbox.socket, inbox.monitor, linger_ms=0)
+        for there in self._peers.values():
+            for link in there.outs.values():
+                self._close(*link, linger_ms=int(linger_s * 1000))
+        self._peers.clear()
         self._context.term()
         if self._door is not None:
             self._door.join()
@@ -173,8 +227,9 @@ class ZmqTransport:
         monitor.close(linger=0)
         socket.close(linger=linger_ms)
 
-    def _socket(self, kind: int) -> zmq.Socket[bytes]:
+    def _socket(self, kind: int, lane: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
+        socket.set(zmq.AFFINITY, 1 << lane)
         socket.set(zmq.LINGER, 1000)  # the default, for ever, makes exits hang
         socket.set(zmq.RECONNECT_IVL, 10)
         socket.set(zmq.RECONNECT_IVL_MAX, 1000)
@@ -185,29 +240,35 @@ class ZmqTransport:
             socket.set(zmq.HEARTBEAT_TTL, 5000)
         return socket
 
-    def _readable(self) -> None:
-        """Drain the inbox; come back next turn if there is more than a turn's share."""
-        if self._inbox.closed or self._on_message is None or self._loop is None:
+    def _readable(self, inbox: _Inbox) -> None:
+        """Drain an inbox; come back next turn if there is more than a turn's share."""
+        socket = inbox.socket
+        if socket.closed or self._on_message is None or self._loop is None:
             return
         for _ in range(DRAIN):
             try:
-                parts = self._inbox.recv_multipart(zmq.DONTWAIT, copy=False)
+                part = _recv(socket, _DONTWAIT, False)
             except zmq.Again:
                 return
-            user = None if self._keys is None else _user(parts[0])
+            user = None if self._keys is None else _user(part)
             # Small frames are copied out, since they outlive the message; large ones stay.
-            self._on_message(
-                [p.bytes if len(p) < COPY_BELOW_BYTES else p.buffer for p in parts], user
-            )
-            if self._inbox.closed:
+            frames: list[Frame] = [part.bytes]
+            while part.more:
+                part = _recv(socket, _DONTWAIT, False)
+                frames.append(part.bytes if len(part) < COPY_BELOW_BYTES else part.buffer)
+            self._on_message(frames, user)
+            if socket.closed:
                 return
-        self._loop.call_soon(self._readable)
+        self._loop.call_soon(self._readable, inbox)
 
     # ------------------------------------------------------------ what connections do
 
-    def _link_event(self, peer: str) -> None:
-        link = self._outs.get(peer)
-        while link is not None and not link[1].closed:
+    def _link_event(self, peer: str, lane: int) -> None:
+        while True:
+            there = self._peers.get(peer)
+            link = there.outs.get(lane) if there is not None else None
+            if link is None or link[1].closed:
+                return
             try:
                 event = parse_monitor_message(link[1].recv_multipart(zmq.DONTWAIT))["event"]
             except zmq.Again:
@@ -215,24 +276,23 @@ class ZmqTransport:
             if event in (zmq.EVENT_HANDSHAKE_SUCCEEDED, zmq.EVENT_DISCONNECTED):
                 link[0].get(zmq.EVENTS)  # makes the socket take notice, before something is sent
                 if self.on_connection is not None:
-                    self.on_connection(peer, event == zmq.EVENT_HANDSHAKE_SUCCEEDED)
+                    self.on_connection(peer, event == zmq.EVENT_HANDSHAKE_SUCCEEDED, lane)
             else:
                 self._trouble(f"{peer} does not let us in: the keys do not fit")
-            link = self._outs.get(peer)
 
-    def _door_event(self) -> None:
-        while not self._inbox_monitor.closed:
+    def _door_event(self, inbox: _Inbox) -> None:
+        while not inbox.monitor.closed:
             try:
-                event = parse_monitor_message(self._inbox_monitor.recv_multipart(zmq.DONTWAIT))
+                event = parse_monitor_message(inbox.monitor.recv_multipart(zmq.DONTWAIT))
             except zmq.Again:
                 return
             if event["event"] == zmq.EVENT_DISCONNECTED:
-                if self._strangers:  # it was never in
-                    self._strangers -= 1
+                if inbox.strangers:  # it was never in
+                    inbox.strangers -= 1
                 elif self.on_connection is not None:
                     self.on_connection("", False)
                 continue
-            self._strangers += 1
+            inbox.strangers += 1
             if event["event"] != zmq.EVENT_HANDSHAKE_FAILED_AUTH:  # the doorkeeper tells of those
                 self._trouble(
                     f"refused a connection at {self.endpoint}: it does not speak as this run does "
@@ -248,6 +308,15 @@ class ZmqTransport:
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._trouble, text)
+
+
+def _of_lane(endpoint: str, lane: int) -> str:
+    """Return where one lane of an endpoint is."""
+    if endpoint.startswith("tcp:"):
+        head, _, ports = endpoint.rpartition(":")
+        known = ports.split(",")
+        return f"{head}:{known[lane] if len(known) > 1 else ports}"
+    return f"{endpoint}.{lane}" if lane else endpoint
 
 
 def _user(frame: zmq.Frame) -> str:

@@ -64,8 +64,9 @@ def sockets() -> Iterator[Callable[[], zmq.Socket[bytes]]]:
 
 
 def batch(run: str, sender: str, to: str) -> bytes:
-    packet = wire.Packet(to, "", sender, "", wire.Cancel(1))
-    return Codec().encode_batch(wire.Batch(wire.PROTOCOL, run, sender, 1, [packet], to))
+    head = wire.Head(wire.PROTOCOL, run, sender, to, 0, 1)
+    ops = [(1, wire.Route(to, "", sender, "")), (1, wire.Cancel(1))]
+    return Codec().encode_batch(head, ops)
 
 
 def test_a_run_over_tcp_lets_nobody_in(
@@ -80,7 +81,8 @@ def test_a_run_over_tcp_lets_nobody_in(
     assert {stat.S_IMODE(p.stat().st_mode) for p in folder.iterdir()} == {0o600}
     where = listening(run)
     assert set(where) == {"head/0", "source/0", "worker/0", "worker/1", "helper/0", "sink/0"}
-    assert all(len(a) == 1 and a[0].startswith("0100007F:") for a in where.values()), where
+    assert all(len(a) == 3 for a in where.values()), where  # a port for each lane
+    assert all(p.startswith("0100007F:") for a in where.values() for p in a), where
     nothing_secret_outside_of_keys(run)
 
     endpoint = f"tcp://127.0.0.1:{int(where['head/0'][0].partition(':')[2], 16)}"

@@ -63,12 +63,13 @@ def test_shapes_and_dtypes() -> None:
 def test_any_msgpack_reader_understands_a_batch() -> None:
     codec = Codec([Sample])
     body, _ = codec.encode(sample())
-    packet = wire.Packet("a/0~1", "in", "b/0~1", "out", wire.Item(3, "k", 1, body))
-    header = codec.encode_batch(wire.Batch(wire.PROTOCOL, "run", "b/0~1", 1, [packet]))
-    plain = msgpack.unpackb(header)
-    assert plain[:4] == [wire.PROTOCOL, "run", "b/0~1", 1]
-    assert plain[4][0][4][1:4] == [3, "k", 1]
-    assert plain[4][0][4][4][0] == "Sample"
+    head = wire.Head(wire.PROTOCOL, "run", "b/0~1", "a/0~1", 0, 1)
+    plain = msgpack.unpackb(codec.encode_batch(head, [(7, wire.Item(3, "k", 1, body))]))
+    assert plain[0][:6] == [wire.PROTOCOL, "run", "b/0~1", "a/0~1", 0, 1]
+    ((number, op),) = plain[1]
+    assert number == 7
+    assert op[1:4] == [3, "k", 1]
+    assert op[4][0] == "Sample"
 
 
 def test_fields_may_be_added_at_the_end() -> None:
@@ -94,8 +95,8 @@ def test_errors_name_kind_field_and_sender() -> None:
         codec.decode(wire.Body("Sample", msgspec.Raw(wrong)), [], "worker/1")
     with pytest.raises(TooLarge, match="frames"):
         codec.decode_batch([b"x"] * (MAX_FRAMES + 1))
-    batch = codec.encode_batch(wire.Batch(99, "run", "b/0~1", 1, []))
-    with pytest.raises(WireError, match="speaks protocol 99, this run is 1"):
+    batch = codec.encode_batch(wire.Head(99, "run", "b/0~1", "a/0~1", 0, 1))
+    with pytest.raises(WireError, match=f"speaks protocol 99, this run is {wire.PROTOCOL}"):
         codec.decode_batch([batch])
 
 
@@ -111,8 +112,8 @@ def test_mutated_bytes_give_declared_errors_only(seed: int) -> None:
     rng = random.Random(seed)
     codec = Codec([Sample])
     body, _ = codec.encode(sample())
-    packet = wire.Packet("a/0~1", "in", "b/0~1", "out", wire.Item(3, "k", 1, body))
-    header = codec.encode_batch(wire.Batch(wire.PROTOCOL, "run", "b/0~1", 1, [packet]))
+    head = wire.Head(wire.PROTOCOL, "run", "b/0~1", "a/0~1", 0, 1)
+    header = codec.encode_batch(head, [(1, wire.Item(3, "k", 1, body))])
     for _ in range(5000):
         damaged = bytearray(header)
         for _ in range(rng.randint(1, 4)):
@@ -121,8 +122,8 @@ def test_mutated_bytes_give_declared_errors_only(seed: int) -> None:
             del damaged[rng.randrange(len(damaged)) :]
         try:
             batch = codec.decode_batch([bytes(damaged)])
-            for p in batch.packets:
-                if isinstance(p.op, wire.Item):
-                    codec.decode(p.op.body, [])
+            for _, op in batch.ops:
+                if isinstance(op, wire.Item):
+                    codec.decode(op.body, [])
         except WireError:
             continue

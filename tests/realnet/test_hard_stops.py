@@ -226,7 +226,7 @@ async def test_an_ask_that_is_given_up_at_once_leaves_nothing(tmp_path: Path) ->
         assert await worker.helper(pipeline.Scale(2))
         await asyncio.sleep(0.01)
         assert cell.serving.open == 0
-        assert len(worker._world.calls._deadlines) < 40
+        assert worker._world.calls.open == 0
         assert await worker.helper(pipeline.Scale(2), to=next(iter(worker.helper.peers)))
 
 
@@ -248,7 +248,7 @@ async def test_asking_a_role_that_was_stopped_fails_at_once(tmp_path: Path) -> N
         worker = run.actor("worker/0")
         pipeline = import_module(type(worker).__module__)
         await run.head._stop_role("helper/0", "helper", time.monotonic() + 5)
-        with pytest.raises(NoPeer, match="helper/0 has been stopped"):
+        with pytest.raises(NoPeer, match="helper/0: it has been stopped"):
             await asyncio.wait_for(worker.helper(pipeline.Scale(1)), 5)
 
 

@@ -195,9 +195,9 @@ def test_many_small_objects_are_refused_before_they_are_made(unit: bytes) -> Non
 
 def test_a_large_header_of_few_objects_passes() -> None:
     body, _ = CODEC.encode(Flat(1, tuple("x" * 65_536 for _ in range(100))))
-    packet = wire.Packet("a/0~1", "", "b/0~1", "", wire.Tell(body))
-    header = CODEC.encode_batch(wire.Batch(wire.PROTOCOL, "run", "b/0~1", 1, [packet]))
+    head = wire.Head(wire.PROTOCOL, "run", "b/0~1", "a/0~1", 0, 1)
+    header = CODEC.encode_batch(head, [(1, wire.Tell(body))])
     assert len(header) > MAX_OBJECTS
-    (came,) = CODEC.decode_batch([header]).packets
-    assert isinstance(came.op, wire.Tell)
-    assert CODEC.decode(came.op.body, []) == Flat(1, tuple("x" * 65_536 for _ in range(100)))
+    ((_, op),) = CODEC.decode_batch([header]).ops
+    assert isinstance(op, wire.Tell)
+    assert CODEC.decode(op.body, []) == Flat(1, tuple("x" * 65_536 for _ in range(100)))

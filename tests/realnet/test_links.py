@@ -6,7 +6,9 @@ import asyncio
 import random
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -92,8 +94,8 @@ class Owner:
         self.errors: list[str] = []
         self.broken: list[str] = []
 
-    def take(self, slot: str, packet: wire.Packet, frames: list[Frame]) -> None:
-        self.taken.append(packet.port)
+    def enter(self, slot: str, route: wire.Route) -> Any:
+        return SimpleNamespace(take=lambda op, frames: self.taken.append(route.port))
 
     def told(self, error: WireError) -> None:
         self.errors.append(str(error))
@@ -111,8 +113,14 @@ def an_end(network: MemoryNetwork, slot: str, **change: Any) -> tuple[Links, Own
     return links, owner, transport.endpoint
 
 
-def packet(port: str) -> wire.Packet:
-    return wire.Packet("b/0~1", port, "a/0~1", "", wire.Cancel(1))
+def route(port: str) -> wire.Route:
+    return wire.Route("b/0~1", port, "a/0~1", "")
+
+
+def send(links: Links, peer: str, port: str, frames: Sequence[Frame] = ()) -> None:
+    way = links.way(peer, route(port), 0)
+    assert way is not None
+    way.send(wire.Cancel(1), frames)
 
 
 async def turns(num: int = 6) -> None:
@@ -125,17 +133,17 @@ async def test_what_is_not_of_this_run_or_not_for_us_is_refused_and_told() -> No
     b, owner, endpoint = an_end(network, "b/0~1")
     old, _, _ = an_end(network, "a/0~1", run="run (attempt 0)")
     old.open("b/0~1", endpoint)
-    old.add("b/0~1", packet("old"), [], 1)
+    send(old, "b/0~1", "old")
     other, _, _ = an_end(network, "a/0~2")
     other.open("b/0~2", endpoint)
-    other.add("b/0~2", packet("other"), [], 1)
+    send(other, "b/0~2", "other")
     await turns()
     assert owner.taken == []
     assert "of run 'run (attempt 0)'" in owner.errors[0]
     assert "that is for 'b/0~2'" in owner.errors[1]
     right, _, _ = an_end(network, "a/0~3")
     right.open("b/0~1", endpoint)
-    right.add("b/0~1", packet("right"), [], 1)
+    send(right, "b/0~1", "right")
     await turns()
     assert owner.taken == ["right"]
     for links in (b, old, other, right):
@@ -150,7 +158,7 @@ async def test_a_recorded_batch_played_again_is_dropped() -> None:
     network.deliver = lambda to, frames: (recorded.append(frames), deliver(to, frames))[1]  # type: ignore[method-assign,func-returns-value]
     a, a_owner, _ = an_end(network, "a/0~1")
     a.open("b/0~1", endpoint)
-    a.add("b/0~1", packet("once"), [], 1)
+    send(a, "b/0~1", "once")
     await turns()
     for frames in recorded * 3:
         deliver(endpoint, frames)
@@ -161,9 +169,8 @@ async def test_a_recorded_batch_played_again_is_dropped() -> None:
 async def test_a_batch_in_the_name_of_another_slot_is_refused() -> None:
     network = MemoryNetwork()
     b, owner, _ = an_end(network, "b/0~1")
-    header = Codec().encode_batch(
-        wire.Batch(wire.PROTOCOL, "run (attempt 1)", "a/0~1", 1, [packet("x")], "b/0~1")
-    )
+    head = wire.Head(wire.PROTOCOL, "run (attempt 1)", "a/0~1", "b/0~1", 0, 1)
+    header = Codec().encode_batch(head, [(1, route("x")), (1, wire.Cancel(1))])
     b.receive([header], "c/0")
     b.receive([header], "")
     assert owner.taken == []
@@ -179,9 +186,13 @@ async def test_too_large_for_a_link_fails_at_the_sender() -> None:
     a, owner, _ = an_end(network, "a/0~1")
     a.open("b/0~1", "memory://b")
     with pytest.raises(TooLarge, match=r"b/0~1 .*frames"):
-        a.add("b/0~1", packet("x"), [b""] * MAX_FRAMES, 1)
+        send(a, "b/0~1", "x", [b""] * MAX_FRAMES)
     with pytest.raises(TooLarge, match="b/0~1 "):
-        a.add("b/0~1", packet("x"), [], 2**30)
+        send(a, "b/0~1", "x", [memoryview(bytes(2**20))] * 900 + [bytes(2**27)])
+    way = a.way("b/0~1", route("x"), 0)
+    assert way is not None
+    with pytest.raises(TooLarge, match="outside of large arrays"):
+        way.send(wire.Fail(1, "", "x" * 2**24))
     owner.closed = True
 
 
@@ -190,10 +201,12 @@ async def test_a_hole_is_told_at_both_ends() -> None:
     b, b_owner, b_endpoint = an_end(network, "b/0~1")
     a, a_owner, a_endpoint = an_end(network, "a/0~1")
     a.open("b/0~1", "memory://nowhere")
-    a._links["b/0~1"].session._keep_bytes = 3
     for i in range(5):
-        a.add("b/0~1", packet(str(i)), [], 1)
+        send(a, "b/0~1", str(i))
         await turns()
+        session = a._links["b/0~1"][0].session
+        if i == 0:
+            session._keep_bytes = 3 * session.kept_bytes
     b.open("a/0~1", a_endpoint)
     a._transport.connect("b/0~1", b_endpoint)
     a.connection("b/0~1", True)

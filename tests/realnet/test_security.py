@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import os
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
@@ -34,14 +36,17 @@ class End:
         self.closed = False
         self.got: list[int] = []
         self.errors: list[str] = []
-        self.transport = ZmqTransport(endpoint, keys)
+        self.transport = ZmqTransport(endpoint, keys, num_lanes=1)
         loop = asyncio.get_running_loop()
         self.links = Links(slot, RUN, Codec(), self.transport, loop.time, self)
         self.transport.listen(self.links.receive)
 
-    def take(self, slot: str, packet: wire.Packet, frames: list[Frame]) -> None:
-        assert isinstance(packet.op, wire.Cancel)
-        self.got.append(packet.op.id)
+    def enter(self, slot: str, route: wire.Route) -> Any:
+        return SimpleNamespace(take=self.take)
+
+    def take(self, op: wire.AnyOp, frames: Sequence[Frame]) -> None:
+        assert isinstance(op, wire.Cancel)
+        self.got.append(op.id)
 
     def told(self, error: WireError) -> None:
         self.errors.append(str(error))
@@ -50,8 +55,12 @@ class End:
         raise AssertionError(text)
 
     def say(self, peer: str, number: int) -> None:
-        packet = wire.Packet(peer, "p", self.slot, "", wire.Cancel(number))
-        self.links.add(peer, packet, [], 32)
+        self.send(peer, wire.Cancel(number))
+
+    def send(self, peer: str, op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None:
+        way = self.links.way(peer, wire.Route(peer, "p", self.slot, ""), 0)
+        assert way is not None
+        way.send(op, frames)
 
     def close(self) -> None:
         self.closed = True
@@ -130,8 +139,9 @@ async def attack(
 
 
 def a_batch(to: End, sender: str = "a/0~1", run: str = RUN) -> list[bytes]:
-    packet = wire.Packet(to.slot, "p", sender, "", wire.Cancel(666))
-    return [Codec().encode_batch(wire.Batch(wire.PROTOCOL, run, sender, 1, [packet], to.slot))]
+    head = wire.Head(wire.PROTOCOL, run, sender, to.slot, 0, 1)
+    ops = [(1, wire.Route(to.slot, "p", sender, "")), (1, wire.Cancel(666))]
+    return [Codec().encode_batch(head, ops)]
 
 
 @pytest.fixture
@@ -285,7 +295,7 @@ async def test_connections_that_break_lose_and_double_nothing(
         texts = {e for e in a.errors + b.errors if "was cut" not in e}
         assert any("was lost and is back; nothing is lost" in t for t in texts)
         assert all("was lost and is back" in t for t in texts)
-        await until(lambda: a.links._links[b.slot].session.kept_bytes == 0)
+        await until(lambda: a.links._links[b.slot][0].session.kept_bytes == 0)
         await there.stop()
         await back.stop()
 
@@ -293,9 +303,9 @@ async def test_connections_that_break_lose_and_double_nothing(
 class BigEnd(End):
     """Takes records with a large frame."""
 
-    def take(self, slot: str, packet: wire.Packet, frames: list[Frame]) -> None:
-        assert isinstance(packet.op, wire.Tell)
-        number = msgspec.msgpack.decode(packet.op.body.raw)
+    def take(self, op: wire.AnyOp, frames: Sequence[Frame]) -> None:
+        assert isinstance(op, wire.Tell)
+        number = msgspec.msgpack.decode(op.body.raw)
         assert bytes(frames[0]) == bytes([number % 251]) * 200_000
         self.got.append(number)
 
@@ -310,8 +320,7 @@ async def test_large_frames_survive_connections_that_break(keys: Callable[[str],
     async with ends(a, b):
         for i in range(count):
             body = wire.Body("Big", msgspec.Raw(msgspec.msgpack.encode(i)), 1)
-            packet = wire.Packet(b.slot, "p", a.slot, "", wire.Tell(body))
-            a.links.add(b.slot, packet, [bytes([i % 251]) * 200_000], 200_032)
+            a.send(b.slot, wire.Tell(body), [bytes([i % 251]) * 200_000])
             await asyncio.sleep(0.001)
             if i % 50 == 25:
                 await until(lambda: bool(there.writers))
@@ -326,7 +335,8 @@ async def test_options_that_bite_are_set(tmp_path: Path, keys: Callable[[str], K
     for tcp in (False, True):
         a, b = pair(keys if tcp else None, tmp_path, tcp=tcp)
         async with ends(a, b):
-            inbox, (out, _) = a.transport._inbox, a.transport._outs[b.slot]
+            inbox = a.transport._inboxes[0].socket
+            out, _ = a.transport._peers[b.slot].outs[0]
             for socket in (inbox, out):
                 assert socket.get(zmq.LINGER) == 1000
                 assert socket.get(zmq.RECONNECT_IVL) == 10

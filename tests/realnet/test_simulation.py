@@ -13,9 +13,9 @@ import pytest
 
 from realnet import Delivery
 from realnet.affinity import End
-from realnet.calls import Calls
 from realnet.cell import LiveInlet  # where it is used
 from realnet.custody import Accepted, AckTo, Consumer, GrantTo
+from realnet.deadlines import Deadlines
 from realnet.delivery import Announce, Producer, Send
 from realnet.link import Received, Session
 from realnet.liveness import Beats, Hung, Suspected
@@ -180,7 +180,7 @@ def reasons_are_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 
 def deadlines_are_not_looked_at(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Calls, "_arm", lambda self: None)
+    patch.setattr(Deadlines, "_arm", lambda self: None)
 
 
 def lost_batches_are_not_sent_again(patch: pytest.MonkeyPatch) -> None:

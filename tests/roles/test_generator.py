@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import mmap
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from realnet import Actor, Ask, Config, Delivery, Inlet, Outlet, StateOut, handles, wire
+from realnet import Actor, Ask, Config, Delivery, Inlet, Outlet, StateOut, handles
 from realnet.actor import Clock, RunInfo
 from realnet.address import Address
 from realnet.cell import Cell
-from realnet.codec import Codec, Frame
+from realnet.codec import Codec
 from realnet.config import read_table
-from realnet.errors import Refused
+from realnet.deadlines import Deadlines
+from realnet.errors import Refused, WireError
 from realnet.roles.driver.driver import Driver, DriverConfig
 from realnet.roles.generator.engine import EngineConfig, FakeConfig
 from realnet.roles.generator.fake_engine import FakeEngine
@@ -45,6 +46,7 @@ from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.tables import Policy
 from realnet.roles.weights import ArenaSlots, fill, layout
 from realnet.waits import Waits
+from realnet.ways import LocalWay, Take, Way
 
 POLICY = Policy(model="new:llama", tokenizer="new:chars", context=64)
 TOKENIZER = Tokenizer.new_chars()
@@ -101,6 +103,7 @@ class Net:
     def __init__(self, folder: Path) -> None:
         self.codec = Codec()
         self.waits = Waits(asyncio.get_running_loop().time)
+        self.deadlines = Deadlines(asyncio.get_running_loop().time)
         self.clock = Clock(asyncio.get_running_loop().time)
         self.run_info = RunInfo("test", folder, 1, False, folder)
         self.cells: dict[str, Cell] = {}
@@ -129,12 +132,15 @@ class Net:
             for port in cell.ports.values():
                 port.peer_down(actor.address.full)
 
-    def route(self, packet: wire.Packet, frames: Sequence[Frame]) -> None:
-        def arrive() -> None:
-            if packet.to in self.cells:
-                self.cells[packet.to].receive(packet, frames)
+    def way(self, to: str, port: str, sender: str, sender_port: str, lane: int) -> Way:
+        def find() -> Take | None:
+            cell = self.cells.get(to)
+            return cell.taker(sender, sender_port, port) if cell is not None else None
 
-        asyncio.get_running_loop().call_soon(arrive)
+        return LocalWay(find)
+
+    def told(self, error: WireError) -> None:
+        raise error
 
     def is_local(self, peer: str) -> bool:
         return True
