@@ -133,7 +133,6 @@ class ClientConfig(Config):
     )
     bulk: Annotated[Bytes, doc("how much flows while asks are measured")] = Bytes(2**30)
     kills: Annotated[int, doc("how often the server is killed", ge=1)] = 5
-    profile: Annotated[str, doc("where cProfile writes the client's 64 asks; empty: no")] = ""
 
 
 class Client(Actor[ClientConfig]):
