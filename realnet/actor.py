@@ -15,7 +15,7 @@ import typing
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from realnet.address import Address
 from realnet.config import Config, Shared
@@ -24,6 +24,9 @@ from realnet.serving import Mailbox
 from realnet.supervision import Restart
 from realnet.waits import Waits
 from realnet.watches import Death
+
+if TYPE_CHECKING:
+    from realnet.gang import Gang
 
 C = TypeVar("C", bound=Config)
 S = TypeVar("S", bound=Shared)
@@ -71,17 +74,24 @@ class Actor(Generic[C]):
     """Base of all roles: `class Rewarder(Actor[RewarderConfig])`.
 
     Class attributes: `shared` lists the shared records the role uses; `restart` says how often an
-    instance may be restarted; `mailbox` bounds what may wait for its handlers.
+    instance may be restarted; `mailbox` bounds what may wait for its handlers. `progress_s` is how
+    long an instance that has work, or waits, may make no progress (end no item, answer, or compute
+    call, and say nothing by `self.progress`) before the run reports who waits for whom; 0: for
+    ever. With `progress_then = "restart"` it is also killed and restarted, unless it waits for
+    others.
     """
 
     Config: ClassVar[type[Config]] = Config
     shared: ClassVar[tuple[type[Shared], ...]] = ()
     restart: ClassVar[Restart] = Restart()
     mailbox: ClassVar[Mailbox] = Mailbox()
+    progress_s: ClassVar[float] = 0.0
+    progress_then: ClassVar[Literal["report", "restart"]] = "report"
 
     config: C
     address: Address
     run_info: RunInfo
+    gang: Gang  # the ranks of this member
     policy_name: str = ""  # of the policy that a topology says this role works on
     clock: Clock
     rng: random.Random
@@ -127,6 +137,16 @@ class Actor(Generic[C]):
 
     # ------------------------------------------------------------ world
 
+    @property
+    def rank(self) -> int:
+        """Which process of its gang this is; 0 leads, and is the one that wires end at."""
+        return self.gang.rank
+
+    @property
+    def num_ranks(self) -> int:
+        """How many processes its gang has."""
+        return self.gang.num_ranks
+
     def one(self, record: type[S]) -> S:
         """Return the shared record of this type ([policy], [run])."""
         return typing.cast(S, self._shared_value(record))
@@ -160,7 +180,7 @@ class Actor(Generic[C]):
         self._world.observe("event", {"text": text, **fields})
 
     def progress(self, text: str) -> None:
-        """Say what this instance is doing now."""
+        """Say what this instance is doing now; that is progress. Any thread may say it."""
         self._world.progress(text)
 
     def finish(self, text: str) -> None:

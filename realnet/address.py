@@ -13,25 +13,32 @@ from realnet.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, order=True)
 class Address:
-    """One life of one role instance; prints as "generator/0"."""
+    """One life of one role instance; prints as "generator/0", or "trainer/0.2" for a rank.
+
+    A gang goes by its leader, rank 0; the other ranks are for themselves only.
+    """
 
     role: str
     index: int
     incarnation: int = 0
+    rank: int = 0
 
     def __str__(self) -> str:
-        return f"{self.role}/{self.index}"
+        rank = f".{self.rank}" if self.rank else ""
+        return f"{self.role}/{self.index}{rank}"
 
     @property
     def full(self) -> str:
         """The address with its incarnation, "generator/0~2", as it stands on the wire."""
-        return f"{self.role}/{self.index}~{self.incarnation}"
+        return f"{self}~{self.incarnation}"
 
 
 def parse_address(text: str) -> Address:
     """Read "generator/0" or "generator/0~2". Raises ConfigError naming the text."""
     name, _, incarnation = text.partition("~")
-    role, slash, index = name.rpartition("/")
-    if not slash or not index.isdigit() or not (incarnation or "0").isdigit():
+    role, slash, place = name.rpartition("/")
+    index, dot, rank = place.partition(".")
+    numbers = (index, incarnation or "0", rank if dot else "0")
+    if not slash or not all(n.isdecimal() for n in numbers):
         raise ConfigError(f"{text!r} is not an address: write role/index, for example generator/0")
-    return Address(role, int(index), int(incarnation or 0))
+    return Address(role, int(index), int(incarnation or 0), int(rank or 0))

@@ -124,6 +124,11 @@ class Calls:
         waits.sources[who] = self._going_on
 
     @property
+    def ended(self) -> int:
+        """How many calls have got their answer, or never will."""
+        return self._next - len(self._open)
+
+    @property
     def open(self) -> int:
         """How many calls have not ended, given up ones that are not acknowledged included."""
         return len(self._open)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar, cast
 
-from realnet import wire
+from realnet import gang, wire
 from realnet.actor import Actor, Clock, RunInfo
 from realnet.address import Address
 from realnet.calls import Calls
@@ -87,6 +87,7 @@ class Cell:
         config: Config,
         shared: dict[type[Shared], Any],
         policy: str = "",
+        num_ranks: int = 1,
     ):
         self._node = node
         self.address = address
@@ -98,6 +99,7 @@ class Cell:
         self.now = self.clock.now
         self.calls = Calls(self.codec, self.waits, node.deadlines, str(address), self.now)
         self.doing = ""
+        self.ended = 0  # what the actor has brought to an end, as far as no port counts it
         self.busy_spans_s: deque[tuple[float, float, str]] = deque(maxlen=4096)
         self._busy_since: tuple[float, str] | None = None
         self._progress = 0
@@ -129,6 +131,13 @@ class Cell:
         for name, declared in declared_ports(actor_class).items():
             self.ports[name] = self._live(declared)
         self.actor.__dict__["_live_ports"] = self.ports
+        if num_ranks > 1:
+            self.ports[gang.PORT] = LiveAsk(self, gang.PORT, False)
+            for request in declared_handlers(actor_class):
+                if issubclass(request, Request | StreamRequest):
+                    self.codec.register(reply_type(request))
+        port = cast("LiveAsk | None", self.ports.get(gang.PORT))
+        self.actor.gang = gang.Gang(address, num_ranks, port)
 
     def _live(self, declared: Any) -> LivePort:
         name: str = declared.name
@@ -235,6 +244,7 @@ class Cell:
             # What a beat has taken already starts where that beat was.
             since_s, _ = self._busy_since or (start_s, label)
             self._busy_since = None
+            self.ended += 1
             self.busy_spans_s.append((since_s, self.clock.now(), label))
 
     def take_busy_spans(self) -> list[tuple[float, float, str]]:
@@ -256,6 +266,7 @@ class Cell:
     def progress(self, text: str) -> None:
         """Note what the actor is doing."""
         self.doing = text
+        self.ended += 1
         self._progress += 1
 
     def progress_mark(self) -> int:
@@ -263,6 +274,18 @@ class Cell:
         if self._busy_since is not None:  # computing is progress, until the beats say otherwise
             self._progress += 1
         return self._progress
+
+    @property
+    def computing(self) -> bool:
+        """Tell whether the compute thread is at work."""
+        return self._busy_since is not None
+
+    def gang_up(self, other: Address) -> None:
+        """A rank is up; it is talked to if it is of the same gang and life."""
+        mine = self.address
+        whole = Address(mine.role, mine.index, mine.incarnation, other.rank)
+        if other == whole != mine:
+            self.ports[gang.PORT].peer_up(other.full, "")
 
     def finish(self, text: str) -> None:
         """Ask for the normal end of the run."""

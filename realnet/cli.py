@@ -10,7 +10,7 @@ import errno
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -23,7 +23,11 @@ from realnet.errors import ConfigError, RealnetError, nearest
 from realnet.topology import Plan, Source, read_plan, read_source, resolve
 from realnet.topology.kinds import load_object
 
-EXIT_CONFIG = 2
+if TYPE_CHECKING:
+    from realnet.run import Outcome
+    from realnet.runfolder import RunFolder
+
+EXIT_CONFIG, EXIT_RETRY = 2, 75
 EXIT_INTERRUPTED = 130
 _THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -137,9 +141,13 @@ def _run(
             raise ConfigError(f"{path} exists; resume it with --resume, or choose another --name")
         made = resolve(source, path.name)
     folder = RunFolder(path, resumed=resume)
-    view = _view(made)
     where = "" if runs == RUNS else f" --runs {runs}"
     again = f"go on with: realnet run {topology} --resume --name {path.name}{where}"
+    try:
+        view = _view(made)
+    except BaseException:
+        folder.close()
+        raise
     try:
         view.say(f"{path}  ({'resumed, ' if resume else ''}attempt {folder.attempt})")
         (folder.path / "topology.toml").write_text(_resolved(source), encoding="utf-8")
@@ -152,11 +160,7 @@ def _run(
                 outcome = runner.run(run_plan(made, folder, view))
         for line in view.summary():
             view.say(line)
-        view.say(f"{'done' if outcome.code == 0 else 'ended'}: {outcome.text}")
-        if outcome.code == 1:
-            view.say(f"logs: {os.path.relpath(folder.logs)}")
-        if outcome.code:
-            view.say(again)
+        view.say(_last_message(outcome, folder, again))
         return outcome.code
     except KeyboardInterrupt:  # while nothing of the run is left but this process
         view.stop()
@@ -164,6 +168,22 @@ def _run(
         return EXIT_INTERRUPTED
     finally:
         folder.close()
+
+
+def _last_message(outcome: Outcome, folder: RunFolder, again: str) -> str:
+    """One message: which role, on which host, the cause, and what to do next."""
+    if outcome.code == 0:
+        return f"done: {outcome.text}"
+    lines = [f"ended: {outcome.text}"]
+    if outcome.code in (1, EXIT_CONFIG, EXIT_RETRY):
+        lines.append(f"logs: {os.path.relpath(folder.logs)}")
+    if outcome.code == EXIT_CONFIG:
+        lines.append(f"this would end the same way again: correct it first, then {again}")
+    elif outcome.code == EXIT_RETRY:
+        lines.append(f"it may be tried again as it is: {again}")
+    else:
+        lines.append(again)
+    return "\n".join(lines)
 
 
 def _view(made: Plan) -> Any:

@@ -16,11 +16,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from realnet import host
 from realnet.errors import RunFolderError, listed, nearest
+from realnet.launch import STACKS, stacks_folder, stacks_path, writes_stacks
 from realnet.observe.status import ActorStatus, RunStatus, chain, read_status
 from realnet.topology.plan import read_plan
 
 RUNS = Path("runs")
+STACKS_S = 2.0
 _run = click.argument("run", required=False)
 _runs = click.option("--runs", type=click.Path(path_type=Path), default=RUNS, show_default=True)
 
@@ -96,7 +99,8 @@ def _table(status: RunStatus) -> Table:
 @click.command()
 @_run
 @_runs
-def why(run: str | None, runs: Path) -> None:
+@click.option("--stacks", is_flag=True, help="Also print the Python stacks of its processes.")
+def why(run: str | None, runs: Path, stacks: bool) -> None:
     """Say what a run waits for: from the end of the work to whoever holds it up."""
     folder = find_run(runs, run)
     status = read_status(folder)
@@ -105,6 +109,31 @@ def why(run: str | None, runs: Path) -> None:
         return
     for line in chain(read_plan(folder), status):
         click.echo(line)
+    if stacks:
+        where = stacks_folder(folder, status.attempt)
+        pids = {name: slot.pid for name, slot in status.slots.items()}
+        for name, pid in {"head/0": status.pid, **pids}.items():
+            click.secho(f"\n== {name}", bold=True)
+            click.echo(_stacks(stacks_path(where, name), pid))
+
+
+def _stacks(path: Path, pid: int) -> str:
+    """Signal a process of this run and return what it writes."""
+    if "realnet" not in host.command_of(pid) or not writes_stacks(path, pid):
+        return "it has no process that can tell now"
+    before = size = path.stat().st_size
+    os.kill(pid, STACKS)
+    end_s = time.monotonic() + STACKS_S
+    while time.monotonic() < end_s:
+        time.sleep(0.1)
+        last, size = size, path.stat().st_size
+        if before < size == last:
+            break
+    if size == before:
+        return "it does not answer: it is stopped (SIGSTOP), or stuck in the kernel"
+    with path.open("rb") as file:
+        file.seek(before)
+        return file.read().decode(errors="replace").strip()
 
 
 @click.command()

@@ -30,17 +30,23 @@ class Peer(Message):
 
 
 class Joined(Message):
-    """Who else is there."""
+    """Who else is there. `refused`: why this process cannot take part; it ends then."""
 
     peers: tuple[Peer, ...]
+    refused: str = ""
 
 
 class Join(Request[Joined]):
-    """A process has loaded its code and wants to take part."""
+    """A process has loaded its code and wants to take part.
+
+    `schemas`: the digest of each record on its wires. `budgets`: for each role in it, how long it
+    may make no progress (seconds; 0: no limit), and what follows ("report" or "restart").
+    """
 
     peer: Peer
     pid: int
     schemas: dict[str, str] = {}
+    budgets: dict[str, tuple[float, str]] = {}
 
 
 class PeerJoined(Message):
@@ -85,14 +91,31 @@ class Span(msgspec.Struct, frozen=True, array_like=True):
     label: str
 
 
+class Figures(msgspec.Struct, frozen=True, array_like=True):
+    """One port in figures: what it has brought to an end, what waits in it, what is under way.
+
+    Inlet: items finished, -, in custody. Outlet: items offered, that nobody took, leased. The
+    handlers (`port` is ""): calls answered, -, being answered. All asks together ("?"): calls that
+    were answered, -, open.
+    """
+
+    port: str
+    done: int
+    waiting: int = 0
+    held: int = 0
+
+
 class Doing(Message):
     """What one actor is doing: its own words, its waits (on what, for how many seconds, on whom),
-    when it computed."""
+    when it computed; how many things it has brought to an end, and whether it has work."""
 
     actor: str
     text: str
     waits: tuple[tuple[str, float, tuple[str, ...]], ...]
     spans: tuple[Span, ...]
+    ended: int = 0
+    has_work: bool = False
+    figures: tuple[Figures, ...] = ()
 
 
 class Beat(Message):

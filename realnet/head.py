@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+import os
+import platform
 from typing import Any, Protocol
 
 from realnet.actor import Actor
+from realnet.agreement import Agreement
 from realnet.arena import Arenas
 from realnet.config import Config
 from realnet.control import (
@@ -26,7 +28,6 @@ from realnet.control import (
     Finish,
     Join,
     Joined,
-    Leave,
     Observed,
     OpenArena,
     Peer,
@@ -36,33 +37,60 @@ from realnet.control import (
     StopActors,
     member_of,
 )
+from realnet.ending import LAST_WORDS_S, Ending
 from realnet.errors import AskError, PeerDied, RealnetError
 from realnet.liveness import Beats, Hung
 from realnet.message import Message
 from realnet.node import Node
 from realnet.observe.record import Record
+from realnet.observe.status import RunStatus, chain
 from realnet.ports import Ask, handles
+from realnet.roster import Status, slot_statuses
 from realnet.serving import caller
+from realnet.stalls import Stalled, Stalls
+from realnet.supervision import (
+    BOOT_S,
+    Down,
+    Drop,
+    Effect,
+    GiveUp,
+    Kill,
+    Restart,
+    Slot,
+    Spawn,
+    Supervisor,
+    Up,
+)
 from realnet.supervision import Begin as BeginSlot
-from realnet.supervision import Down, Effect, GiveUp, Restart, Slot, Spawn, Supervisor, Up
-from realnet.topology.plan import Plan
+from realnet.topology.plan import Plan, SlotPlan
 
 TICK_S = 0.1
-STAGE_S = 3.0  # what is kept for each later stage of a stop
 AWAY_S = 0.5
-LAST_WORDS_S = 0.02  # a process's end can be seen before what it said is read
 BEGIN_LEAVE_S = 1.0
-WRONG_CONFIG = "exit code 2"
+DUMP_S = 0.3  # what a process that is to be killed has to write its stacks
+EXIT_OK, EXIT_FAILED, EXIT_CONFIG, EXIT_RETRY = 0, 1, 2, 75
+_EXIT_CODES = {"refused": EXIT_CONFIG, "failed": EXIT_FAILED, "lost": EXIT_RETRY}
+_FROM_OUTSIDE = ("killed by SIGKILL", "killed by SIGTERM", "killed by SIGHUP", "killed by SIGPWR")
+
+
+class Exited(Protocol):
+    """Called once with how a process ended. `refused`: it said itself that its configuration is
+    wrong, and that a restart would end the same way."""
+
+    def __call__(self, how: str, refused: bool = False) -> None: ...
 
 
 class Launcher(Protocol):
     """How processes come and go. `launch/local.py` and `launch/inline.py` implement it."""
 
-    def spawn(self, slot: str, incarnation: int, exited: Callable[[str], None]) -> int:
+    def spawn(self, slot: str, incarnation: int, exited: Exited) -> int:
         """Start a process and return its pid; `exited(how)` is called once when it ends."""
 
     def kill(self, slot: str) -> None:
         """End a process at once. Only one that this launcher started."""
+
+    def dump(self, slot: str) -> str:
+        """Make a process write its stacks; return where it does, or "" if it cannot."""
 
     def alive(self) -> list[str]:
         """The slots whose process has not ended."""
@@ -74,16 +102,8 @@ class HeadConfig(Config):
     suspect_after_s: float = 3.0
     hung_after_s: float = 15.0
     grace_s: float = 25.0
-
-
-class Status:
-    """What is known of one slot, for views."""
-
-    def __init__(self) -> None:
-        self.pid = 0
-        self.doing: dict[str, str] = {}
-        self.waits: dict[str, tuple[tuple[str, float, tuple[str, ...]], ...]] = {}
-        self.failure = ""
+    boot_s: float = BOOT_S
+    stall_s: float = 0.0  # 0: the run as a whole has no progress budget
 
 
 class Head(Actor[HeadConfig]):
@@ -95,15 +115,17 @@ class Head(Actor[HeadConfig]):
         """Hand in what the head works with, before `begin`."""
         self.node, self.plan, self.launcher, self.record = node, plan, launcher, record
         self._members = node.cells[self.address.full].ports["members"]
-        self.supervisor = Supervisor(
-            [Slot(s.name, s.after, Restart(*_patience(plan, s.roles[0]))) for s in plan.slots]
-        )
+        self.supervisor = Supervisor([_slot(plan, s) for s in plan.slots], self.config.boot_s)
         self.beats = Beats(self.config.suspect_after_s, self.config.hung_after_s)
+        self.stalls = Stalls(self.config.stall_s, self.clock.now())
+        self.agreement = Agreement()
         self.status: dict[str, Status] = {s.name: Status() for s in plan.slots}
         self.arenas = Arenas()
         self.ended: asyncio.Future[tuple[bool, str]] = asyncio.get_running_loop().create_future()
-        self._peers: dict[str, Peer] = {}
+        self.peers: dict[str, Peer] = {}
         self.troubles: list[str] = []  # of the stop
+        self.end_code = EXIT_OK
+        self._then: dict[str, str] = {}  # actor -> what follows a stall
         node.on_wire_error = lambda error: self.say(str(error))
 
     # ------------------------------------------------------------ life of a run
@@ -118,61 +140,21 @@ class Head(Actor[HeadConfig]):
         all, whoever died a moment before the end or was not there yet when it came.
         """
         until_s = self.clock.now() + limit_s
-        while self.clock.now() < until_s and any(
-            slot.state in ("starting", "joined", "beginning")
-            or (slot.state == "down" and slot.restart_at_s is not None)
-            for slot in self.supervisor.slots.values()
-        ):
+        while self.clock.now() < until_s and any(s.coming for s in self.supervisor.slots.values()):
             await self.clock.sleep(TICK_S)
 
     async def stop_all(self, graceful: bool, budget_s: float | None = None) -> bool:
         """Stop every role stage by stage, then every process. True if all ended by themselves.
 
-        `budget_s` (default: the grace) is for all stages together; none may use what the later
-        ones need. What went wrong in it is in `troubles`.
+        `budget_s` (default: the grace) is for all stages together. What went wrong in it is in
+        `troubles`.
         """
         self.supervisor.stop()
-        deadline_s = self.clock.now() + (self.config.grace_s if budget_s is None else budget_s)
-        stages = self.plan.stop_order if graceful else ()
-        for later, stage in zip(range(len(stages) - 1, -1, -1), stages, strict=True):
-            until_s = max(deadline_s - later * STAGE_S, self.clock.now() + 1.0)
-            await asyncio.gather(
-                *(
-                    self._stop_role(slot.name, role, until_s)
-                    for slot in self.plan.slots
-                    for role in stage
-                    if role in slot.roles
-                )
-            )
-        for peer in self._peers.values():
-            self._tell(peer.slot, Leave())
-        clean = await self._wait_gone(min(deadline_s, self.clock.now() + 3.0) if graceful else 0.0)
-        for slot in self.launcher.alive():
-            self.launcher.kill(slot)
-        await self._wait_gone(self.clock.now() + 5.0)
+        ending = Ending(self)
+        self.troubles = ending.troubles
+        clean = await ending.run(graceful, self.config.grace_s if budget_s is None else budget_s)
         self.arenas.close()
         return clean
-
-    async def _stop_role(self, slot: str, role: str, deadline_s: float) -> None:
-        peer = next((p for p in self._peers.values() if p.slot.startswith(slot + "~")), None)
-        if peer is None or self.supervisor.slots[slot].state != "up":
-            return
-        self.status[slot].doing[f"{role}/{slot.rpartition('/')[2]}"] = "stopping"
-        left_s = max(0.1, deadline_s - self.clock.now())
-        try:
-            await self.members(
-                StopActors(role, graceful=True), deadline_s=left_s, to=member_of(peer.slot)
-            )
-        except AskError as error:
-            text = f"{role} in {slot} did not stop in order: {error}"
-            self.troubles.append(text)
-            self.say(text)
-
-    async def _wait_gone(self, until_s: float) -> bool:
-        while self.launcher.alive() and self.clock.now() < until_s:
-            await self.clock.sleep(0.02)
-        await self.clock.sleep(LAST_WORDS_S)
-        return not self.launcher.alive()
 
     async def _tick(self) -> None:
         while True:
@@ -182,11 +164,15 @@ class Head(Actor[HeadConfig]):
             if now_s - due_s > AWAY_S:
                 self.say(f"the head itself stood still for {now_s - due_s:.1f} s")
                 self.beats.away(now_s - due_s, now_s)
+                self.stalls.away(now_s - due_s, now_s)
             for effect in self.beats.tick(now_s):
                 if isinstance(effect, Hung):
                     self._hung(effect)
                 else:
                     self.say(f"{effect.name} is silent for {effect.silent_s:.1f} s")
+            if not self.supervisor.stopping:
+                for stall in self.stalls.tick(now_s):
+                    self._stalled(stall)
             self._apply(self.supervisor.tick(now_s))
 
     def _hung(self, effect: Hung) -> None:
@@ -194,9 +180,46 @@ class Head(Actor[HeadConfig]):
         status = self.status[effect.name]
         doing = "; ".join(text for text in status.doing.values() if text)
         last = f" (last: {doing})" if doing else ""
-        status.failure = f"has not answered for {effect.silent_s:.1f} s{last}"
-        self.say(f"{effect.name} {status.failure}; killed")
-        self.launcher.kill(effect.name)
+        self._kill(effect.name, f"has not answered for {effect.silent_s:.1f} s{last}")
+
+    def _stalled(self, stall: Stalled) -> None:
+        """Say what holds up one that makes no progress, or the run; do what its policy says.
+
+        One that waits for others is not restarted: that would help nobody.
+        """
+        who = stall.name or "the run"
+        lines = chain(self.plan, self.run_status())
+        text = f"{who} has made no progress for {stall.quiet_s:.1f} s"
+        self.say("\n  ".join([f"{text}; who waits for whom:", *lines]), stalled=who)
+        slot = next((n for n, s in self.status.items() if stall.name in s.doing), "")
+        if slot and self._then.get(stall.name) == "restart":
+            waits = self.status[slot].waits.get(stall.name, ())
+            if not any(whom for _, _, whom in waits):
+                self._kill(slot, f"{text} (its budget)")
+
+    def _kill(self, slot: str, why: str) -> None:
+        """End a process that did not fail by itself; its stacks are kept."""
+        status = self.status[slot]
+        status.failure, status.lost = why, True
+        kept = self.launcher.dump(slot)
+        self.say(f"{slot} {why}; killed" + (f" (its stacks: {kept})" if kept else ""))
+        life = self.supervisor.slots[slot].incarnation
+
+        def kill() -> None:
+            if self.supervisor.slots[slot].incarnation == life:
+                self.launcher.kill(slot)
+
+        if kept:
+            asyncio.get_running_loop().call_later(DUMP_S, kill)
+        else:
+            kill()
+
+    def run_status(self, end: str = "") -> RunStatus:
+        """The present state of the run, as it is written for others to read."""
+        info, now_s = self.run_info, self.clock.now()
+        slots = slot_statuses(self.status, self.supervisor.slots, self.record.busy, now_s)
+        age_s = now_s - self.record.started_s
+        return RunStatus(info.name, os.getpid(), info.attempt, age_s, end, slots)
 
     def say(self, text: str, **fields: Any) -> None:
         """Write an event of the head itself."""
@@ -212,16 +235,25 @@ class Head(Actor[HeadConfig]):
         slot = self.supervisor.slots.get(name)
         if slot is None or str(slot.incarnation) != incarnation:
             raise RealnetError(f"{peer.slot} is not expected in this run (an old incarnation?)")
+        index = name.rpartition("/")[2]  # with the rank, if it is of a gang
         planned = next(s for s in self.plan.slots if s.name == name)
-        actors = tuple(f"{r}/{planned.index}~{incarnation}" for r in planned.roles)
+        actors = tuple(f"{r}/{index}~{incarnation}" for r in planned.roles)
         if not self._speaks_for(peer.slot) or peer.actors != actors:
             raise RealnetError(f"{caller()} may not join as {peer.slot} with {peer.actors}")
+        differs = self.agreement.differs(name, request.schemas)
+        if differs:
+            self.say(f"refused {name}: {differs}")
+            return Joined((), differs)
         self.node.connect(peer)
         self._members.peer_up(member_of(peer.slot), "")
-        others = tuple(self._peers.values())
-        self._peers[peer.slot] = peer
+        others = tuple(self.peers.values())
+        self.peers[peer.slot] = peer
         self._broadcast(PeerJoined(peer), but=peer.slot)
-        self.beats.watch(name, self.clock.now())
+        now_s = self.clock.now()
+        self.beats.watch(name, now_s)
+        for role, (budget_s, then) in request.budgets.items():
+            self.stalls.watch(f"{role}/{index}", budget_s, now_s)
+            self._then[f"{role}/{index}"] = then
         self.spawn(self._joined(name, int(incarnation)), name=f"begin {name}")
         return Joined(others)
 
@@ -239,12 +271,12 @@ class Head(Actor[HeadConfig]):
         name = record.slot.partition("~")[0]
         if not self._speaks_for(record.slot):
             return
-        for recovered in self.beats.beat(name, self.clock.now()):
+        now_s = self.clock.now()
+        for recovered in self.beats.beat(name, now_s):
             self.say(f"{name} answers again after {recovered.silent_s:.1f} s")
-        status = self.status[name]
+        self.status[name].beat(record, now_s)
         for doing in record.doing:
-            status.doing[doing.actor] = doing.text
-            status.waits[doing.actor] = doing.waits
+            self.stalls.beat(doing.actor, doing.ended, doing.has_work, now_s)
             self.record.busy.add(doing.actor, [(s.start_s, s.end_s, s.label) for s in doing.spans])
 
     @handles
@@ -267,7 +299,7 @@ class Head(Actor[HeadConfig]):
             {"text": f"{record.actor} failed: {record.text}", "trace": record.trace},
         )
         if record.fatal:
-            self._end(False, f"{record.actor}: {record.text}")
+            self._end(False, f"{record.actor}: {record.text}", EXIT_CONFIG)
 
     @handles
     async def finish_run(self, record: Finish) -> None:
@@ -281,8 +313,9 @@ class Head(Actor[HeadConfig]):
             self.say(f"refused what {caller()} said of {slot}")
         return right
 
-    def _end(self, well: bool, text: str) -> None:
+    def _end(self, well: bool, text: str, code: int = EXIT_FAILED) -> None:
         if not self.ended.done():
+            self.end_code = EXIT_OK if well else code
             self.ended.set_result((well, text))
 
     # ------------------------------------------------------------ effects
@@ -297,28 +330,51 @@ class Head(Actor[HeadConfig]):
                 self._up(effect)
             elif isinstance(effect, Down):
                 self._down(effect)
+            elif isinstance(effect, Kill):
+                self._take_away(effect)
+            elif isinstance(effect, Drop):
+                self.say(f"{effect.slot} is given up, the others go on: {effect.why}")
             elif isinstance(effect, GiveUp):
-                failure = self.status[effect.slot].failure
-                self._end(False, f"{effect.slot} cannot go on: {failure or effect.why}")
+                self._give_up(effect)
+
+    def _take_away(self, effect: Kill) -> None:
+        status = self.status[effect.slot]
+        if self.supervisor.slots[effect.slot].state == "starting":
+            self.say(f"{effect.slot} {effect.why}; killed")
+        status.failure, status.lost = status.failure or effect.why, True
+        self.launcher.kill(effect.slot)
+
+    def _give_up(self, effect: GiveUp) -> None:
+        status = self.status[effect.slot]
+        cause = status.failure or effect.why
+        text = f"{effect.slot} cannot go on (host {platform.node()}): {cause}"
+        self._end(False, text, _EXIT_CODES[effect.cause])
 
     def _spawn_slot(self, effect: Spawn) -> None:
         slot, incarnation = effect
 
-        def exited(how: str) -> None:
-            asyncio.get_running_loop().call_later(LAST_WORDS_S, gone, how)
+        def exited(how: str, refused: bool = False) -> None:
+            asyncio.get_running_loop().call_later(LAST_WORDS_S, gone, how, refused)
 
-        def gone(how: str) -> None:
-            failure = self.status[slot].failure
+        def gone(how: str, refused: bool) -> None:
+            status = self.status[slot]
+            failure = status.failure
+            lost = status.lost or (not failure and how in _FROM_OUTSIDE)
             why = f"{failure} ({how.partition(' (')[0]})" if failure else how
-            fatal = how.startswith(WRONG_CONFIG)
+            status.failure = failure or how
             now_s = self.clock.now()
-            self._apply(self.supervisor.exited(slot, incarnation, now_s, why, fatal))
+            self._apply(
+                self.supervisor.exited(slot, incarnation, now_s, why, fatal=refused, lost=lost)
+            )
 
-        self.status[slot] = Status()
+        was = self.status[slot]
+        self.status[slot] = Status(was.failure)
         self.status[slot].pid = self.launcher.spawn(slot, incarnation, exited)
-        if incarnation > 1:
-            times = self.supervisor.slots[slot].restarts
-            self.say(f"{slot} is started again (restart {times})", slot=slot, restart=times)
+        self.stalls.moved(self.clock.now())
+        known = self.supervisor.slots[slot]
+        if incarnation > 1 and self.supervisor.gang_of(slot)[0] is known:
+            text = f"{slot} is started again (restart {known.restarts})"
+            self.say(text, slot=slot, restart=known.restarts)
 
     async def _begin(self, slot: str) -> None:
         incarnation = self.supervisor.slots[slot].incarnation
@@ -331,29 +387,33 @@ class Head(Actor[HeadConfig]):
             await self.clock.sleep(BEGIN_LEAVE_S)  # it says why, and leaves by itself
             known = self.supervisor.slots[slot]
             if known.incarnation == incarnation and known.state == "beginning":
-                self.status[slot].failure = self.status[slot].failure or str(error)
+                status = self.status[slot]
+                status.failure = status.failure or str(error)
                 self.launcher.kill(slot)
             return
         self._apply(self.supervisor.ready(slot, incarnation, self.clock.now()))
 
     def _up(self, effect: Up) -> None:
         full = f"{effect.slot}~{effect.incarnation}"
-        peer = self._peers[full]
-        self._peers[full] = Peer(peer.slot, peer.endpoint, peer.actors, up=True)
+        peer = self.peers[full]
+        self.peers[full] = Peer(peer.slot, peer.endpoint, peer.actors, up=True)
         self._broadcast(PeerUp(full))
 
     def _down(self, effect: Down) -> None:
         full = f"{effect.slot}~{effect.incarnation}"
         self.beats.forget(effect.slot)
-        self._peers.pop(full, None)
+        for actor in self.status[effect.slot].doing:
+            self.stalls.forget(actor)
+        self.stalls.moved(self.clock.now())
+        self.peers.pop(full, None)
         self._members.peer_down(member_of(full))
         self.node.peer_down(full, effect.why)
-        if not self.supervisor.stopping:
+        if not self.supervisor.stopping and not effect.with_gang:
             self.say(f"{effect.slot} died: {effect.why}", slot=effect.slot)
         self._broadcast(PeerDown(full, effect.why))
 
     def _broadcast(self, record: Message, but: str = "") -> None:
-        for slot in self._peers:
+        for slot in self.peers:
             if slot != but:
                 self._tell(slot, record)
 
@@ -376,7 +436,7 @@ class Head(Actor[HeadConfig]):
         name, _, incarnation = slot.partition("~")
         known = self.supervisor.slots.get(name)
         if known is not None and str(known.incarnation) == incarnation:
-            self.status[name].failure = text
+            self.status[name].failure, self.status[name].lost = text, True
             self.launcher.kill(name)
 
     async def open_arena(self, name: str, slot_bytes: int, slots: int) -> str:
@@ -384,6 +444,7 @@ class Head(Actor[HeadConfig]):
         return self.arenas.open(name, slot_bytes * slots)
 
 
-def _patience(plan: Plan, role: str) -> tuple[int, float]:
-    planned = plan.roles[role]
-    return planned.restarts, planned.restart_per_s
+def _slot(plan: Plan, slot: SlotPlan) -> Slot:
+    role = plan.roles[slot.roles[0]]
+    restart = Restart(role.restarts, role.restart_per_s, role.restart_then)
+    return Slot(slot.name, slot.after, restart, role.name, slot.gang)

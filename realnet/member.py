@@ -2,7 +2,7 @@
 
 `python -m realnet.member` is started by a launcher with a run folder, a slot and an incarnation.
 It loads the role classes, joins the head, starts its actors when told, beats, reports and leaves.
-It dies with its parent, whatever it is doing (PR_SET_PDEATHSIG).
+It dies with its parent, whatever it is doing, and writes its stacks when signalled.
 
 Knows nothing of what roles do. `MemberActor` is what the head talks to; it also runs inside one
 process beside others (`launch/inline.py`).
@@ -11,7 +11,7 @@ process beside others (`launch/inline.py`).
 from __future__ import annotations
 
 import asyncio
-import ctypes
+import contextlib
 import os
 import signal
 import sys
@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from realnet import host
 from realnet.actor import Actor, RunInfo
 from realnet.address import Address, parse_address
 from realnet.cell import Cell
@@ -31,6 +32,7 @@ from realnet.control import (
     Begin,
     Doing,
     Failed,
+    Figures,
     Finish,
     Join,
     Leave,
@@ -44,16 +46,24 @@ from realnet.control import (
     StopActors,
 )
 from realnet.errors import ConfigError, RealnetError, SecurityError, WireError
-from realnet.message import Nothing, schema_hash
+from realnet.launch import REFUSED, STACKS, stacks_folder, stacks_path
+from realnet.message import (
+    Message,
+    Nothing,
+    Request,
+    StreamRequest,
+    reply_type,
+    schema_hash,
+)
 from realnet.node import Node
-from realnet.ports import Ask, handles
+from realnet.ports import Ask, declared_handlers, declared_ports, handles
+from realnet.stacks import write_stacks_on
 from realnet.topology.kinds import load_kind
 from realnet.topology.plan import Plan, SlotPlan, read_plan
 from realnet.topology.resolve import shared_values
 
 BEAT_S = 0.25
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
-_PR_SET_PDEATHSIG = 1
 
 
 class MemberConfig(Config):
@@ -90,7 +100,7 @@ class MemberActor(Actor[MemberConfig]):
         return f"{self.slot.name}~{self.address.incarnation}"
 
     def _actor(self, role: str) -> Address:
-        return Address(role, self.slot.index, self.address.incarnation)
+        return Address(role, self.slot.index, self.address.incarnation, self.slot.rank)
 
     async def join(self, head_endpoint: str) -> None:
         """Say hello to the head and learn who else is there."""
@@ -99,13 +109,20 @@ class MemberActor(Actor[MemberConfig]):
         actors = tuple(self._actor(r).full for r in self.slot.roles)
         me = Peer(self._slot_full, self.node.transport.endpoint, actors)
         kinds = {t for c in self.classes.values() for t in _wire_types(c)}
-        schemas = {t.__name__: schema_hash(t) for t in kinds}
-        joined = await self.head(Join(me, os.getpid(), schemas), deadline_s=30.0)
+        schemas = {f"{t.__module__}.{t.__qualname__}": schema_hash(t) for t in kinds}
+        budgets = {r: self._budget(r) for r in self.slot.roles}
+        joined = await self.head(Join(me, os.getpid(), schemas, budgets), deadline_s=30.0)
+        if joined.refused:
+            raise ConfigError(joined.refused)
         for peer in joined.peers:
             self.node.connect(peer)
             if peer.up:
                 self.node.peer_up(peer.slot)
         self.spawn(self._beat(), name="beat")
+
+    def _budget(self, role: str) -> tuple[float, str]:
+        planned, cls = self.plan.roles[role], self.classes[role]
+        return planned.progress_s or cls.progress_s, planned.progress_then or cls.progress_then
 
     # ------------------------------------------------------------ the head's orders
 
@@ -135,7 +152,8 @@ class MemberActor(Actor[MemberConfig]):
         cls = self.classes[role]
         config = read_table(cls.Config, planned.config, f"plan.json: roles.{role}")
         shared = shared_values(cls, planned.policy, self.plan.shared)
-        cell = self.node.add(cls, self._actor(role), config, shared, planned.policy)
+        ranks = planned.ranks if self.slot.gang else 1
+        cell = self.node.add(cls, self._actor(role), config, shared, planned.policy, ranks)
         self._role_cells[role] = cell
 
     @handles
@@ -225,15 +243,7 @@ class MemberActor(Actor[MemberConfig]):
             self._report(lag_s=max(0.0, self.clock.now() - due_s))
 
     def _report(self, lag_s: float = 0.0) -> None:
-        doing = tuple(
-            Doing(
-                str(cell.address),
-                cell.doing,
-                tuple(self.node.waits.of(str(cell.address))[:3]),
-                tuple(Span(a, b, label) for a, b, label in cell.take_busy_spans()),
-            )
-            for cell in self._role_cells.values()
-        )
+        doing = tuple(_doing(cell) for cell in self._role_cells.values())
         self.head.tell(Beat(self._slot_full, lag_s, doing))
         rows = self.node.observations
         if self.node.num_dropped_rows:
@@ -245,10 +255,28 @@ class MemberActor(Actor[MemberConfig]):
             self.head.tell(Observed(batch))
 
 
-def _wire_types(cls: type[Actor[Any]]) -> list[Any]:
-    from realnet.ports import declared_ports
+def _wire_types(cls: type[Actor[Any]]) -> list[type[Message]]:
+    """Return the records that a role takes, gives, asks with and answers."""
+    kinds = [t for port in declared_ports(cls).values() for t in port.types]
+    kinds += declared_handlers(cls)
+    return kinds + [reply_type(t) for t in kinds if issubclass(t, Request | StreamRequest)]
 
-    return [t for port in declared_ports(cls).values() for t in port.types]
+
+def _doing(cell: Cell) -> Doing:
+    """Return what an actor does, for one beat."""
+    waits = cell.waits.of(str(cell.address))
+    figures = [Figures(n, p.done, p.waiting, p.held) for n, p in cell.ports.items()]
+    figures.append(Figures("", cell.serving.answered, 0, cell.serving.open))
+    figures.append(Figures("?", cell.calls.ended, 0, cell.calls.open))
+    return Doing(
+        str(cell.address),
+        cell.doing,
+        tuple(waits[:3]),
+        tuple(Span(a, b, label) for a, b, label in cell.take_busy_spans()),
+        cell.ended + sum(f.done for f in figures),
+        cell.waits.hold_up(str(cell.address)) or cell.computing or any(f.held for f in figures),
+        tuple(f for f in figures if f.done or f.waiting or f.held),
+    )
 
 
 def make_member(node: Node, plan: Plan, slot: SlotPlan, incarnation: int) -> MemberActor:
@@ -266,17 +294,11 @@ def run_info(plan: Plan, folder: Path, attempt: int, resumed: bool) -> RunInfo:
     return RunInfo(plan.name, folder, attempt, resumed, Path(plan.base))
 
 
-def die_with_parent(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent dies."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before we asked
-        os._exit(EXIT_FAILED)
-
-
 async def _main(folder: Path, slot_name: str, incarnation: int, head_endpoint: str) -> int:
     from realnet.transport.opening import open_transport
 
+    stacks = stacks_folder(folder, os.environ["REALNET_ATTEMPT"])
+    write_stacks_on(STACKS, stacks_path(stacks, slot_name), f"{slot_name}~{incarnation}")
     plan = read_plan(folder)
     if plan.digest() != os.environ["REALNET_PLAN"]:
         raise ConfigError(f"{folder}/plan.json is not the plan that this run was started with")
@@ -305,7 +327,10 @@ async def _main(folder: Path, slot_name: str, incarnation: int, head_endpoint: s
 def main(argv: Sequence[str]) -> int:
     """Entry point of the process: FOLDER SLOT INCARNATION HEAD_ENDPOINT PARENT_PID."""
     folder, slot, incarnation, endpoint, parent = argv
-    die_with_parent(int(parent))
+    host.die_with_parent(int(parent))
+    words = os.environ.pop("REALNET_WORDS_FD", "")
+    if words:
+        os.set_inheritable(int(words), False)  # what this process starts cannot speak for it
     for number in (signal.SIGINT, signal.SIGTERM):  # the head decides when we stop
         signal.signal(number, signal.SIG_IGN)
     import uvloop
@@ -315,6 +340,9 @@ def main(argv: Sequence[str]) -> int:
             return runner.run(_main(Path(folder), slot, int(incarnation), endpoint))
     except (ConfigError, SecurityError) as error:
         print(error, file=sys.stderr, flush=True)  # noqa: T201
+        if words:
+            with contextlib.suppress(OSError):
+                os.write(int(words), REFUSED + str(error).encode())
         return EXIT_CONFIG
 
 

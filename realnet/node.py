@@ -114,9 +114,10 @@ class Node:
         config: Config,
         shared: dict[type[Shared], Any] | None = None,
         policy: str = "",
+        num_ranks: int = 1,
     ) -> Cell:
-        """Put an actor into this process."""
-        cell = Cell(self, actor_class, address, config, shared or {}, policy)
+        """Put an actor into this process. `num_ranks`: of the gang it is in."""
+        cell = Cell(self, actor_class, address, config, shared or {}, policy, num_ranks)
         self.cells[address.full] = cell
         self._tell_wires(cell)
         self._slot_of[address.full] = self.slot
@@ -193,7 +194,11 @@ class Node:
         for cell in [only] if only else list(self.cells.values()):
             mine = cell.address.role
             for actor in peer.actors:
-                theirs = parse_address(actor).role
+                address = parse_address(actor)
+                theirs = address.role
+                if address.rank or cell.address.rank:  # wires end at the leaders
+                    cell.gang_up(address)
+                    continue
                 for w in self._wires:
                     if w.from_role == mine and w.to_role == theirs and w.from_port in cell.ports:
                         cell.ports[w.from_port].peer_up(actor, w.to_port)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -20,21 +20,17 @@ from typing import Any, NamedTuple
 
 from realnet.address import parse_address
 from realnet.control import HEAD, HEAD_SLOT
-from realnet.head import Head, HeadConfig
+from realnet.head import EXIT_RETRY, Head, HeadConfig
+from realnet.launch import STACKS, stacks_folder, stacks_path
 from realnet.launch.inline import InlineLauncher
 from realnet.launch.local import LocalLauncher
 from realnet.member import run_info
 from realnet.node import Node
 from realnet.observe.record import Record, Row
-from realnet.observe.status import (
-    ActorStatus,
-    RunStatus,
-    SlotStatus,
-    busy_shares,
-    write_status,
-)
+from realnet.observe.status import write_status
 from realnet.observe.view import View
 from realnet.runfolder import RunFolder
+from realnet.stacks import stop_writing_stacks, write_stacks_on
 from realnet.topology.kinds import load_object
 from realnet.topology.plan import Plan, write_plan
 from realnet.transport import Transport
@@ -42,37 +38,29 @@ from realnet.transport.memory import MemoryNetwork
 
 VIEW_S = 0.5
 INTERRUPTED = 130
+HEAD_NAME = HEAD_SLOT.partition("~")[0]
 UP_S = 60.0  # how long the last work waits for a role that is being started
 
 
 class StatusReporter:
     """Writes status.json from what the head knows."""
 
-    def __init__(self, head: Head, folder: Path, started_s: float):
-        self._head, self._folder, self._started_s = head, folder, started_s
+    def __init__(self, head: Head, folder: Path):
+        self._head, self._folder = head, folder
 
     def write(self, end: str) -> None:
         """Write the present state; `end` says how the run ended."""
-        head, now_s = self._head, time.monotonic()
-        busy = busy_shares(head.record.busy.spans, now_s)
-        slots = {}
-        for name, known in head.status.items():
-            actors = {
-                actor: ActorStatus(text, list(known.waits.get(actor, ())), busy.get(actor, 0.0))
-                for actor, text in known.doing.items()
-            }
-            slot = head.supervisor.slots[name]
-            slots[name] = SlotStatus(slot.state, known.pid, slot.restarts, known.failure, actors)
-        info = head.run_info
-        age_s = now_s - self._started_s
         with contextlib.suppress(OSError):  # a full disk: the run itself decides what that means
-            write_status(
-                RunStatus(info.name, os.getpid(), info.attempt, age_s, end, slots), self._folder
-            )
+            write_status(self._head.run_status(end), self._folder)
 
 
 class Outcome(NamedTuple):
-    """How a run ended. `code` is the exit code: 0 well, 1 failed, 130 interrupted."""
+    """How a run ended. `code` is the exit code of `realnet run`:
+
+    0 it came to its end; 75 it may be tried again as it is (--resume): it was asked to stop by
+    SIGTERM (a scheduler), or lost processes to what is not theirs (killed, hung, never started);
+    1 a role failed by its own error; 2 the configuration is wrong; 130 Ctrl-C.
+    """
 
     code: int
     text: str
@@ -102,6 +90,8 @@ async def run_plan(plan: Plan, folder: RunFolder, view: View, *, inline: bool = 
         suspect_after_s=float(plan.run["suspect"]),
         hung_after_s=float(plan.run["hung"]),
         grace_s=float(plan.run["grace"]),
+        boot_s=float(plan.run["boot"]),
+        stall_s=float(plan.run["stall"]),
     )
     cell = node.add(Head, parse_address(HEAD), config)
     head = cell.actor
@@ -109,20 +99,22 @@ async def run_plan(plan: Plan, folder: RunFolder, view: View, *, inline: bool = 
     head.prepare(node, plan, launcher, record)
     node.owner = head
     node.listen()
-    view.start(plan, head)
-    if not inline and plan.run["transport"] == "tcp" and plan.run["security"] == "none":
-        head.say(
-            'WARNING: security = "none": whoever reaches this host\'s loopback can take part in '
-            "this run"
-        )
-    reporter = StatusReporter(head, folder.path, started_s)
+    reporter = StatusReporter(head, folder.path)
     ended = "the head failed; see events.jsonl"
     try:
+        view.start(plan, head)
+        if not inline:
+            stacks = stacks_path(stacks_folder(folder.path, attempt), HEAD_NAME)
+            write_stacks_on(STACKS, stacks, HEAD_NAME)
+            _warn(head)
         outcome = await _watch(head, view, reporter)
         ended = outcome.text
     finally:
         reporter.write(ended)
         view.stop()
+        if isinstance(launcher, LocalLauncher):
+            stop_writing_stacks(STACKS)
+            launcher.close()
         await cell.end(graceful=False)
         with contextlib.suppress(OSError):  # a full disk costs the report its overlap, no more
             _write_busy(record, folder.path, started_s)
@@ -130,8 +122,17 @@ async def run_plan(plan: Plan, folder: RunFolder, view: View, *, inline: bool = 
         node.closed = True
         node.transport.close(0.2)
         shutil.rmtree(folder.path / "keys", ignore_errors=True)  # of this attempt only
-    _report(plan, folder.path, view)
+    await _report(plan, folder.path, view)
     return outcome
+
+
+def _warn(head: Head) -> None:
+    run = head.plan.run
+    if run["transport"] == "tcp" and run["security"] == "none":
+        head.say(
+            'WARNING: security = "none": whoever reaches this host\'s loopback can take part in '
+            "this run"
+        )
 
 
 def _open_transport(plan: Plan, folder: RunFolder) -> tuple[Transport, Callable[[str], int] | None]:
@@ -175,7 +176,8 @@ async def _watch(head: Head, view: View, reporter: StatusReporter) -> Outcome:
             why = "asked a second time"
             if outcome.code == 0:  # it was finishing by itself, so this was the first time
                 why = f"{outcome.text}, but its last work was cut short: asked to stop"
-            outcome = Outcome(INTERRUPTED, f"stopped at once: {why}")
+            code = outcome.code or INTERRUPTED
+            outcome = Outcome(code, f"stopped at once: {why}")
         else:
             stopping.result()
             if head.troubles:
@@ -203,8 +205,10 @@ def _what_now(head: Head, asked: asyncio.Future[signal.Signals]) -> tuple[bool, 
     """Return whether to drain, and the outcome as far as it is known."""
     if head.ended.done():
         well, text = head.ended.result()
-        return well, Outcome(0 if well else 1, text)
-    return True, Outcome(INTERRUPTED, f"asked to stop ({asked.result().name})")
+        return well, Outcome(head.end_code, text)
+    number = asked.result()
+    code = INTERRUPTED if number == signal.SIGINT else EXIT_RETRY
+    return True, Outcome(code, f"asked to stop ({number.name})")
 
 
 def _shown(view: View, record: Record) -> Callable[[str, Row], None]:
@@ -248,12 +252,32 @@ def _write_busy(record: Record, folder: Path, started_s: float) -> None:
     (folder / "busy.json").write_text(json.dumps({"spans": spans, "seconds": labels}))
 
 
-def _report(plan: Plan, folder: Path, view: View) -> None:
+async def _report(plan: Plan, folder: Path, view: View) -> None:
+    """Write the report the topology names. A signal gives it up: the run itself has ended."""
     reference = str(plan.run.get("report", ""))
-    if reference:
+    if not reference:
+        return
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[str] = loop.create_future()
+
+    def told(text: str) -> None:
+        if not done.done():
+            done.set_result(text)
+
+    def write() -> None:
         try:
-            path = load_object(reference, Path(plan.base), "[run].report")(folder)
+            text = f"report: {load_object(reference, Path(plan.base), '[run].report')(folder)}"
         except Exception as error:  # a report that fails must not spoil a run that went well
-            view.say(f"the report could not be written: {error!r}")
-        else:
-            view.say(f"report: {path}")
+            text = f"the report could not be written: {error!r}"
+        with contextlib.suppress(RuntimeError):  # it was given up, and the loop is closed
+            loop.call_soon_threadsafe(told, text)
+
+    gave_up = f"the report was given up; it is written by: realnet report {folder}"
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, told, gave_up)
+    try:
+        threading.Thread(target=write, name="report", daemon=True).start()
+        view.say(await done)
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)

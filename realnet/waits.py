@@ -60,6 +60,12 @@ class Waits:
         self._next += 1
         return _Open(self._open, self._next, Wait(who, what, self.now(), whom, background))
 
+    def hold_up(self, who: str) -> bool:
+        """Tell whether this actor waits for anything that is not in the background."""
+        own = self.sources.get(who)
+        waits = (*self._open.values(), *(own() if own is not None else ()))
+        return any(w.who == who and not w.background for w in waits)
+
     def of(self, who: str) -> list[tuple[str, float, tuple[str, ...]]]:
         """What this actor waits for, how many seconds, on whom; longest first, equal ones once;
         those in the background come last.

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from realnet.address import Address
 
 MAX_NAMES = 10_000
+Key = tuple[str, int, int]  # role, index, rank
 
 
 class Death(NamedTuple):
@@ -52,8 +53,8 @@ class Watches:
     """The watches of one process, and the lives it has heard of."""
 
     def __init__(self, max_names: int = MAX_NAMES):
-        self._names: dict[tuple[str, int], _Name] = {}
-        self._where: dict[int, tuple[str, int]] = {}  # watch -> the name it is under
+        self._names: dict[Key, _Name] = {}
+        self._where: dict[int, Key] = {}  # watch -> the name it is under
         self._next = 0
         self._max_names = max_names
 
@@ -93,15 +94,15 @@ class Watches:
         life = address.incarnation or name.present
         if life < 0 or (not life and name.present):
             why = name.why or "it is not there, and nobody here has heard of it"
-            told = Death(Address(address.role, address.index, max(0, name.ended)), why)
+            told = Death(_life(address, max(0, name.ended)), why)
             self._forget_some()
             return number, [Tell(number, told)]
-        life_at = Address(address.role, address.index, life)
+        life_at = _life(address, life)
         if life <= name.ended or life < name.present:
             why = name.why if life == name.ended else "it ended before a later life of its name"
             return number, [Tell(number, Death(life_at, why))]
         name.watches[number] = life
-        self._where[number] = (address.role, address.index)
+        self._where[number] = _key(address)
         return number, []
 
     def is_known(self, watch: int) -> bool:
@@ -116,10 +117,10 @@ class Watches:
         """The moment is over: a life that nobody has announced is told as never there."""
         if self.is_known(watch):
             return []
-        role, index = self._where.pop(watch)
-        life = self._names[role, index].watches.pop(watch)
+        role, index, rank = key = self._where.pop(watch)
+        life = self._names[key].watches.pop(watch)
         why = "it is not there, and nobody here has heard of it"
-        return [Tell(watch, Death(Address(role, index, life), why))]
+        return [Tell(watch, Death(Address(role, index, life, rank), why))]
 
     def cancel(self, watch: int) -> None:
         """Whoever watched wants to hear nothing any more."""
@@ -129,7 +130,7 @@ class Watches:
             self._forget_some()
 
     def _name(self, address: Address) -> _Name:
-        return self._names.setdefault((address.role, address.index), _Name())
+        return self._names.setdefault(_key(address), _Name())
 
     def _over(self, address: Address, name: _Name, upto: int, why: str) -> list[Tell]:
         """Tell, once, whoever watches a life of this name up to incarnation `upto`."""
@@ -137,10 +138,7 @@ class Watches:
         for number, _ in told:
             del name.watches[number]
             del self._where[number]
-        return [
-            Tell(number, Death(Address(address.role, address.index, life), why))
-            for number, life in told
-        ]
+        return [Tell(number, Death(_life(address, life), why)) for number, life in told]
 
     def _forget_some(self) -> None:
         """Beyond the bound, forget names that are dead and not watched, longest known first."""
@@ -151,3 +149,11 @@ class Watches:
                 del self._names[key]
                 if len(self._names) <= self._max_names:
                     return
+
+
+def _key(address: Address) -> Key:
+    return (address.role, address.index, address.rank)
+
+
+def _life(address: Address, incarnation: int) -> Address:
+    return Address(address.role, address.index, incarnation, address.rank)

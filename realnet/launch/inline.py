@@ -9,10 +9,10 @@ Knows nothing of roles. Called by `head.py` through its `Launcher` protocol.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 from realnet.errors import ConfigError
+from realnet.head import Exited
 from realnet.member import EXIT_CONFIG, EXIT_FAILED, EXIT_OK, make_member, run_info
 from realnet.node import Node
 from realnet.topology.plan import Plan
@@ -20,7 +20,7 @@ from realnet.transport.memory import MemoryNetwork
 
 
 class _Slot:
-    def __init__(self, node: Node, task: asyncio.Task[None], exited: Callable[[str], None]):
+    def __init__(self, node: Node, task: asyncio.Task[None], exited: Exited):
         self.node = node
         self.task = task
         self.exited = exited
@@ -45,7 +45,7 @@ class InlineLauncher:
         self._endpoint = head_endpoint
         self._slots: dict[str, _Slot] = {}
 
-    def spawn(self, slot: str, incarnation: int, exited: Callable[[str], None]) -> int:
+    def spawn(self, slot: str, incarnation: int, exited: Exited) -> int:
         """Start a slot as a node of this loop."""
         transport = self._network.transport(f"{slot}~{incarnation}")
         info = run_info(self._plan, self._folder, self._attempt, self._resumed)
@@ -56,7 +56,7 @@ class InlineLauncher:
 
     async def _live(self, node: Node, slot: str, incarnation: int) -> None:
         planned = next(s for s in self._plan.slots if s.name == slot)
-        how = "exit code 0"
+        how, refused = "exit code 0", False
         try:
             member = make_member(node, self._plan, planned, incarnation)
             for cls in member.classes.values():
@@ -67,20 +67,24 @@ class InlineLauncher:
             node.flush()
             how = f"exit code {EXIT_FAILED if member.failed else EXIT_OK}"
         except Exception as error:  # as the process of a slot would end
-            code = EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAILED
-            how = f"exit code {code} ({error})"
-        self._drop(slot, how)
+            refused = isinstance(error, ConfigError)
+            how = f"exit code {EXIT_CONFIG if refused else EXIT_FAILED} ({error})"
+        self._drop(slot, how, refused)
 
     def kill(self, slot: str) -> None:
         """Drop a slot at once."""
         if slot in self._slots:
             self._drop(slot, "killed by SIGKILL")
 
+    def dump(self, slot: str) -> str:
+        """Nothing: a debugger shows more of what is in this very process."""
+        return ""
+
     def alive(self) -> list[str]:
         """The slots that have not ended."""
         return list(self._slots)
 
-    def _drop(self, slot: str, how: str) -> None:
+    def _drop(self, slot: str, how: str, refused: bool = False) -> None:
         gone = self._slots.pop(slot)
         gone.node.owner = None  # its last words reach nobody
         gone.node.closed = True
@@ -95,4 +99,4 @@ class InlineLauncher:
                 cell._threads.shutdown(wait=False, cancel_futures=True)
         if gone.task is not current:
             gone.task.cancel()
-        asyncio.get_running_loop().call_soon(gone.exited, how)
+        asyncio.get_running_loop().call_soon(gone.exited, how, refused)

@@ -1,30 +1,44 @@
 """Starts the processes of a run on this machine.
 
 Each gets a session of its own (Ctrl-C reaches the head only), a log file, as many OpenMP threads
-as its roles have cpus, and the GPUs of its slice. Their ends are seen through pidfds. This process
-becomes a subreaper: what a killed role leaves behind is found and ended as well. Where processes
-have keys, each inherits a descriptor of its own secret, and of no other.
+as its roles have cpus, the GPUs of its slice, and of the secrets in the head's environment those of
+its role. What a killed role leaves behind is found and ended: it comes to this process (a
+subreaper), or, if this process itself is killed, to the guardian. Only what this launcher started
+is ever killed or reaped: there may be others' children here. Where processes have keys, each
+inherits a descriptor of its own secret, and of no other.
 
 Knows nothing of records or actors. Called by `head.py` through its `Launcher` protocol.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import realnet
-from realnet.topology.plan import Plan
+from realnet import host
+from realnet.head import Exited
+from realnet.launch import REFUSED, STACKS, stacks_folder, stacks_path, writes_stacks
+from realnet.topology.plan import Plan, SlotPlan
 
-_PR_SET_CHILD_SUBREAPER = 36
 _HOME = str(Path(realnet.__file__).parent.parent)
+_GUARDIAN = Path(__file__).with_name("guardian.py")
+
+
+class _Life(NamedTuple):
+    """A process that was started: `words` is where it says why it refuses to go on."""
+
+    process: subprocess.Popen[bytes]
+    mark: str
+    log: Path
+    words: int
 
 
 class LocalLauncher:
@@ -42,77 +56,122 @@ class LocalLauncher:
     ):
         self._open_secret = open_secret
         self._plan = plan
+        self._slots = {s.name: s for s in plan.slots}
         self._folder = folder
         self._logs = logs
+        self._stacks = stacks_folder(folder, attempt)
+        self._stacks.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._endpoint = head_endpoint
         self._attempt = attempt
         self._resumed = resumed
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._lives: dict[str, _Life] = {}
+        self._orphans: set[int] = set()
+        self._ports: dict[tuple[str, int], int] = {}
         self._gpus = _gpu_slices(plan)
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self._mark = os.urandom(8).hex()
+        host.become_subreaper()
+        self._guardian = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_GUARDIAN), self._mark],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
-    def spawn(self, slot: str, incarnation: int, exited: Callable[[str], None]) -> int:
+    def spawn(self, slot: str, incarnation: int, exited: Exited) -> int:
         """Start the process of a slot."""
-        role = slot.partition("/")[0]
-        path = self._logs / f"{slot.replace('/', '-')}.log"
-        secret = self._open_secret(slot) if self._open_secret is not None else None
-        environment = self._environment(role, slot)
-        if secret is not None:
-            environment["REALNET_KEY_FD"] = str(secret)
-        with path.open("ab") as log:
-            log.write(f"--- {slot}, life {incarnation}\n".encode())
-            log.flush()
-            process = subprocess.Popen(
-                [
-                    *(sys.executable, "-P", "-m", "realnet.member", str(self._folder), slot),
-                    *(str(incarnation), self._endpoint, str(os.getpid())),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                pass_fds=() if secret is None else (secret,),
-                start_new_session=True,
-            )
-        if secret is not None:
-            os.close(secret)
-        self._processes[slot] = process
-        pidfd = os.pidfd_open(process.pid)
-        loop = asyncio.get_running_loop()
-
-        def ended() -> None:
-            loop.remove_reader(pidfd)
-            os.close(pidfd)
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)  # before wait(): the number is still its own
-            code = process.wait()
-            if self._processes.get(slot) is process:
-                del self._processes[slot]
-            self._end_children_of(process.pid)
-            if code < 0:
-                exited(f"killed by {signal.Signals(-code).name}")
-            else:
-                exited(f"exit code {code}" + (f" ({_last_words(path)})" if code else ""))
-
-        loop.add_reader(pidfd, ended)
+        log_path = self._logs / f"{slot.replace('/', '-')}.log"
+        mark = f"{self._mark}:{slot}~{incarnation}"
+        words, their_words = os.pipe()
+        inherited = [their_words]
+        environment = self._environment(self._slots[slot], incarnation)
+        environment |= {"REALNET_MARK": mark, "REALNET_WORDS_FD": str(their_words)}
+        if self._open_secret is not None:
+            inherited.append(self._open_secret(slot))
+            environment["REALNET_KEY_FD"] = str(inherited[-1])
+        try:
+            with log_path.open("ab") as log:
+                log.write(f"--- {slot}, life {incarnation}\n".encode())
+                log.flush()
+                process = subprocess.Popen(
+                    [
+                        *self._plan.roles[self._slots[slot].roles[0]].spawn,
+                        *(sys.executable, "-P", "-m", "realnet.member", str(self._folder), slot),
+                        *(str(incarnation), self._endpoint, str(os.getpid())),
+                    ],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    pass_fds=inherited,
+                    start_new_session=True,
+                )
+        except BaseException:
+            os.close(words)
+            raise
+        finally:
+            for fd in inherited:
+                os.close(fd)
+        life = self._lives[slot] = _Life(process, mark, log_path, words)
+        self._tell_guardian(f"+{process.pid}")
+        host.when_it_ends(process, lambda: self._ended(slot, life, exited))
         return process.pid
 
     def kill(self, slot: str) -> None:
         """End a process at once."""
-        process = self._processes.get(slot)
-        if process is not None:
+        life = self._lives.get(slot)
+        if life is not None:
             with contextlib.suppress(ProcessLookupError):
-                process.kill()
+                life.process.kill()
+
+    def dump(self, slot: str) -> str:
+        """Make a process write its stacks; return where it does, or "" if it cannot."""
+        life = self._lives.get(slot)
+        path = stacks_path(self._stacks, slot)
+        if life is None or not writes_stacks(path, life.process.pid):
+            return ""
+        with contextlib.suppress(ProcessLookupError):
+            life.process.send_signal(STACKS)
+        return str(path)
 
     def alive(self) -> list[str]:
         """The slots whose process has not ended."""
-        return list(self._processes)
+        self._reap()
+        return list(self._lives)
 
-    def _environment(self, role: str, slot: str) -> dict[str, str]:
-        planned = self._plan.roles[role]
+    def close(self) -> None:
+        """Let the guardian go; call it when all processes have ended."""
+        self._reap()
+        if self._guardian.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._guardian.stdin.close()
+        self._guardian.wait()
+
+    def _ended(self, slot: str, life: _Life, exited: Exited) -> None:
+        pid = life.process.pid
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)  # before wait(): the number is still its own
+        code = life.process.wait()
+        said = _last_words_to_us(life.words)
+        self._tell_guardian(f"-{pid}")
+        if self._lives.get(slot) is life:
+            del self._lives[slot]
+        self._end_orphans_of(life)
+        if code < 0:
+            exited(f"killed by {_signal_name(-code)}")
+        elif said.startswith(REFUSED):
+            text = said.removeprefix(REFUSED).decode(errors="replace").strip()
+            exited(f"exit code {code} ({text})", refused=True)
+        else:
+            exited(f"exit code {code}" + (f" ({_last_words(life.log)})" if code else ""))
+
+    def _environment(self, slot: SlotPlan, incarnation: int) -> dict[str, str]:
+        planned = self._plan.roles[slot.roles[0]]
         threads = str(planned.cpus)
+        secrets = {s for r in self._plan.roles.values() for s in r.secrets}
+        own = {s for r in slot.roles for s in self._plan.roles[r].secrets}
         return {
-            **os.environ,
+            **{k: v for k, v in os.environ.items() if k not in secrets or k in own},
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
             "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads of a full machine cost 10x
@@ -120,23 +179,71 @@ class LocalLauncher:
             "PYTHONUNBUFFERED": "1",
             # The head's own realnet, wherever it was started: never one that lies in this folder.
             "PYTHONPATH": os.pathsep.join(p for p in (_HOME, os.environ.get("PYTHONPATH")) if p),
-            "CUDA_VISIBLE_DEVICES": self._gpus.get(slot, ""),
+            "CUDA_VISIBLE_DEVICES": self._gpus.get(slot.name, ""),
             "REALNET_PLAN": self._plan.digest(),
             "REALNET_ATTEMPT": str(self._attempt),
             "REALNET_RESUMED": "1" if self._resumed else "0",
+            **self._meeting_point(slot, planned.ranks, incarnation),
             **planned.env,
         }
 
-    def _end_children_of(self, pid: int) -> None:
-        """End what a dead process left to us of its own session."""
-        ours = {p.pid for p in self._processes.values()}
-        for child in _children(os.getpid()) - ours:
-            if _session(child) == pid:
+    def _meeting_point(self, slot: SlotPlan, ranks: int, incarnation: int) -> dict[str, str]:
+        """What torch.distributed and the like need to find each other; a new port for each life."""
+        if not slot.gang:
+            return {}
+        life = (slot.gang, incarnation)
+        if life not in self._ports:
+            self._ports[life] = _free_port()
+        return {
+            "RANK": str(slot.rank),
+            "LOCAL_RANK": "0",  # each process sees the GPUs of its own slice only
+            "WORLD_SIZE": str(ranks),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(self._ports[life]),
+        }
+
+    def _tell_guardian(self, line: str) -> None:
+        if self._guardian.stdin is not None:
+            with contextlib.suppress(OSError):  # somebody ended it: we do without
+                self._guardian.stdin.write(line.encode() + b"\n")
+                self._guardian.stdin.flush()
+
+    def _end_orphans_of(self, life: _Life) -> None:
+        """End what a dead process left to us: of its session, or started with its mark."""
+        ours = {other.process.pid for other in self._lives.values()} | {self._guardian.pid}
+        mark = f"REALNET_MARK={life.mark}".encode()
+        for child in host.children() - ours - self._orphans:
+            if host.session_of(child) == life.process.pid or host.started_with(child, mark):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(child, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            for child in _children(os.getpid()) - ours:
-                os.waitpid(child, os.WNOHANG)
+                self._orphans.add(child)
+        self._reap()
+
+    def _reap(self) -> None:
+        for child in list(self._orphans):
+            try:
+                gone, _ = os.waitpid(child, os.WNOHANG)
+            except ChildProcessError:
+                gone = child
+            if gone:
+                self._orphans.discard(child)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _last_words_to_us(words: int) -> bytes:
+    os.set_blocking(words, False)  # a child of it may hold the other end open
+    try:
+        return os.read(words, 1 << 16)
+    except BlockingIOError:
+        return b""
+    finally:
+        os.close(words)
 
 
 def _last_words(log: Path) -> str:
@@ -151,19 +258,10 @@ def _last_words(log: Path) -> str:
     return f"it left no word in {log.name}"
 
 
-def _children(pid: int) -> set[int]:
-    found: set[int] = set()
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(OSError):
-            found |= {int(c) for c in (task / "children").read_text().split()}
-    return found
-
-
-def _session(pid: int) -> int:
-    try:
-        return os.getsid(pid)
-    except ProcessLookupError:
-        return -1
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _gpu_slices(plan: Plan) -> dict[str, str]:

@@ -43,6 +43,17 @@ class LivePort:
         self.name = name
         self.peers: dict[str, str] = {}
         self._ways: dict[str, Way] = {}
+        self.done = 0  # how many things have come to an end here, or were offered
+
+    @property
+    def waiting(self) -> int:
+        """How many things nobody has taken yet."""
+        return 0
+
+    @property
+    def held(self) -> int:
+        """How many things are under way."""
+        return 0
 
     def wired(self, role: str, port: str, reserve: int, affinity: str) -> None:
         """The plan has a wire from here to a port of a role, or from there to here."""

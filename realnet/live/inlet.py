@@ -49,6 +49,11 @@ class LiveInlet(SharePort, Generic[M]):
         return self._consumer.in_hand
 
     @property
+    def held(self) -> int:
+        """How many items are in custody here."""
+        return self.in_hand
+
+    @property
     def in_hand_bytes(self) -> int:
         """How many bytes the items in custody here hold together."""
         return self._consumer.in_hand_bytes
@@ -115,6 +120,7 @@ class LiveInlet(SharePort, Generic[M]):
         delivery.handled()
 
     def _finish(self, key: str, aside: str | None) -> None:
+        self.done += 1
         self._deliveries.pop(key, None)
         self._keep_acks(self._consumer.finish(key, aside))
 

@@ -58,6 +58,11 @@ class LiveOutlet(SharePort, Generic[M]):
         """How many items somebody has taken and not finished."""
         return self._producer.leased
 
+    @property
+    def held(self) -> int:
+        """How many items somebody has taken and not finished."""
+        return self.leased
+
     def on_set_aside(self, hook: Callable[[M, str], None]) -> None:
         """Call `hook(record, reason)` when an item that nothing caused is set aside."""
         self._aside_hook = hook
@@ -78,7 +83,7 @@ class LiveOutlet(SharePort, Generic[M]):
         (default: the field that the wire names, if it does).
         """
         self._next += 1
-        item = self._next
+        self.done = item = self._next
         if not affinity and self.affinity_field:
             affinity = str(getattr(record, self.affinity_field))
         size = weigh(record)

@@ -12,10 +12,21 @@ from typing import Any
 
 import msgspec
 
+from realnet import host
 from realnet.errors import RunFolderError
 from realnet.topology.plan import Plan
 
 BUSY = 0.02  # below this share an actor counts as idle
+SILENT_S = 1.5  # beats come four times a second
+
+
+class PortStatus(msgspec.Struct):
+    """One port: how many ended here, how many a second, how many wait, how many are under way."""
+
+    done: int = 0
+    per_s: float = 0.0
+    waiting: int = 0
+    held: int = 0
 
 
 class ActorStatus(msgspec.Struct):
@@ -24,16 +35,19 @@ class ActorStatus(msgspec.Struct):
     doing: str = ""
     waits: list[tuple[str, float, tuple[str, ...]]] = []
     busy: float = 0.0
+    ports: dict[str, PortStatus] = {}
 
 
 class SlotStatus(msgspec.Struct):
-    """One process."""
+    """One process. `silent_s` is since its last beat, `since_s` how long it is in its state."""
 
     state: str
     pid: int = 0
     restarts: int = 0
     failure: str = ""
     actors: dict[str, ActorStatus] = {}
+    silent_s: float = 0.0
+    since_s: float = 0.0
 
 
 class RunStatus(msgspec.Struct):
@@ -69,64 +83,118 @@ def read_status(folder: Path) -> RunStatus:
 
 
 def _alive(pid: int) -> bool:
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
-    return b"realnet" in words
+    return "realnet" in host.command_of(pid)
 
 
 def chain(plan: Plan, status: RunStatus) -> list[str]:
     """Return the lines from the end of the work to the blocker, indented by how deep they are.
 
-    A wait that names nobody is for work to come: it is followed upstream, along share wires.
+    A wait that names nobody is followed to neighbours that are not up, else upstream, along share
+    wires: it is for work to come.
     """
-    actors = {n: a for slot in status.slots.values() for n, a in slot.actors.items()}
-    down = {n: s.state for n, s in status.slots.items() if s.state not in ("up", "stopped")}
-    lines = [f"{name} is {state}" for name, state in down.items()]
-    givers = {w.from_role for w in plan.wires if w.kind == "share"}
-    takers = {w.to_role for w in plan.wires if w.kind == "share"}
-    ends = [n for n in actors if n.rpartition("/")[0] in takers - givers] or list(actors)
-    seen: set[str] = set()
-    for name in sorted(ends):
-        _follow(name, 0, plan, actors, seen, lines)
-    return lines
+    return _Chain(plan, status).lines()
 
 
-def _follow(
-    name: str,
-    depth: int,
-    plan: Plan,
-    actors: dict[str, ActorStatus],
-    seen: set[str],
-    lines: list[str],
-) -> None:
-    indent = "  " * depth
-    actor = actors.get(name)
-    if actor is None:
-        lines.append(f"{indent}{name} is not there")
-        return
-    if name in seen:
-        lines.append(f"{indent}{name} (see above)")
-        return
-    seen.add(name)
-    role = name.rpartition("/")[0]
-    upstream = {w.from_role for w in plan.wires if w.kind == "share" and w.to_role == role}
-    whom: tuple[str, ...] = ()
-    if actor.waits:
-        on, age_s, whom = actor.waits[0]
-        busy = f", {actor.busy:.0%} busy" if actor.busy > BUSY else ""
-        lines.append(f"{indent}{name} waits {age_s:.1f} s for {on}{busy}")
-    elif actor.busy > BUSY or not upstream:
-        what = actor.doing or ("works" if actor.busy > BUSY else "has nothing to do")
-        lines.append(f"{indent}{name}: {what} ({actor.busy:.0%} busy) <- nothing holds it up")
-        return
-    else:
-        lines.append(f"{indent}{name} is idle: no work comes")
-    following = whom or tuple(n for n in sorted(actors) if n.rpartition("/")[0] in upstream)
-    for other in following:
-        if other != name:
-            _follow(other, depth + 1, plan, actors, seen, lines)
+class _Chain:
+    """Follows the waits of one state of a run."""
+
+    def __init__(self, plan: Plan, status: RunStatus):
+        self._plan, self._status = plan, status
+        self._actors = {n: a for slot in status.slots.values() for n, a in slot.actors.items()}
+        self._slot_of = {
+            f"{role}/{slot.name.rpartition('/')[2]}": slot.name
+            for slot in plan.slots
+            for role in slot.roles
+        }
+        self._seen: set[str] = set()
+        self._lines: list[str] = []
+
+    def lines(self) -> list[str]:
+        """Return the whole chain."""
+        slots = self._status.slots
+        self._lines = [f"{name} {_state(s)}" for name, s in slots.items() if _is_down(s)]
+        shares = [w for w in self._plan.wires if w.kind == "share"]
+        ends = {w.to_role for w in shares} - {w.from_role for w in shares}
+        last = [n for n in self._actors if _role(n) in ends] or list(self._actors)
+        for name in sorted(last):
+            self._follow(name, 0)
+        return self._lines
+
+    def _follow(self, name: str, depth: int) -> None:
+        indent = "  " * depth
+        slot = self._status.slots.get(self._slot_of.get(name, name))
+        actor = self._actors.get(name)
+        if name in self._seen:
+            self._lines.append(f"{indent}{name} (see above)")
+        elif slot is not None and (actor is None or _is_down(slot)):
+            self._lines.append(f"{indent}{name} {_state(slot)} <- it holds this up")
+        elif actor is None:
+            self._lines.append(f"{indent}{name} is not there")
+        elif slot is not None and slot.silent_s > SILENT_S:
+            last = f" (last: {actor.doing})" if actor.doing else ""
+            self._lines.append(
+                f"{indent}{name} has not answered for {slot.silent_s:.1f} s{last} "
+                "<- it holds this up"
+            )
+        else:
+            self._seen.add(name)
+            for other in self._alive(name, actor, indent):
+                if other != name:
+                    self._follow(other, depth + 1)
+        self._seen.add(name)
+
+    def _alive(self, name: str, actor: ActorStatus, indent: str) -> tuple[str, ...]:
+        """Add the line of one that is up; return whom to follow."""
+        upstream = {
+            w.from_role for w in self._plan.wires if w.kind == "share" and w.to_role == _role(name)
+        }
+        if actor.waits:
+            on, age_s, whom = actor.waits[0]
+            busy = f", {actor.busy:.0%} busy" if actor.busy > BUSY else ""
+            self._lines.append(f"{indent}{name} waits {age_s:.1f} s for {on}{busy}")
+            if whom:
+                return whom
+        elif actor.busy > BUSY or not upstream:
+            what = actor.doing or ("works" if actor.busy > BUSY else "has nothing to do")
+            self._lines.append(
+                f"{indent}{name}: {what} ({actor.busy:.0%} busy) <- nothing holds it up"
+            )
+            return ()
+        else:
+            self._lines.append(f"{indent}{name} is idle: no work comes")
+        missing = self._missing(name)
+        return missing or tuple(n for n in sorted(self._actors) if _role(n) in upstream)
+
+    def _missing(self, name: str) -> tuple[str, ...]:
+        """Return the members that are not up of roles that this one is wired to."""
+        wired = {
+            w.to_role if w.from_role == _role(name) else w.from_role
+            for w in self._plan.wires
+            if _role(name) in (w.from_role, w.to_role)
+        }
+        return tuple(
+            n
+            for n, slot in sorted(self._slot_of.items())
+            if _role(n) in wired
+            and slot in self._status.slots
+            and _is_down(self._status.slots[slot])
+        )
+
+
+def _role(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _is_down(slot: SlotStatus) -> bool:
+    return slot.state not in ("up", "stopped")
+
+
+def _state(slot: SlotStatus) -> str:
+    """Say what a slot that is not up is doing, since when, and why it is not up."""
+    age = f" for {slot.since_s:.1f} s" if slot.since_s else ""
+    again = f" (restart {slot.restarts})" if slot.restarts else ""
+    why = f"; it died: {slot.failure}" if slot.failure else ""
+    return f"is {slot.state}{age}{again}{why}"
 
 
 def busy_shares(spans: dict[str, Any], now_s: float, window_s: float = 5.0) -> dict[str, float]:

@@ -45,10 +45,9 @@ class Running:
 
     def actor(self, name: str) -> Any:
         """Return the live actor object of "role/index"."""
-        wanted = parse_address(name)
         for slot in self.launcher._slots.values():
             for cell in slot.node.cells.values():
-                if (cell.address.role, cell.address.index) == (wanted.role, wanted.index):
+                if str(cell.address) == name:
                     return cell.actor
         raise LookupError(f"{name} is not running")
 

@@ -121,6 +121,10 @@ class SimulatedLauncher:
             self._simulation.history.note("kill", slot)
             self._gone(slot, "killed by SIGKILL", killed=True)
 
+    def dump(self, slot: str) -> str:
+        """Nothing: there are no threads here."""
+        return ""
+
     def alive(self) -> list[str]:
         """The slots whose process has not ended."""
         return list(self.lives)

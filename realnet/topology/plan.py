@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -56,10 +56,11 @@ class RolePlan(msgspec.Struct, frozen=True):
     `max` is how many members an elastic role may grow to (0: `count`, it is not elastic). `mesh`
     names the dimensions of a gang; their product is `ranks`. `place` names the role in whose
     processes it lives. `cpus`, `gpus` and `memory_bytes` (0: no limit) are of one process.
-    `progress_s` is how long it may make no progress before that is reported (0: what its class
-    says). `secrets` are names of environment variables of the launcher that only this role's
-    processes get; no value is ever in a plan. `spawn` are the words before the command that
-    starts each process.
+    `restart_then` is what follows when its restarts are used up ("end" or "drop"). `progress_s` is
+    how long it may make no progress before that is reported (0: what its class says),
+    `progress_then` what is done then ("report" or "restart"; "": what its class says). `secrets`
+    are names of environment variables of the launcher that only this role's processes get; no
+    value is ever in a plan. `spawn` are the words before the command that starts each process.
     """
 
     name: str
@@ -81,6 +82,8 @@ class RolePlan(msgspec.Struct, frozen=True):
     progress_s: float = 0.0
     secrets: tuple[str, ...] = ()
     spawn: tuple[str, ...] = ()
+    restart_then: Literal["end", "drop"] = "end"
+    progress_then: Literal["", "report", "restart"] = ""
 
 
 class SlotPlan(msgspec.Struct, frozen=True):

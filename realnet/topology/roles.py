@@ -96,9 +96,14 @@ class Roles:
         if config is None or cls is None:
             return
         try:
-            times, per_s = framework.patience(cls.restart.times, cls.restart.per_s)
+            restart = framework.patience(cls.restart)
         except ValueError as error:
             self.problems.append(f"{where}.restart = {framework.restart!r}: {error}")
+            return
+        try:
+            progress_s, progress_then = framework.progress_budget()
+        except ValueError as error:
+            self.problems.append(f"{where}.progress = {framework.progress!r}: {error}")
             return
         if len(self.problems) > before:
             return
@@ -113,14 +118,16 @@ class Roles:
             cpus=framework.cpus,
             gpus=framework.gpus,
             env={k: _environment(v) for k, v in framework.env.items()},
-            restarts=times,
-            restart_per_s=per_s,
+            restarts=restart.times,
+            restart_per_s=restart.per_s,
+            restart_then=restart.then,
             ranks=framework.gang,
             mesh=framework.mesh,
             max=framework.max,
             memory_bytes=int(framework.memory),
             pool=framework.pool,
-            progress_s=float(framework.progress),
+            progress_s=progress_s,
+            progress_then=progress_then,
             secrets=tuple(framework.secrets),
             spawn=tuple(framework.spawn),
         )

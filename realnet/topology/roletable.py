@@ -17,9 +17,32 @@ import msgspec
 
 from realnet.config import Bytes, Config, Seconds, doc, parse_seconds
 from realnet.errors import ConfigError
+from realnet.supervision import Restart
 from realnet.topology.plan import PoolPlan
 
 _PERIOD = re.compile(r"\s*(\d+)\s+per\s+(\w[\w. ]*)")
+
+
+class RestartTable(Config):
+    """`restart = { times = 5, per = "1min", then = "drop" }`."""
+
+    times: Annotated[int, doc("how often an instance may be started again", ge=0)] = 5
+    per: Annotated[Seconds, doc("in this time")] = Seconds(60)
+    then: Annotated[
+        Literal["end", "drop"],
+        doc(
+            "when that is used up: end the run, or go on without this member while others are left"
+        ),
+    ] = "end"
+
+
+class ProgressTable(Config):
+    """`progress = { budget = "2min", then = "restart" }`."""
+
+    budget: Annotated[Seconds, doc("how long it may make no progress; 0: its class's")] = Seconds(0)
+    then: Annotated[
+        Literal["report", "restart"], doc("what is done then; it is reported either way")
+    ] = "report"
 
 
 class RoleTable(Config):
@@ -48,12 +71,19 @@ class RoleTable(Config):
     place: Annotated[str, doc("another role, in whose processes it lives")] = ""
     pool: Annotated[str, doc("the [pools.X] whose machines run it")] = ""
     restart: Annotated[
-        str | Literal[False] | None,
-        doc('how often an instance may be started again, "5 per 1min"; false: never'),
+        str | Literal[False] | RestartTable | None,
+        doc(
+            'how often an instance may be started again, "5 per 1min"; false: never; a table '
+            '{ times, per, then = "drop" } gives up one member of a pool instead of the run'
+        ),
     ] = None
     progress: Annotated[
-        Seconds, doc("how long it may make no progress before that is reported; 0: its class's")
-    ] = Seconds(0)
+        str | int | float | ProgressTable,
+        doc(
+            'how long it may make no progress before that is reported, "2min"; 0: its class\'s; a '
+            'table { budget, then = "restart" } also ends and restarts it'
+        ),
+    ] = 0
     env: Annotated[
         dict[str, str | int | float | bool], doc("environment variables of its processes")
     ] = {}
@@ -97,16 +127,25 @@ class RoleTable(Config):
         """Processes of each member."""
         return math.prod(self.mesh.values()) if self.mesh else self.ranks or 1
 
-    def patience(self, times: int, per_s: float) -> tuple[int, float]:
-        """Return how often it may be restarted in how many seconds, given its class's own."""
+    def patience(self, of_class: Restart) -> Restart:
+        """Return how often it may be restarted, given its class's own. Raises ValueError."""
         if self.restart is None:
-            return times, per_s
+            return of_class
         if self.restart is False:
-            return 0, 60.0
+            return Restart(0, 60.0)
+        if isinstance(self.restart, RestartTable):
+            return Restart(self.restart.times, float(self.restart.per), self.restart.then)
         match = _PERIOD.fullmatch(self.restart)
         if match is None:
             raise ValueError('write "5 per 1min", or false for never')
-        return int(match[1]), parse_seconds(match[2])
+        return Restart(int(match[1]), parse_seconds(match[2]))
+
+    def progress_budget(self) -> tuple[float, Literal["", "report", "restart"]]:
+        """Return the seconds and what follows; 0 and "" are for its class to say."""
+        if isinstance(self.progress, ProgressTable):
+            return float(self.progress.budget), self.progress.then
+        value = self.progress
+        return (parse_seconds(value) if isinstance(value, str) else float(value)), ""
 
 
 RESERVED = tuple(f.encode_name for f in msgspec.structs.fields(RoleTable))

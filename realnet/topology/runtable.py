@@ -23,6 +23,13 @@ class RunTable(Config):
     view: Annotated[str, doc('what draws the live view: "pkg.mod:Class"'), Reference("code")] = ""
     suspect: Annotated[Seconds, doc("silence after which an instance is suspected")] = Seconds(3)
     hung: Annotated[Seconds, doc("silence after which it is killed and restarted")] = Seconds(15)
+    boot: Annotated[
+        Seconds, doc("how long a process may take to load and join before that counts as a death")
+    ] = Seconds(180)
+    stall: Annotated[
+        Seconds,
+        doc("how long nothing may progress in the whole run before that is reported; 0: no limit"),
+    ] = Seconds(600)
     grace: Annotated[Seconds, doc("how long an orderly stop may take")] = Seconds(25)
     closing: Annotated[
         Seconds, doc("how long the last work (a final evaluation) may take after a good end")

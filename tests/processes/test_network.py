@@ -67,7 +67,8 @@ def test_one_run_in_a_folder_at_a_time(start: Callable[..., RealRun], topology: 
     assert third.wait() == 2
     assert "resume it with --resume" in third.output()
     run.process.send_signal(signal.SIGTERM)
-    assert run.wait(30) == 130
+    assert run.wait(30) == 75
+    assert "it may be tried again as it is: go on with: realnet run" in run.output()
 
 
 def test_nothing_listens_on_a_network(start: Callable[..., RealRun], topology: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from small_net import topology
 
 from realnet import DeadlineExceeded, NoPeer, PeerDied
+from realnet.ending import Ending
 from realnet.observe.view import View
 from realnet.run import run_plan
 from realnet.runfolder import RunFolder, newest_run
@@ -154,7 +155,7 @@ async def test_a_stage_that_hangs_leaves_the_later_ones_their_time(tmp_path: Pat
 
 async def test_a_role_that_cannot_be_made_ends_the_run(tmp_path: Path) -> None:
     got = await outcome(net(tmp_path, kind="Deaf"), tmp_path)
-    assert got.code == 1
+    assert got.code == 2
     assert "taker/0: Deaf.things is an Inlet without a handler" in got.text
 
 
@@ -180,7 +181,7 @@ async def test_a_module_that_cannot_be_imported_ends_an_inline_run(tmp_path: Pat
         got = await asyncio.wait_for(run_plan(plan, folder, quiet_view(), inline=True), 10)
     finally:
         folder.close()
-    assert got.code == 1
+    assert got.code == 2
     assert "no file" in got.text
     assert "hard.py" in got.text
 
@@ -247,7 +248,7 @@ async def test_asking_a_role_that_was_stopped_fails_at_once(tmp_path: Path) -> N
         await run.until(lambda: run.is_up("worker/0"))
         worker = run.actor("worker/0")
         pipeline = import_module(type(worker).__module__)
-        await run.head._stop_role("helper/0", "helper", time.monotonic() + 5)
+        await Ending(run.head).stop_role("helper/0", "helper", time.monotonic() + 5)
         with pytest.raises(NoPeer, match="helper/0: it has been stopped"):
             await asyncio.wait_for(worker.helper(pipeline.Scale(1)), 5)
 

@@ -72,7 +72,7 @@ def test_a_process_that_is_down_comes_first() -> None:
     state = status(sink=ActorStatus(), source=ActorStatus())
     state.slots["worker/0"] = SlotStatus("starting", restarts=2)
     lines = chain(plan(), state)
-    assert lines[0] == "worker/0 is starting"
+    assert lines[0] == "worker/0 is starting (restart 2)"
 
 
 def test_waits_are_told_longest_first_and_equal_ones_once() -> None:

@@ -9,6 +9,7 @@ import pytest
 from small_net import topology
 
 from realnet import Address, ConfigError, Death
+from realnet.ending import Ending
 from realnet.testing import running
 from realnet.waits import Waits
 from realnet.watches import Tell, Watches
@@ -184,5 +185,5 @@ async def test_actors_of_one_process_watch_each_other(tmp_path: Path) -> None:
         watch = asyncio.ensure_future(sink.watch("helper/0"))
         await asyncio.sleep(0)
         assert not watch.done()
-        await run.head._stop_role("sink/0", "helper", run.head.clock.now() + 5)
+        await Ending(run.head).stop_role("sink/0", "helper", run.head.clock.now() + 5)
         assert (await asyncio.wait_for(watch, 10)).why == "it was stopped in order"

@@ -1,0 +1,138 @@
+"""What this operating system offers, and what does its work where it does not.
+
+Linux has pidfds (ends of processes seen by the loop), PR_SET_PDEATHSIG (a process dies with its
+parent), subreapers (orphans come to us), memfds and /proc. Elsewhere (macOS) a thread waits for an
+end, a thread watches the parent, a process group stands for the orphans, and shared memory is a
+file in a private folder. Features are looked for, never versions. REALNET_PLAIN_HOST=1 pretends
+that there are none, so that the other way is tested on Linux as well.
+
+Knows nothing of runs or slots. Used by `launch/`, `member.py`, `arena.py`, `observe/status.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+PLAIN = "REALNET_PLAIN_HOST"
+PARENT_S = 0.25
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def has_prctl() -> bool:
+    """Tell whether processes can be made to die with their parent, and orphans come to us."""
+    return sys.platform == "linux" and not os.environ.get(PLAIN)
+
+
+def has_pidfd() -> bool:
+    """Tell whether a loop can see the end of a process."""
+    return hasattr(os, "pidfd_open") and not os.environ.get(PLAIN)
+
+
+def has_memfd() -> bool:
+    """Tell whether shared memory can do without a name, and others can open it through /proc."""
+    return hasattr(os, "memfd_create") and has_proc()
+
+
+def has_proc() -> bool:
+    """Tell whether /proc shows processes."""
+    return Path("/proc/self/stat").exists() and not os.environ.get(PLAIN)
+
+
+def die_with_parent(parent: int) -> None:
+    """End this process, and what it started, when its parent dies."""
+    if has_prctl():
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    else:
+        threading.Thread(target=_watch_parent, args=(parent,), name="parent", daemon=True).start()
+    if os.getppid() != parent:  # it died before we asked
+        os._exit(1)
+
+
+def _watch_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(PARENT_S)
+    with contextlib.suppress(OSError):
+        if os.getpgid(0) == os.getpid():  # we lead our group: all of it is ours
+            os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+def become_subreaper() -> None:
+    """From now on, what the processes that we started leave behind comes to us."""
+    if has_prctl():
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def children() -> set[int]:
+    """Return the pids of the children of this process, as far as that can be known."""
+    found: set[int] = set()
+    if has_proc():
+        for task in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(OSError):
+                found |= {int(c) for c in (task / "children").read_text().split()}
+    return found
+
+
+def session_of(pid: int) -> int:
+    """Return the session of a process; -1 if it is gone."""
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return -1
+
+
+def started_with(pid: int, mark: bytes) -> bool:
+    """Tell whether this text was in the environment that a process was started with."""
+    if has_proc():
+        with contextlib.suppress(OSError):
+            return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return False
+
+
+def command_of(pid: int) -> str:
+    """Return the command line of a process, its words parted by spaces; "" if it is gone."""
+    if pid <= 0:
+        return ""
+    if has_proc():
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
+            return words.replace(b"\0", b" ").decode(errors="replace").strip()
+        return ""
+    shown = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True)
+    return shown.stdout.decode(errors="replace").strip()
+
+
+def when_it_ends(process: subprocess.Popen[bytes], ended: Callable[[], None]) -> None:
+    """Call `ended` in this loop when a process has ended; it is not reaped before that."""
+    loop = asyncio.get_running_loop()
+    if has_pidfd():
+        pidfd = os.pidfd_open(process.pid)
+
+        def seen() -> None:
+            loop.remove_reader(pidfd)
+            os.close(pidfd)
+            ended()
+
+        loop.add_reader(pidfd, seen)
+        return
+
+    def wait() -> None:
+        if hasattr(os, "waitid"):
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        else:
+            process.wait()
+        with contextlib.suppress(RuntimeError):  # the loop has been closed
+            loop.call_soon_threadsafe(ended)
+
+    threading.Thread(target=wait, name=f"wait {process.pid}", daemon=True).start()
