@@ -19,7 +19,7 @@ from rich.console import Console
 from realnet import cli_topology
 from realnet.cli_runs import RUNS, VERBS, find_run
 from realnet.cli_topology import file_argument, set_option
-from realnet.errors import ConfigError, RealnetError, nearest
+from realnet.errors import ConfigError, RealnetError
 from realnet.topology import Plan, Source, read_plan, read_source, resolve
 from realnet.topology.kinds import load_object
 
@@ -66,48 +66,6 @@ def main() -> None:
 
 for _verb in (*cli_topology.VERBS, *VERBS):
     main.add_command(_verb)
-
-
-@main.command()
-@file_argument
-@click.argument("key", required=False)
-@set_option
-def explain(topology: Path, key: str | None, overrides: tuple[str, ...]) -> None:
-    """Say what a key (roles.trainer.lr, or trainer.lr) is, and which file wrote it."""
-    source = read_source(topology, overrides)
-    made = resolve(source)
-    told = key is None
-    for path, file in sorted(source.origin.items()):
-        if key is None or path == key or path.endswith("." + key):
-            value = _value(source, path)
-            if not isinstance(value, dict) or key is not None:
-                click.echo(f"{path} = {value!r}    from {file}")
-                told = True
-    if not told:
-        _explain_unwritten(source, made, key or "")
-
-
-def _explain_unwritten(source: Source, made: Plan, key: str) -> None:
-    """Tell the default of a key that no file wrote. Raises ConfigError when there is none."""
-    defaults = {
-        f"roles.{name}.{k}": value
-        for name, role in made.roles.items()
-        for k, value in role.config.items()
-    }
-    found = [path for path in defaults if path == key or path.endswith("." + key)]
-    for path in found:
-        click.echo(f"{path} = {defaults[path]!r}    by default")
-    if not found:
-        known = [*source.origin, *defaults]
-        ends = [path.partition(".")[2] for path in known]
-        raise ConfigError(f"{source.path.name}: no key {key!r} in it.{nearest(key, known + ends)}")
-
-
-def _value(source: Source, path: str) -> Any:
-    value: Any = source.tables
-    for part in path.split("."):
-        value = value.get(part, {}) if isinstance(value, dict) else {}
-    return value
 
 
 @main.command()

@@ -11,8 +11,13 @@ import click
 import msgspec
 
 from realnet.topology import Plan, read_source, resolve
+from realnet.topology.catalogue import classes_of
 from realnet.topology.draw import graph_of, mermaid, svg, terminal
+from realnet.topology.explain import explain as told
+from realnet.topology.explain import written
+from realnet.topology.schema import topology_schema
 from realnet.topology.show import describe
+from realnet.topology.source import shipped
 
 file_argument = click.argument("topology", type=click.Path(path_type=Path))
 set_option = click.option(
@@ -48,11 +53,7 @@ def plan(
 ) -> None:
     """Show processes, wires, limits and order of a topology without starting anything."""
     text = _planned(resolve(read_source(topology, overrides)), as_json, graph)
-    if output is None:
-        click.echo(text, nl=False)
-    else:
-        output.write_text(text, encoding="utf-8")
-        click.echo(f"{output}: written")
+    _write(text, output)
 
 
 def _planned(made: Plan, as_json: bool, graph: str | None) -> str:
@@ -61,4 +62,44 @@ def _planned(made: Plan, as_json: bool, graph: str | None) -> str:
     return _DRAWINGS[graph](graph_of(made)) if graph else describe(made)
 
 
-VERBS = (check, plan)
+@click.command()
+@click.argument("what", nargs=-1, required=True, metavar="[TOPOLOGY] [KEY]")
+@set_option
+def explain(what: tuple[str, ...], overrides: tuple[str, ...]) -> None:
+    """Say what a KEY (trainer.lr, roles.X.count, wires) is; with a TOPOLOGY also its value there,
+    and which file wrote it. Without a KEY: every value and its file.
+    """
+    files = [word for word in what if word.endswith(".toml") or Path(word).is_file()]
+    files = files or [word for word in what[: 2 if len(what) > 1 else 1] if shipped(word)][:1]
+    keys = [word for word in what if word not in files]
+    if len(files) > 1 or len(keys) > 1:
+        raise click.UsageError("one topology and one key at most")
+    source = read_source(Path(files[0]), overrides) if files else None
+    if source is not None and not keys:
+        click.echo("\n".join(written(source)))
+    else:
+        click.echo(told(keys[0], source), nl=False)
+
+
+@click.command()
+@click.argument("topology", required=False, type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to this file.")
+def schema(topology: Path | None, output: Path | None) -> None:
+    """Print the JSON schema of topology files for an editor; with a TOPOLOGY also its own roles."""
+    own = classes_of(read_source(topology)) if topology else None
+    _write(_json(topology_schema(own)), output)
+
+
+def _json(value: object) -> str:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
+
+
+def _write(text: str, output: Path | None) -> None:
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        output.write_text(text, encoding="utf-8")
+        click.echo(f"{output}: written")
+
+
+VERBS = (check, plan, explain, schema)
