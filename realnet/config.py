@@ -58,6 +58,7 @@ class Shared(Config):
 
 
 C = TypeVar("C", bound=Config)
+_UNIT_TYPES = (Seconds, Bytes, Steps)
 
 
 def doc(text: str, **limits: Any) -> Any:
@@ -186,6 +187,9 @@ def _read_value(kind: Any, value: Any, where: str) -> Any:
     nested = [o for o in options if isinstance(o, type) and issubclass(o, Config)]
     if len(nested) == 1 and isinstance(value, Mapping):
         return read_table(nested[0], value, where)
+    others = [o for o in options if o not in nested]
+    if nested and len(others) == 1 and others[0] in _UNIT_TYPES:
+        kind = others[0]  # msgspec reads no union of a table and a unit
     read = msgspec.convert(value, kind, dec_hook=_convert_units)
     for note in _notes(kind):
         if isinstance(note, Reference) and isinstance(read, str):

@@ -56,7 +56,7 @@ class RoleTable(Config):
     count: Annotated[int, doc("independent members, each a process of its own", ge=1)] = 1
     max: Annotated[
         int, doc("members that an elastic role may grow to; 0: it stays at count", ge=0)
-    ] = 0
+    ] = Seconds(0)
     ranks: Annotated[
         Annotated[int, msgspec.Meta(ge=1)] | None,
         doc("processes of each member, a gang: started and restarted as one; 1 without a mesh"),
@@ -78,12 +78,12 @@ class RoleTable(Config):
         ),
     ] = None
     progress: Annotated[
-        str | int | float | ProgressTable,
+        Seconds | ProgressTable,
         doc(
             'how long it may make no progress before that is reported, "2min"; 0: its class\'s; a '
             'table { budget, then = "restart" } also ends and restarts it'
         ),
-    ] = 0
+    ] = Seconds(0)
     env: Annotated[
         dict[str, str | int | float | bool], doc("environment variables of its processes")
     ] = {}
@@ -144,8 +144,7 @@ class RoleTable(Config):
         """Return the seconds and what follows; 0 and "" are for its class to say."""
         if isinstance(self.progress, ProgressTable):
             return float(self.progress.budget), self.progress.then
-        value = self.progress
-        return (parse_seconds(value) if isinstance(value, str) else float(value)), ""
+        return float(self.progress), ""
 
 
 RESERVED = tuple(f.encode_name for f in msgspec.structs.fields(RoleTable))

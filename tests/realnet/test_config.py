@@ -83,3 +83,20 @@ def test_no_quantity_is_negative(key: str) -> None:
 def test_rules_over_several_keys() -> None:
     with pytest.raises(ConfigError, match=r"t: \[x\]: num and luck"):
         read_table(Table, {"num": 13}, "t: [x]")
+
+
+class Budget(Config):
+    limit: Seconds = Seconds(0)
+
+
+class Either(Config):
+    progress: Seconds | Budget = Seconds(0)
+
+
+def test_a_unit_or_a_table() -> None:
+    assert read_table(Either, {"progress": "2min"}, "t").progress == 120
+    assert read_table(Either, {"progress": {"limit": "1s"}}, "t").progress == Budget(
+        limit=Seconds(1)
+    )
+    with pytest.raises(ConfigError, match='Did you mean "10s"'):
+        read_table(Either, {"progress": "10sec"}, "t")
