@@ -100,11 +100,7 @@ class Roles:
         except ValueError as error:
             self.problems.append(f"{where}.restart = {framework.restart!r}: {error}")
             return
-        try:
-            progress_s, progress_then = framework.progress_budget()
-        except ValueError as error:
-            self.problems.append(f"{where}.progress = {framework.progress!r}: {error}")
-            return
+        progress_s, progress_then = framework.progress_budget()
         if len(self.problems) > before:
             return
         self.configs[name] = config

@@ -56,7 +56,7 @@ class RoleTable(Config):
     count: Annotated[int, doc("independent members, each a process of its own", ge=1)] = 1
     max: Annotated[
         int, doc("members that an elastic role may grow to; 0: it stays at count", ge=0)
-    ] = Seconds(0)
+    ] = 0
     ranks: Annotated[
         Annotated[int, msgspec.Meta(ge=1)] | None,
         doc("processes of each member, a gang: started and restarted as one; 1 without a mesh"),
