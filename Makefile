@@ -9,7 +9,7 @@ ARGS   ?=
 ROUNDS ?= 5
 BENCH  := .venv-bench
 
-.PHONY: run test check sim bench bench-wire bench-loss install clean
+.PHONY: run test check sim mutants bench bench-wire bench-loss install clean
 .DEFAULT_GOAL := run
 
 run: $(STAMP)                       ## train the demo (RUN=another.toml ARGS="--resume")
@@ -21,6 +21,9 @@ test: $(STAMP) check                ## everything: checks, unit tests, simulatio
 sim: $(STAMP)                       ## a thousand simulated runs with faults, other ones for each commit
 	$(BIN)/python -m realnet.testing.simulate --scenarios 1000 --processes 2 \
 		--seed "$$(git rev-parse HEAD 2>/dev/null)" --past tests/sim/seeds.txt $(ARGS)
+
+mutants: $(STAMP)                   ## known bugs, planted one by one: the simulator finds each
+	$(BIN)/python -m pytest -q tests/realnet/test_simulation.py -k planted --durations=0 -rA $(ARGS)
 
 check: $(STAMP)                     ## style, types, import contracts, bans
 	$(BIN)/ruff check .

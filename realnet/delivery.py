@@ -89,8 +89,8 @@ class _Member:
     """A consumer as the producer sees it."""
 
     __slots__ = (
-        *("bound", "credit", "credit_bytes", "holds", "lease_s", "name", "order"),
-        *("told", "told_bytes"),
+        *("bound", "credit", "credit_bytes", "holds", "lease_s", "moved", "name", "order"),
+        *("since_s", "told", "told_bytes"),
     )
 
     def __init__(self, name: End, order: int):
@@ -103,6 +103,8 @@ class _Member:
         self.holds: dict[int, None] = {}
         self.bound = _Queue()  # what only it may have
         self.lease_s = 0.0
+        self.moved = True  # it took or finished something, or told of progress, since the last tick
+        self.since_s = 0.0  # of the last tick at which it had
 
 
 class Producer:
@@ -112,11 +114,13 @@ class Producer:
         self._items: dict[int, _Item] = {}
         self._free = _Queue()  # for anybody
         self._homeless = _Queue()  # related work while nobody is up
+        self._returned = _Queue()  # taken back: for anybody but those who had it
         self._members: dict[End, _Member] = {}
         self._ready: dict[End, _Member] = {}  # those with credit
         self._stalled: set[End] = set()  # a lease ran out; they have finished nothing since
         self._homes = Homes()
         self._leased = 0
+        self._lease_s = 0.0  # the shortest
         self._joined = 0
         self._ticked_s: float | None = None
 
@@ -172,6 +176,7 @@ class Producer:
             del self._items[item]
             done.append(Done(item, aside))
         if done:
+            member.moved = True
             self._stalled.discard(consumer)
         return done
 
@@ -213,7 +218,10 @@ class Producer:
             return []
         member.credit += count
         member.credit_bytes += num_bytes
-        member.lease_s = lease_s
+        if lease_s != member.lease_s:
+            member.lease_s = lease_s
+            leases = [m.lease_s for m in self._members.values() if m.lease_s > 0]
+            self._lease_s = min(leases, default=0.0)
         if member.credit:
             self._ready[consumer] = member
         return self._hand_out()
@@ -223,8 +231,7 @@ class Producer:
         effects = []
         for name, member in self._members.items():
             unused, unused_bytes = member.credit, member.credit_bytes
-            waiting = self._free.count + member.bound.count
-            num_bytes = self._free.num_bytes + member.bound.num_bytes
+            waiting, num_bytes = self._waiting_for(member)
             if unused or unused_bytes:  # it fits nothing that is here
                 member.credit = member.credit_bytes = 0
                 self._ready.pop(name, None)
@@ -240,9 +247,8 @@ class Producer:
 
     @property
     def tick_s(self) -> float:
-        """How often `tick` wants to be called while something is leased; 0: it need not be."""
-        leases = [m.lease_s for m in self._members.values() if m.lease_s > 0]
-        return min(leases) / TICKS if leases and self._leased else 0.0
+        """How often `tick` wants to be called while there is an item; 0: it need not be."""
+        return self._lease_s / TICKS if self._items else 0.0
 
     def renew(self, consumer: End, idle: Sequence[int]) -> None:
         """A consumer works on what it has of this producer, except for the `idle` ones."""
@@ -252,43 +258,52 @@ class Producer:
             for item in member.holds:
                 if item not in resting:
                     self._items[item].renewed_s = None
+                    member.moved = True
 
     def tick(self, now_s: float) -> list[Send]:
         """Take back the items whose lease ran out, if somebody else is there to have them.
 
+        Related work that waits for a member which does nothing for so long waits for it no longer.
         Time in which nobody called this (the process stood still) counts against no one.
         """
         away_s = 0.0
         if self._ticked_s is not None:
             away_s = max(0.0, now_s - self._ticked_s - 2 * self.tick_s)
         for member in list(self._members.values()):
-            for item in list(member.holds) if member.lease_s > 0 else ():
-                held = self._items[item]
-                if held.renewed_s is None:
-                    held.renewed_s = now_s
-                    continue
-                held.renewed_s += away_s
-                if now_s - held.renewed_s > member.lease_s:
-                    self._take_back(item, held, member)
-        self._ticked_s = now_s if self._leased else None
+            if member.lease_s > 0:
+                self._tick_member(member, now_s, away_s)
+        self._ticked_s = now_s if self._items else None
         return self._hand_out()
 
+    def _tick_member(self, member: _Member, now_s: float, away_s: float) -> None:
+        for item in list(member.holds):
+            held = self._items[item]
+            if held.renewed_s is None:
+                held.renewed_s = now_s
+                continue
+            held.renewed_s += away_s
+            if now_s - held.renewed_s > member.lease_s:
+                self._take_back(item, held, member)
+        if member.moved or not member.bound.count:
+            member.since_s, member.moved = now_s, False
+        else:
+            member.since_s += away_s
+            if now_s - member.since_s > member.lease_s:
+                self._stall(member)
+
     def _take_back(self, item: int, held: _Item, member: _Member) -> None:
-        others = [
-            m for m in self._members.values() if m is not member and m.name not in held.former
-        ]
-        if not others:
-            return
-        heir = min(
-            others, key=lambda m: (m.name in self._stalled, len(m.holds) + m.bound.count, m.order)
-        )
-        self._release(item, held)
-        held.former = (*held.former, member.name)
-        self._queue(item, held, heir.bound)
-        if member.name not in self._stalled:
-            self._stalled.add(member.name)  # what is related to other work of it waits no longer
-            bound, member.bound = member.bound, _Queue()
-            self._enqueue_again(bound)
+        former = (*held.former, member.name)
+        if any(name not in former for name in self._members):
+            self._release(item, held)
+            held.former = former
+            self._queue(item, held, self._returned)
+            self._stall(member)
+
+    def _stall(self, member: _Member) -> None:
+        """Whatever is related goes elsewhere, until this member finishes something."""
+        self._stalled.add(member.name)
+        bound, member.bound = member.bound, _Queue()
+        self._enqueue_again(bound)
 
     # ------------------------------------------------------------ queues
 
@@ -339,11 +354,33 @@ class Producer:
         return heap[0]
 
     def _next_for(self, member: _Member) -> int | None:
-        free = self._first(self._free)
-        if not member.bound.count:
-            return free
-        bound = self._first(member.bound)
-        return bound if free is None or (bound is not None and bound < free) else free
+        first = self._first(self._free)
+        if member.bound.count:
+            bound = self._first(member.bound)
+            first = bound if first is None or (bound is not None and bound < first) else first
+        if self._returned.count:
+            first = min(self._returned_for(member), default=first)
+        return first
+
+    def _returned_for(self, member: _Member) -> list[int]:
+        """Return what was taken back from others; if everybody had it, from anybody."""
+        found = []
+        for item in self._returned.heap:
+            held = self._items.get(item)
+            if held is not None and held.queue is self._returned:
+                had = member.name in held.former
+                if not had or all(name in held.former for name in self._members):
+                    found.append(item)
+        return found
+
+    def _waiting_for(self, member: _Member) -> tuple[int, int]:
+        count = self._free.count + member.bound.count
+        num_bytes = self._free.num_bytes + member.bound.num_bytes
+        if self._returned.count:
+            items = self._returned_for(member)
+            count += len(items)
+            num_bytes += sum(self._items[item].size for item in items)
+        return count, num_bytes
 
     def _hand_out(self) -> list[Send]:
         sends: list[Send] = []
@@ -373,8 +410,13 @@ class Producer:
         size, queue = held.size, held.queue
         if size > member.credit_bytes or queue is None:
             return False
-        heapq.heappop(queue.heap)
+        if queue.heap[0] == item:
+            heapq.heappop(queue.heap)
+        else:  # of those taken back, which are few
+            queue.heap.remove(item)
+            heapq.heapify(queue.heap)
         self._unqueue(held)
+        member.moved = True
         member.credit -= 1
         spent = size
         if not member.credit:  # the bytes that are left over go along: they are of no use here

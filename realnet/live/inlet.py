@@ -74,6 +74,8 @@ class LiveInlet(SharePort, Generic[M]):
     def _end_up(self, end: End) -> None:
         feedback = (end[0].partition("/")[0], end[1]) in self._feedback
         self._consumer.producer_up(end, feedback=feedback)
+        if self._lease_s > 0:
+            self._send(end, wire.Grant(0, 0, self._lease_s))
 
     def _end_down(self, end: End) -> None:
         self._consumer.producer_down(end)

@@ -47,6 +47,7 @@ class LiveOutlet(SharePort, Generic[M]):
         self._key_prefix = f"{switch.address.full}:"
         self._aside_hook: Callable[[M, str], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
 
     @property
     def waiting(self) -> int:
@@ -144,6 +145,7 @@ class LiveOutlet(SharePort, Generic[M]):
             self._producer.renew(end, op.idle)
 
     def close(self) -> None:
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         for sending in self._sending.values():
@@ -160,8 +162,6 @@ class LiveOutlet(SharePort, Generic[M]):
             self._send(end, op, frames)
             if sending.handed is not None and not sending.handed.done():
                 sending.handed.set_result(None)
-        if sends and self._timer is None:
-            self._arm()
 
     def _done(self, effects: Sequence[Done]) -> None:
         for item, aside in effects:
@@ -177,6 +177,8 @@ class LiveOutlet(SharePort, Generic[M]):
         self._is_later = False
         for end, *counts in self._producer.announce():
             self._send(end, wire.Backlog(*counts))
+        if self._timer is None and not self._closed:
+            self._arm()
 
     # ------------------------------------------------------------ leases
 
@@ -190,5 +192,3 @@ class LiveOutlet(SharePort, Generic[M]):
         sends = self._producer.tick(asyncio.get_running_loop().time())
         self._ship(sends)
         self._soon(self._tell_backlog)
-        if self._timer is None:
-            self._arm()

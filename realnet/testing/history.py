@@ -62,12 +62,13 @@ def check(
     windows: dict[str, int],
     *,
     finished: bool = True,
+    leases: bool = False,
 ) -> list[str]:
     """Return what is wrong with a history, one line each.
 
     `offered` are the keys that were to be done, `set_aside` those among them that must end with a
     reason, `windows` the most that an inlet of a role may have in custody. A run that was stopped
-    before it was `finished` need not have done everything.
+    before it was `finished` need not have done everything. With `leases` related work may move.
     """
     return [
         *(_done(history, offered, set_aside) if finished else ()),
@@ -75,7 +76,9 @@ def check(
         *_acks(history, set_aside),
         *_effects(history),
         *_handlers(history, windows),
+        *(() if leases else _related(history)),
         *_deaths(history),
+        *_watches(history),
         *_kills(history),
         *_deadlines(history),
     ]
@@ -140,6 +143,35 @@ def _handlers(history: History, windows: dict[str, int]) -> Iterator[str]:
             yield f"{e.who} handled {open_now[e.who]} at {e.time_s:.3f} s, its window is {most}"
     for e in history.of("over"):
         yield f"{e.who} had {e.key} in custody at {e.time_s:.3f} s, over its window"
+
+
+def _related(history: History) -> Iterator[str]:
+    """What is related stays with one worker until that one ends."""
+    ended: set[str] = set()
+    where: dict[str, str] = {}
+    for e in history.of("keyed", "exit"):
+        if e.what == "exit":
+            ended.add(e.who)
+            continue
+        before = where.get(e.key, e.who)
+        if before != e.who and before not in ended:
+            yield f"what is related in {e.key} went to {e.who} while {before} lived"
+        where[e.key] = e.who
+
+
+def _watches(history: History) -> Iterator[str]:
+    """A watch tells of a death once, and only of one that happened."""
+    ended: set[str] = set()
+    told: set[tuple[str, str]] = set()
+    for e in history.of("exit", "mourns", "tells"):
+        if e.what == "exit":
+            ended.add(e.who)
+        elif e.what == "mourns" and e.key not in ended:
+            yield f"{e.who} was told at {e.time_s:.3f} s that {e.key} ended, which lives"
+        elif e.what == "tells":
+            if (e.who, e.key) in told:
+                yield f"watch {e.key} of {e.who} told twice"
+            told.add((e.who, e.key))
 
 
 def _deaths(history: History) -> Iterator[str]:

@@ -24,7 +24,7 @@ from realnet.testing.history import History, check
 from realnet.testing.loop import SimulationError
 from realnet.testing.network import Weather
 from realnet.testing.simulation import Simulation
-from realnet.testing.workload import ORACLE, TOPOLOGY, Oracle
+from realnet.testing.workload import ORACLE, TOPOLOGY, Oracle, Source
 from realnet.topology import read_source, resolve
 from realnet.topology.plan import Plan
 
@@ -55,6 +55,7 @@ class Scenario(NamedTuple):
     plan: Plan
     offered: dict[int, list[str]]
     poison: set[str]
+    sticky: frozenset[str]  # whose first handler does not move: another worker has to do them
     faults: tuple[Fault, ...]
     weather: Weather
     stop_s: float | None  # stop at this time, whatever goes on; else when everything is done
@@ -96,7 +97,12 @@ def make(seed: int) -> Scenario:
     pause_s = load_s * lanes * sources / num  # faults meet work under way
     tables: dict[str, dict[str, Any]] = {
         "source": {"pause_s": pause_s, "lanes": lanes, "impatient": rng.random() < 0.3},
-        "worker": {"window": rng.randint(1, 8), "work_s": rng.choice((0.0, 0.01, 0.05))},
+        "worker": {
+            "window": 1 + rng.randint(1, 8),
+            "window_bytes": rng.choice((1 << 20, 2000, 500)),
+            "lease_s": rng.choice((0.0, 2.0)),
+            "work_s": rng.choice((0.0, 0.01, 0.05)),
+        },
         "helper": {"delay_s": rng.choice((0.0, 0.003, 0.02))},
         "sink": {"window": rng.randint(1, 12)},
     }
@@ -107,11 +113,14 @@ def make(seed: int) -> Scenario:
     plan = msgspec.structs.replace(plan, roles=roles)
     offered = {s: [f"k{s}.{i}" for i in range(s, num, sources)] for s in range(sources)}
     keys = [k for mine in offered.values() for k in mine]
+    poison = {k for k in keys if rng.random() < 0.03}
+    others = plan.roles["worker"].count - 1 if tables["worker"]["lease_s"] else 0
     return Scenario(
         seed,
         plan,
         offered,
-        {k for k in keys if rng.random() < 0.03},
+        poison,
+        frozenset(rng.sample([k for k in keys if k not in poison], others)),
         _faults(rng, [s.name for s in plan.slots]),
         Weather(
             0.0002,
@@ -169,6 +178,7 @@ def play_scenario(scenario: Scenario, patch: Callable[[Simulation], None] | None
     """Run a scenario and judge it."""
     simulation = Simulation(scenario.plan, scenario.seed, weather=scenario.weather)
     oracle = Oracle(simulation.history, scenario.offered, scenario.poison)
+    oracle.sticky.update(scenario.sticky)
     simulation.head_process.context.run(ORACLE.set, oracle)
     if patch is not None:
         patch(simulation)
@@ -180,7 +190,10 @@ def play_scenario(scenario: Scenario, patch: Callable[[Simulation], None] | None
     windows = {r: int(scenario.plan.roles[r].config["window"]) for r in ("worker", "sink")}
     keys = {k for mine in scenario.offered.values() for k in mine}
     finished = scenario.stop_s is None
-    wrong += check(simulation.history, keys, scenario.poison, windows, finished=finished)
+    leases = bool(scenario.plan.roles["worker"].config["lease_s"])
+    wrong += check(
+        simulation.history, keys, scenario.poison, windows, finished=finished, leases=leases
+    )
     wrong += simulation.complaints()
     return Result(
         scenario.seed,
@@ -207,6 +220,7 @@ async def _story(
             wrong.append(f"the run ended badly: {text}")
         await trouble
         oracle.crashes.clear()
+        oracle.release.set()
         lossy = simulation.network.weather.loss > 0
         simulation.network.weather = simulation.network.weather._replace(loss=0.0)
         while not _quiet(simulation):  # noqa: ASYNC110 (polling costs no time here)
@@ -246,6 +260,12 @@ def _look(simulation: Simulation) -> None:
         for slot in sorted(alive - life.node._up - {life.node.slot}):
             simulation.broken(f"{life.node.slot} does not know that {slot} is up")
         for cell in life.node.cells.values():
+            if isinstance(cell.actor, Source):
+                mourned = {
+                    e.key for e in simulation.history.of("mourns") if e.who == cell.address.full
+                }
+                for worker in sorted(cell.actor.watched - mourned - alive):
+                    simulation.broken(f"{cell.address.full} was not told of the death of {worker}")
             for port in cell.ports.values():
                 consumer = getattr(port, "_consumer", None)
                 if isinstance(consumer, Consumer):

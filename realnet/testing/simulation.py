@@ -35,9 +35,25 @@ from realnet.testing.history import History
 from realnet.testing.loop import Process, VirtualLoop, run_in
 from realnet.testing.network import SimulatedNetwork, Weather
 from realnet.topology.plan import Plan, WirePlan
+from realnet.waits import Waits
+from realnet.watches import Tell
+from realnet.watching import Watching
 from realnet.ways import Way
 
 NOWHERE = Path("/nonexistent")
+
+
+class SimulatedWatching(Watching):
+    """Watches that tell the history what they tell."""
+
+    def __init__(self, waits: Waits, told: Callable[[int], None]):
+        super().__init__(waits)
+        self._told = told
+
+    def _do(self, effects: Sequence[Tell]) -> None:
+        for effect in effects:
+            self._told(effect.watch)
+        super()._do(effects)
 
 
 class SimulatedNode(Node):
@@ -53,6 +69,9 @@ class SimulatedNode(Node):
             simulation.info,
             wires,
             now=lambda: loop._now_s + skew_s,
+        )
+        self.watching = SimulatedWatching(
+            self.waits, lambda watch: simulation.history.note("tells", slot, str(watch))
         )
         simulation.loop.waits.append(self.waits)
         self.on_wire_error = lambda error: simulation.wire_error(slot, error)

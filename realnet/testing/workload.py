@@ -1,6 +1,7 @@
 """The roles of the simulated scenarios: sources, workers that ask helpers, a sink that remembers.
 
-They use every kind of wire: shares with custody and back-pressure, safe asks, streams, a state.
+They use every kind of wire: shares with custody, back-pressure in items and bytes, leases, related
+work and a circle (the sink sends some work back); safe asks, streams, a state; and death watch.
 What would be a disk in a real run (what a source knows to be done, what the sink made durable) is
 the `Oracle`, which outlives every process.
 
@@ -38,6 +39,8 @@ class Oracle:
         self.history = history
         self.offered = offered  # by source index
         self.poison = poison
+        self.sticky: set[str] = set()  # whose first handler will not move until `release`
+        self.release = asyncio.Event()
         self.settled: set[str] = set()  # roots that their source knows to be done or set aside
         self.durable: set[str] = set()
         self.crashes: dict[str, int] = {}  # role -> how many of its next handlers raise
@@ -61,10 +64,12 @@ class Oracle:
 
 
 class Job(Message):
-    """One item of work."""
+    """One item of work. Those of one episode are for one worker."""
 
     key: str
     payload: npt.NDArray[np.int32]
+    episode: str = ""
+    sender: str = ""
 
 
 class Result(Message):
@@ -117,6 +122,7 @@ class Source(Actor[SourceConfig]):
         self.oracle.maybe_crash(self, " start")
         self.left = [k for k in self.oracle.offered[self.address.index] if not self._settled(k)]
         self.wake = asyncio.Event()
+        self.watched: set[str] = set()
         self.jobs.on_set_aside(lambda body, why: self._aside(body.key))
 
     def _settled(self, key: str) -> bool:
@@ -142,7 +148,11 @@ class Source(Actor[SourceConfig]):
             await self._offer(key)
 
     async def _offer(self, key: str) -> None:
-        job = Job(key, np.full(4, len(key), np.int32))
+        num = int(key.rpartition(".")[2])
+        payload = np.full(4 + num * 37 % 200, len(key), np.int32)
+        episode = f"e{num % 7}" if num % 3 else ""
+        job = Job(key, payload, episode, self.address.full)
+        self._watch_workers()
         if key in self.oracle.poison:  # nothing causes it: its end is told to the hook
             await self.jobs.send(job, key=key)
             return
@@ -158,6 +168,17 @@ class Source(Actor[SourceConfig]):
                 continue  # taken back, or taken by a consumer just then: offered again
             root.settled()
             return
+
+    def _watch_workers(self) -> None:
+        for life in self.jobs.peers:
+            if life not in self.watched:
+                self.watched.add(life)
+                self.spawn(self._mourn(life), name=f"watch {life}")
+
+    async def _mourn(self, life: str) -> None:
+        self.oracle.note("watches", self, life)
+        death = await self.watch(life)
+        self.oracle.note("mourns", self, death.address.full)
 
     def _acked(self, key: str, aside: str | None) -> None:
         self.oracle.note("aside" if aside else "acked", self, key)
@@ -177,13 +198,15 @@ class Source(Actor[SourceConfig]):
 
 class WorkerConfig(Config):
     window: int = 4
+    window_bytes: int = 1 << 20
+    lease_s: float = 0.0
     work_s: float = 0.01
 
 
 class Worker(Actor[WorkerConfig]):
-    """Asks a helper, sends one or two results for each job."""
+    """Asks a helper, sends one or two results for each job, and looks again at what comes back."""
 
-    jobs = Inlet(Job, window="window")
+    jobs = Inlet(Job, window="window", window_bytes="window_bytes", lease_s="lease_s")
     results = Outlet(Result)
     helper = Ask(Double, Count, prefer="local")
 
@@ -191,20 +214,47 @@ class Worker(Actor[WorkerConfig]):
         """Nothing to open."""
         self.oracle = ORACLE.get()
         self.oracle.maybe_crash(self, " start")
+        self.sizes: dict[str, int] = {}
 
     @jobs.handler
     async def work(self, item: Delivery[Job]) -> None:
         """Do one job."""
         key = item.body.key
         self.oracle.note("take", self, key)
+        if item.body.episode:
+            self.oracle.note("keyed", self, f"{item.body.sender} {item.body.episode}")
         if self.jobs.in_hand > self.config.window:
             self.oracle.note("over", self, str(self.jobs.in_hand))
+        self.sizes[key] = item.body.payload.nbytes
+        self._look_at_bytes()
+        try:
+            await self._work(item, key)
+        finally:
+            del self.sizes[key]
+
+    def _look_at_bytes(self) -> None:
+        """One large item may come beside what comes back, and the other way round; no more."""
+        back = [size for key, size in self.sizes.items() if key.endswith(".again")]
+        new = [size for key, size in self.sizes.items() if not key.endswith(".again")]
+        total = sum(back) + sum(new) - max(back, default=0) - max(new, default=0)
+        if total > self.config.window_bytes:
+            self.oracle.note("over", self, f"{total} bytes")
+
+    async def _work(self, item: Delivery[Job], key: str) -> None:
         self.oracle.maybe_crash(self)
         if key in self.oracle.poison:
             item.set_aside("poison")
             self.oracle.note("end", self, key)
             return
+        if key in self.oracle.sticky:
+            self.oracle.sticky.discard(key)
+            self.oracle.note("sticks", self, key)
+            await self.oracle.release.wait()
         await self.clock.sleep(self.rng.expovariate(1.0) * self.config.work_s)
+        if key.endswith(".again"):
+            self.oracle.note("end", self, key)
+            return
+        item.progress()
         answer = await self._ask(key)
         for child in children(key):
             await self.results.send(Result(child, answer), key=child, caused_by=item)
@@ -278,9 +328,10 @@ class SinkConfig(Config):
 
 
 class Sink(Actor[SinkConfig]):
-    """Makes each result durable once."""
+    """Makes each result durable once, some only after a worker has looked at it again."""
 
     results = Inlet(Result, window="window")
+    again = Outlet(Job)
 
     async def start(self) -> None:
         """Nothing to open: the oracle is the disk."""
@@ -296,7 +347,12 @@ class Sink(Actor[SinkConfig]):
             self.oracle.note("over", self, str(self.results.in_hand))
         self.oracle.maybe_crash(self)
         if key not in self.oracle.durable:
+            if item.body.answer % 8 == 2:
+                job = Job(f"{key}.again", np.full(10, 1, np.int32))
+                await self.again.send(job, key=job.key, caused_by=item)
             await self.compute(self._commit, key)
+            if item.body.answer % 6 == 0:
+                item.done()
         self.oracle.note("end", self, key)
 
     def _commit(self, key: str) -> None:
@@ -321,7 +377,9 @@ restart = "1000 per 1s"
 kind = "realnet.testing.workload:Sink"
 restart = "1000 per 1s"
 [wires]
-jobs = "source -> worker -> sink"
+jobs = {{ path = "source -> worker", affinity = "episode" }}
+results = "worker -> sink"
+again = {{ path = "sink -> worker", feedback = 1 }}
 help = "worker -> helper"
 level = "helper -> source"
 """

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from realnet import Delivery
-from realnet.affinity import End
+from realnet.affinity import End, Homes
 from realnet.cell import LiveInlet  # where it is used
 from realnet.custody import Accepted, AckTo, Consumer, GrantTo
 from realnet.deadlines import Deadlines
@@ -22,6 +24,7 @@ from realnet.liveness import Beats, Hung, Suspected
 from realnet.supervision import Down, Effect, Supervisor
 from realnet.testing.loop import Deadlock, OutOfTime, run
 from realnet.testing.scenario import Fault, make, play, play_scenario
+from realnet.watches import Tell, Watches
 
 SEEDS = 1_000
 
@@ -72,6 +75,19 @@ def test_beats_forgive_the_time_that_the_watcher_was_away() -> None:
     assert beats.tick(21) == []
     assert beats.tick(23) == [Suspected("a", 3.0)]
     assert beats.tick(30) == [Hung("a", 10.0)]
+
+
+@pytest.mark.parametrize("reserve", [0, 1])
+def test_a_circle_without_a_reserve_stands_still(reserve: int) -> None:
+    scenario = make(4)._replace(faults=(Fault(0.0, "slow", "sink/0", "head"),), stop_s=None)
+    roles = dict(scenario.plan.roles)
+    for name, config in (("source", {"pause_s": 0.0}), ("worker", {"window": 2})):
+        roles[name] = structs.replace(roles[name], config={**roles[name].config, **config})
+    wires = tuple(structs.replace(w, feedback=reserve * w.feedback) for w in scenario.plan.wires)
+    plan = structs.replace(scenario.plan, roles=roles, wires=wires)
+    result = play_scenario(scenario._replace(plan=plan))
+    assert any("for room for again" in text for text in result.wrong) == (not reserve), result
+    assert bool(result.wrong) == (not reserve), result
 
 
 # ---------------------------------------------------------------- planted bugs
@@ -196,6 +212,58 @@ def repeated_batches_are_used(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Session, "received", received)
 
 
+def a_lease_never_ends(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Producer, "tick", lambda self, now_s: [])
+
+
+def related_work_waits_for_the_stuck(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Producer, "_stall", lambda self, member: None)
+
+
+def a_watch_fires_twice(patch: pytest.MonkeyPatch) -> None:
+    right = Watches._over
+
+    def over(self: Watches, *args: Any) -> list[Tell]:
+        return [tell for tell in right(self, *args) for _ in range(2)]
+
+    patch.setattr(Watches, "_over", over)
+
+
+def byte_credit_is_leaked(patch: pytest.MonkeyPatch) -> None:
+    right = Producer.announce
+
+    def announce(self: Producer) -> list[Announce]:
+        return [a._replace(unused_bytes=0) for a in right(self)]
+
+    patch.setattr(Producer, "announce", announce)
+
+
+def bytes_are_not_looked_at(patch: pytest.MonkeyPatch) -> None:
+    right = Consumer.grants
+
+    def grants(self: Consumer) -> list[GrantTo]:
+        self.window_bytes += 1 << 20
+        try:
+            return right(self)
+        finally:
+            self.window_bytes -= 1 << 20
+
+    patch.setattr(Consumer, "grants", grants)
+
+
+def the_feedback_reserve_is_ignored(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(LiveInlet, "wired", lambda *args: None)
+
+
+def related_work_goes_anywhere(patch: pytest.MonkeyPatch) -> None:
+    turn = itertools.count()
+
+    def of(self: Homes, key: str, members: Collection[End]) -> End:
+        return list(members)[next(turn) % len(members)]
+
+    patch.setattr(Homes, "of", of)
+
+
 MUTANTS: list[Callable[[pytest.MonkeyPatch], None]] = [
     ack_before_the_handler_ended,
     results_do_not_hold_their_cause,
@@ -211,6 +279,13 @@ MUTANTS: list[Callable[[pytest.MonkeyPatch], None]] = [
     deadlines_are_not_looked_at,
     lost_batches_are_not_sent_again,
     repeated_batches_are_used,
+    a_lease_never_ends,
+    related_work_waits_for_the_stuck,
+    a_watch_fires_twice,
+    byte_credit_is_leaked,
+    bytes_are_not_looked_at,
+    the_feedback_reserve_is_ignored,
+    related_work_goes_anywhere,
 ]
 
 
