@@ -48,6 +48,8 @@ class SharePort(LivePort):
     def _send(self, end: End, op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None:
         way = self._end_ways.get(end)
         if way is None:
+            if end[0] not in self._ports:  # it died in this turn
+                return
             way = self._end_ways[end] = self._switch.way(*end, self.name, self.lane)
         way.send(op, frames)
 
