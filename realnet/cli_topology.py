@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from realnet.starter import start_project
 from realnet.topology import Plan, read_source, resolve
 from realnet.topology.catalogue import classes_of
 from realnet.topology.draw import graph_of, mermaid, svg, terminal
@@ -102,4 +103,13 @@ def _write(text: str, output: Path | None) -> None:
         click.echo(f"{output}: written")
 
 
-VERBS = (check, plan, explain, schema)
+@click.command()
+@click.argument("name", type=click.Path(path_type=Path))
+def init(name: Path) -> None:
+    """Make a folder NAME with a new project: a topology, one role, one test."""
+    for path in start_project(name):
+        click.echo(path)
+    click.echo(f"go on with: cd {name} && realnet run topology.toml")
+
+
+VERBS = (check, plan, explain, schema, init)
