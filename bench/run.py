@@ -44,7 +44,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--peers", type=Path, help="the Python that has the peers installed")
     parser.add_argument("--only", default="", help="names of programs, with commas between")
     parser.add_argument("--messages", type=int, default=5_000_001, help="loss: over ipc")
-    parser.add_argument("--tcp-messages", type=int, default=1_000_002, help="loss: over tcp")
+    parser.add_argument("--tcp-messages", type=int, default=5_000_001, help="loss: over tcp")
     parser.add_argument("--folder", type=Path, default=BENCH.parent / "runs" / "bench")
     parser.add_argument("--benchmarks", type=Path, help="the file with the section to rewrite")
     return parser.parse_args()
