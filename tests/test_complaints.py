@@ -236,3 +236,19 @@ def test_paths_start_from_the_file_that_wrote_them(tmp_path: Path) -> None:
     assert tasks["addz"]["data"] == str(below / "rows.jsonl")
     assert tasks["addz"]["reward"] == {f"{below}/mine.py:score": 1.0, "exact": 0.5}
     assert tasks["own"]["data"] == "./mine.jsonl"
+
+
+def test_a_package_that_is_not_installed_is_told_once(tmp_path: Path) -> None:
+    (tmp_path / "needy.py").write_text(
+        "from realnet import Actor, Config\n"
+        "class Needy(Actor[Config]):\n"
+        "    @classmethod\n"
+        "    def check(cls, config, shared, base):\n"
+        "        raise ModuleNotFoundError('No module', name='jinja2')\n"
+    )
+    (tmp_path / "t.toml").write_text(
+        '[roles.a]\nkind = "needy.py:Needy"\n[roles.b]\nkind = "needy.py:Needy"\n'
+    )
+    assert complaints(tmp_path / "t.toml") == [
+        't.toml: its roles need jinja2, which is not installed: pip install "realnet-rl[train]"'
+    ]

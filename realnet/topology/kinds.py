@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, requires
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +22,7 @@ from realnet.actor import Actor
 from realnet.errors import LostReference, listed, nearest
 
 GROUP = "realnet.kinds"
+DISTRIBUTION = "realnet-rl"
 
 
 def registered_kinds() -> dict[str, str]:
@@ -83,6 +85,18 @@ def _from_name(place: str, where: str) -> ModuleType:
     try:
         return importlib.import_module(place)
     except ModuleNotFoundError as error:
+        if not f"{place}.".startswith(f"{error.name}."):
+            raise LostReference(f"{where.partition(':')[0]}: {not_installed(error)}") from None
         raise LostReference(
             f"{where}: there is no module {error.name}; is its package installed?"
         ) from None
+
+
+def not_installed(error: ModuleNotFoundError) -> str:
+    """Return what to install for a module that a role needs. The same text for every role."""
+    for requirement in requires(DISTRIBUTION) or ():
+        match = re.match(r"""([\w-]+).*extra == ["'](\w+)["']""", requirement)
+        if match and match[1].replace("-", "_") == error.name and match[2] != "dev":
+            what = f'pip install "{DISTRIBUTION}[{match[2]}]"'
+            return f"its roles need {error.name}, which is not installed: {what}"
+    return f"its roles need {error.name}, which is not installed"

@@ -19,7 +19,7 @@ from realnet.actor import Actor
 from realnet.config import Shared, read_table, to_plain
 from realnet.errors import ConfigError, listed, nearest
 from realnet.topology.hints import forgotten, hinted
-from realnet.topology.kinds import load_object
+from realnet.topology.kinds import load_object, not_installed
 from realnet.topology.layout import pool_problems, settle, slots_of, stages_of, targets_of
 from realnet.topology.plan import Plan, PoolPlan, WirePlan
 from realnet.topology.roles import Roles
@@ -124,7 +124,9 @@ def _guard(roles: Roles, fn: Any, *args: Any) -> Any:
         return fn(*args)
     except ConfigError as error:
         roles.complain(error)
-        return None
+    except ModuleNotFoundError as error:  # what a class checks with
+        roles.problems.append(f"{roles.source.path.name}: {not_installed(error)}")
+    return None
 
 
 def _policies(roles: Roles) -> dict[str, Any]:
