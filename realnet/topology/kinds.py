@@ -86,7 +86,7 @@ def _from_name(place: str, where: str) -> ModuleType:
         return importlib.import_module(place)
     except ModuleNotFoundError as error:
         if not f"{place}.".startswith(f"{error.name}."):
-            raise LostReference(f"{where.partition(':')[0]}: {not_installed(error)}") from None
+            raise LostReference(not_installed(error)) from None
         raise LostReference(
             f"{where}: there is no module {error.name}; is its package installed?"
         ) from None
@@ -98,5 +98,5 @@ def not_installed(error: ModuleNotFoundError) -> str:
         match = re.match(r"""([\w-]+).*extra == ["'](\w+)["']""", requirement)
         if match and match[1].replace("-", "_") == error.name and match[2] != "dev":
             what = f'pip install "{DISTRIBUTION}[{match[2]}]"'
-            return f"its roles need {error.name}, which is not installed: {what}"
-    return f"its roles need {error.name}, which is not installed"
+            return f"the roles need {error.name}, which is not installed: {what}"
+    return f"the roles need {error.name}, which is not installed"

@@ -125,7 +125,7 @@ def _guard(roles: Roles, fn: Any, *args: Any) -> Any:
     except ConfigError as error:
         roles.complain(error)
     except ModuleNotFoundError as error:  # what a class checks with
-        roles.problems.append(f"{roles.source.path.name}: {not_installed(error)}")
+        roles.problems.append(not_installed(error))
     return None
 
 
