@@ -250,5 +250,5 @@ def test_a_package_that_is_not_installed_is_told_once(tmp_path: Path) -> None:
         '[roles.a]\nkind = "needy.py:Needy"\n[roles.b]\nkind = "needy.py:Needy"\n'
     )
     assert complaints(tmp_path / "t.toml") == [
-        't.toml: its roles need jinja2, which is not installed: pip install "realnet-rl[train]"'
+        'the roles need jinja2, which is not installed: pip install "realnet-rl[train]"'
     ]

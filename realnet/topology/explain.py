@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from realnet.errors import ConfigError, nearest
+from realnet.errors import ConfigError, listed, nearest
 from realnet.topology.catalogue import (
     WORDS,
     Classes,
@@ -18,6 +18,7 @@ from realnet.topology.catalogue import (
     entries,
     registered_classes,
 )
+from realnet.topology.kinds import registered_kinds
 from realnet.topology.source import NAMED, Source
 
 
@@ -45,7 +46,7 @@ def explain(key: str, source: Source | None) -> str:
     if not told:
         told = _unknown_but_written(key, source)
     if not told:
-        raise ConfigError(_lost(key, known, source))
+        raise ConfigError(_lost(key, known, classes, source))
     return "\n\n".join(dict.fromkeys(told)) + "\n"
 
 
@@ -157,12 +158,15 @@ def _unknown_but_written(key: str, source: Source | None) -> list[str]:
     ]
 
 
-def _lost(key: str, known: list[Entry], source: Source | None) -> str:
+def _lost(key: str, known: list[Entry], classes: Classes, source: Source | None) -> str:
     paths = {e.path for e in known} | set(source.origin if source else ())
     ends = {".".join(p.split(".")[i:]) for p in paths for i in range(p.count(".") + 1)}
-    where = f"{source.path.name}: " if source else ""
     close = nearest(key, itertools.chain(ends, WORDS))
-    return f"{where}no key {key!r} in it.{close}" if source else f"there is no key {key!r}.{close}"
+    if source is not None:
+        return f"{source.path.name}: no key {key!r} in it.{close}"
+    unloaded = sorted(set(registered_kinds()) - set(classes))
+    lacking = f" Kinds that cannot be loaded here: {listed(unloaded)}" if unloaded else ""
+    return f"there is no key {key!r}.{close}{lacking}"
 
 
 def _value(source: Source, path: str) -> Any:
