@@ -91,6 +91,7 @@ def wire(
                 problems.append(str(error))
     wires.extend(_joined(roles, wires))
     problems.extend(_cycles(wires))
+    problems.extend(_doubled(wires))
     return wires, problems, _open_ends(roles, wires)
 
 
@@ -319,3 +320,27 @@ def _circle(start: str, next_of: Mapping[str, list[str]]) -> list[str]:
                 seen.add(role)
                 ways.append([*way, role])
     return []
+
+
+def _doubled(wires: list[WirePlan]) -> list[str]:
+    """Return a complaint for each state wire whose ends are joined by another one as well.
+
+    Share wires tell several ports of one pair of roles apart; a state has one value and one place.
+    """
+    seen: dict[tuple[str, str, str], WirePlan] = {}
+    problems = []
+    for w in wires:
+        if w.kind != "state":
+            continue
+        for role, port, other in (
+            (w.from_role, w.from_port, w.to_role),
+            (w.to_role, w.to_port, w.from_role),
+        ):
+            first = seen.setdefault((role, port, other), w)
+            if (first.from_port, first.to_port) != (w.from_port, w.to_port):
+                problems.append(
+                    f"[wires]: {role}.{port} is wired to two state ports of {other}: "
+                    f"{first.from_role}.{first.from_port} -> {first.to_role}.{first.to_port} and "
+                    f"{w.from_role}.{w.from_port} -> {w.to_role}.{w.to_port}. Leave one out."
+                )
+    return problems

@@ -237,6 +237,26 @@ def test_a_circle_of_share_wires_wants_a_reserve(folder: Path) -> None:
     assert plan.stop_order == (("x",), ("y",))
 
 
+LAMPS = (
+    "from realnet import Actor, Config, Message, StateIn, StateOut\n"
+    "class Light(Message):\n    n: int\n"
+    "class Lamp(Actor[Config]):\n    a = StateOut(Light)\n"
+    "class Eye(Actor[Config]):\n    c = StateIn(Light)\n    d = StateIn(Light)\n"
+)
+
+
+def test_one_state_is_not_shown_to_two_ports_of_a_role(folder: Path) -> None:
+    (folder / "lamps.py").write_text(LAMPS)
+    path = folder / "lamps.toml"
+    path.write_text(
+        '[roles.x]\nkind = "lamps.py:Lamp"\n[roles.y]\nkind = "lamps.py:Eye"\n'
+        '[wires]\na = "x -> y.c"\nb = "x.a -> y.d"\nagain = "x.a -> y.c"\n'
+    )
+    with pytest.raises(ConfigError) as caught:
+        resolve(read_source(path))
+    assert "x.a is wired to two state ports of y: x.a -> y.c and x.a -> y.d" in str(caught.value)
+
+
 def test_options_of_a_wire_and_of_a_role(folder: Path) -> None:
     plan = made(
         folder,
