@@ -8,8 +8,9 @@ ARGS   ?=
 
 ROUNDS ?= 5
 BENCH  := .venv-bench
+REF    := .venv-reference
 
-.PHONY: run test check sim mutants bench bench-wire bench-loss install clean
+.PHONY: run test test-reference check sim mutants bench bench-wire bench-loss install clean
 .DEFAULT_GOAL := run
 
 run: $(STAMP)                       ## train the demo (RUN=another.toml ARGS="--resume")
@@ -17,6 +18,16 @@ run: $(STAMP)                       ## train the demo (RUN=another.toml ARGS="--
 
 test: $(STAMP) check                ## everything: checks, unit tests, simulation, real processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+test-reference: $(REF)/.installed   ## verl and trl, called, still say what tests/reference/published.json says
+	$(REF)/bin/python tests/reference/published.py $(ARGS)
+
+$(REF)/.installed: tests/reference/requirements.txt constraints.txt
+	$(PYTHON) -m venv $(REF)
+	$(REF)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -r tests/reference/requirements.txt
+	$(REF)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps verl==0.9.1
+	@touch $@
 
 sim: $(STAMP)                       ## a thousand simulated runs with faults, other ones for each commit
 	$(BIN)/python -m realnet.testing.simulate --scenarios 1000 --processes 2 \
@@ -60,4 +71,4 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:                              ## the environment and caches; runs/ stays
-	rm -rf $(VENV) $(BENCH) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) $(BENCH) $(REF) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

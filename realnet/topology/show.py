@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import os
 import shlex
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from realnet.actor import Actor
 from realnet.config import Config, read_table
@@ -32,12 +35,24 @@ def describe(plan: Plan) -> str:
         (f"wires ({len(plan.wires)})", told.wires()),
         ("limits", told.limits()),
         ("keys", told.keys()),
+        ("tables as opened", told.tables()),
         ("order", told.order()),
     )
     lines = [plan.title, plan.topology]
     for name, rows in sections:
         lines += ["", name, *(f"  {row}" for row in rows)]
     return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """Return a plain value as TOML writes it."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, bool | str):
+        return msgspec.json.encode(value).decode()
+    return repr(value)
 
 
 class _Told:
@@ -75,6 +90,18 @@ class _Told:
             before = f", started by {shlex.join(role.spawn)}" if role.spawn else ""
             yield f"{slot.name:<20} {role.kind}{also}{gang}: {needs}, {memory}{before}"
         yield f"{'together':<20} at least {(total + EMPTY_BYTES) / MIB:.0f} MiB, with the head"
+
+    def tables(self) -> Iterable[str]:
+        """Show the tables inside roles' tables: a preset is told with all its fields."""
+        for name, role in self.plan.roles.items():
+            for key, table in role.config.items():
+                if not isinstance(table, dict) or not table:
+                    continue
+                yield f"roles.{name}.{key}"
+                fields = [f"{k} = {_toml(v)}" for k, v in table.items() if v is not None]
+                yield from textwrap.wrap(
+                    ", ".join(fields), 92, initial_indent="  ", subsequent_indent="  "
+                )
 
     def placement(self) -> Iterable[str]:
         pools: dict[str, list[RolePlan]] = {}

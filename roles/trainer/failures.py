@@ -2,7 +2,7 @@
 
 The weights are as before the step and the tickets are dropped with the reason; when it happens
 several times in a row the run stops, with the evidence at hand. It stops, too, when ticket after
-ticket is set aside. Knows nothing of models. Called by the trainer.
+ticket is set aside, or group after group dropped. Knows nothing of models. Called by the trainer.
 """
 
 from __future__ import annotations
@@ -21,11 +21,26 @@ class Diverged(ConfigError):
 
 
 class Fruitless(ConfigError):
-    """Many tickets in a row were set aside. A restart would end the same way."""
+    """Many tickets in a row were of no use. A restart would end the same way."""
 
 
-def judge_asides(store: Store, limit: int) -> None:
-    """Raise Fruitless when nothing but tickets that nobody can do has come for long."""
+def judge_arrivals(store: Store, asides: int, unfit: int) -> None:
+    """Raise Fruitless when nothing but what cannot be trained on has come for long.
+
+    `asides`, `unfit`: how many tickets set aside, and groups dropped, in a row are too many.
+    """
+    _judge_asides(store, asides)
+    if store.unfit_run >= unfit:
+        raise Fruitless(
+            f"[roles.trainer].loss.dynamic_sampling dropped the last {store.unfit_run} groups and "
+            f"kept none between; the last one: {store.ledger.notes[-1][2]}. There is nothing to "
+            "compare: the tasks are too hard or too easy for this policy, or their reward is "
+            "broken (look at samples.jsonl). Change the tasks, set loss.dynamic_sampling = false, "
+            "or raise [roles.trainer].unfit, and go on with --resume"
+        )
+
+
+def _judge_asides(store: Store, limit: int) -> None:
     if store.fruitless >= limit:
         raise Fruitless(
             f"the last {store.fruitless} tickets were set aside and none was answered between; "
@@ -41,6 +56,7 @@ class Failures:
         self.folder = folder
         self.limit = limit
         self.kept: list[Path] = []  # of the failures in a row
+        self.skipped = 0  # steps not taken since the trainer started
 
     def finite(self) -> None:
         """A step went well."""
@@ -53,6 +69,7 @@ class Failures:
         path.write_bytes(records.pack_groups(groups))
         path.with_suffix(".txt").write_text(reason + "\n", encoding="utf-8")
         self.kept.append(path)
+        self.skipped += 1
         return path
 
     def judge(self, step: int, reason: str) -> None:

@@ -55,6 +55,9 @@ class Store:
         self.asks = ""  # digest of what tickets ask: of the tasks and the answers a ticket
         self.lost_steps = 0  # steps begun after the checkpoint that `rebuild` found
         self.fruitless = 0  # tickets set aside since the last whole group
+        self.unfit: Callable[[Group], str] = lambda group: ""  # why not to train on it; "": do
+        self.unfit_run = 0  # whole groups dropped as unfit since one was kept
+        self.unfit_all = 0  # the same, since this trainer started
         self.on_aside: Callable[[int, str], None] = lambda ticket, reason: None
         self._full = full
         self._redo: set[int] = set()  # open tickets that nobody has: to go out again
@@ -310,10 +313,24 @@ class Store:
         if isinstance(result, Hopeless):
             self._end(ticket, result.reason, dropped=False)
         elif result is not None:
-            self.ledger.buffer(ticket)
-            self._redo.discard(ticket)
-            self.fruitless = 0
+            self._whole(result)
         return True
+
+    def _whole(self, group: Group) -> None:
+        """Keep a whole group for a step, or drop it at once: its room is free then.
+
+        What is unfit follows from the group alone, so a journal that is replayed decides the same.
+        """
+        self.fruitless = 0
+        ticket, reason = group.key.ticket, self.unfit(group)
+        if reason:
+            self._end(ticket, reason, dropped=True)
+            self.unfit_run += 1
+            self.unfit_all += 1
+            return
+        self.ledger.buffer(ticket)
+        self._redo.discard(ticket)
+        self.unfit_run = 0
 
     def _end(self, ticket: int, reason: str, *, dropped: bool) -> bool:
         state = self.ledger.state(ticket)

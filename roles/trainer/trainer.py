@@ -37,7 +37,7 @@ from realnet.roles.models.check import check_policy
 from realnet.roles.tables import Policy, Schedule, Task
 from realnet.roles.trainer.checkpoint import Checkpoints, Found
 from realnet.roles.trainer.demonstrations import demonstrations
-from realnet.roles.trainer.failures import Failures, judge_asides
+from realnet.roles.trainer.failures import Failures, judge_arrivals
 from realnet.roles.trainer.keeper import Keeper
 from realnet.roles.trainer.learner_config import (
     LearnerConfig,
@@ -47,6 +47,7 @@ from realnet.roles.trainer.learner_config import (
 )
 from realnet.roles.trainer.meta import digest_of_tasks, read_meta
 from realnet.roles.trainer.publisher import Publisher
+from realnet.roles.trainer.selection import unfit_groups
 from realnet.roles.trainer.store import Store
 
 if TYPE_CHECKING:
@@ -66,6 +67,9 @@ class TrainerConfig(LearnerConfig):
     set_aside: Annotated[
         int, doc("tickets set aside in a row, none answered between, that end the run", ge=1)
     ] = 200
+    unfit: Annotated[
+        int, doc("groups dropped by dynamic sampling in a row that end the run", ge=1)
+    ] = 2000
 
 
 class Trainer(Actor[TrainerConfig]):
@@ -109,6 +113,7 @@ class Trainer(Actor[TrainerConfig]):
         self._failures = Failures(folder / "failures", self.config.failures)
         self._journal = Journal(folder / "journal", notice=self._notice)
         self._store = Store(name, self._policy, self._journal, self._disk_full)
+        self._store.unfit = unfit_groups(self.config.rule)
         self._store.asks = digest_of_tasks(self.all(Task), self._policy.group)
         self._loop = asyncio.get_running_loop()
         self.progress("building the model")
@@ -266,10 +271,16 @@ class Trainer(Actor[TrainerConfig]):
     async def _groups(self) -> None:
         """Wait until a batch is whole, or it is over."""
         while self._store.batch_ready() is None and not self._over():
-            judge_asides(self._store, self.config.set_aside)
-            have = self._store.assembly.ready
-            async with self.waiting(f"{have} of {self._policy.batch} scored groups"):
+            judge_arrivals(self._store, self.config.set_aside, self.config.unfit)
+            async with self.waiting(self._lacking()):
                 await self._bell.wait()
+
+    def _lacking(self) -> str:
+        store = self._store
+        text = f"{store.assembly.ready} of {self._policy.batch} scored groups"
+        if store.unfit_run:
+            text += f"; loss.dynamic_sampling dropped the last {store.unfit_run} that came"
+        return text
 
     async def _step(self, wait_s: float) -> dict[str, float] | None:
         """Train on one batch; return its row of metrics, or None when there is none."""
@@ -293,7 +304,13 @@ class Trainer(Actor[TrainerConfig]):
         step_s = self.clock.now() - start_s
         counts = {f"tickets_{state}": float(n) for state, n in store.ledger.counts().items()}
         timing = {"wait_s": wait_s, "step_s": step_s, "branch": float(store.version.branch)}
-        return {**signs, **counts, **timing, "duplicates": float(store.assembly.duplicates)}
+        more = {
+            "duplicates": float(store.assembly.duplicates),
+            "skipped": float(self._failures.skipped),
+        }
+        if self.config.rule.dynamic_sampling:
+            more["groups_unfit"] = float(store.unfit_all)
+        return {**signs, **counts, **timing, **more}
 
     def _age(self, version: Version) -> int:
         return self._store.lineage.age(version, self._store.version)

@@ -23,6 +23,7 @@ from realnet.config import Steps
 from realnet.errors import ConfigError, PeerDied, Refused
 from realnet.live import Delivery
 from realnet.message import Nothing
+from realnet.roles.algorithms.presets import Loss
 from realnet.roles.journal import Journal
 from realnet.roles.messages import (
     Announced,
@@ -124,6 +125,8 @@ class World:
         self.server: Any = None
         self.trainer: Any = None
         self.learner = FakeLearner()
+        self.config = TrainerConfig()
+        self.rewards: Callable[[int, int], float] = lambda ticket, sample: 1.0
         self.run: asyncio.Task[None] | None = None
 
     def _finish(self, text: str) -> None:
@@ -162,7 +165,7 @@ class World:
             Task: {"addz": Task(data="new:addz", reward={"exact": 1.0})},
         }
         ports = {"server": self.bench.ask(self._ask), "status": self.status}
-        self.trainer = await self.bench.start(Trainer, TrainerConfig(), shared, ports)
+        self.trainer = await self.bench.start(Trainer, self.config, shared, ports)
         self.run = self.bench.run(self.trainer)
 
     async def kill(self, *others: asyncio.Future[Any]) -> None:
@@ -200,14 +203,14 @@ def world(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     return make
 
 
-def scored(ticket: int, sample: int, version: Version) -> Scored:
+def scored(ticket: int, sample: int, version: Version, reward: float = 1.0) -> Scored:
     """A rollout whose text follows from its key and the version's number, not its branch."""
     ids = np.arange(4, dtype=np.int32)
     spans = (Span(version, 4),)
     segment = Segment("model", ids, np.zeros(4, np.float32), spans, learn=True)
     text = f"[{ticket}.{sample} by {version.number}]"
     key = SampleKey(TicketKey("policy", ticket), sample)
-    return Scored(Rollout(key, "addz", "2+2=", text, "4", (segment,), "stop"), 1.0)
+    return Scored(Rollout(key, "addz", "2+2=", text, "4", (segment,), "stop"), reward)
 
 
 class Outside:
@@ -240,7 +243,8 @@ class Outside:
         for start, end in work.result().intervals:
             for ticket in range(start, end):
                 for sample in range(GROUP):
-                    record = scored(ticket, sample, version)
+                    reward = self.world.rewards(ticket, sample)
+                    record = scored(ticket, sample, version, reward)
                     self.waiting.setdefault(f"{ticket}#{sample}", record)
                 closing = GroupClosed(TicketKey("policy", ticket), GROUP)
                 self.waiting.setdefault(f"{ticket}", closing)
@@ -419,6 +423,41 @@ async def test_a_run_in_which_every_ticket_is_set_aside_ends_and_says_why(
     await made.begin()  # mended: what was set aside before does not count
     outside.first = True
     await to_the_end(made, outside)
+
+
+async def test_a_filter_that_drops_everything_is_named_and_ends_the_run(
+    world: Callable[..., World],
+) -> None:
+    made = world(steps=3)
+    made.config = TrainerConfig(loss=Loss(dynamic_sampling=True), unfit=7)
+    await made.begin()  # every answer of this world has reward 1
+    assert made.run is not None
+    outside, told = Outside(made), set()
+    while not made.run.done():
+        await outside.turn()
+        told |= {what for what, _, _ in made.bench.world.waits.of(str(made.trainer.address))}
+    with pytest.raises(
+        ConfigError, match=r"loss\.dynamic_sampling dropped the last \d+ groups .* rewards are 1\."
+    ):
+        made.check()
+    assert any("of 3 scored groups; loss.dynamic_sampling dropped the last" in t for t in told)
+    counts = made.trainer._store.ledger.counts()
+    assert counts["dropped"] >= 7
+    assert counts["trained"] == counts["buffered"] == 0
+
+
+async def test_dynamic_sampling_asks_for_others_instead(world: Callable[..., World]) -> None:
+    made = world(steps=3)
+    made.config = TrainerConfig(loss=Loss(dynamic_sampling=True))
+    made.rewards = lambda ticket, sample: float(sample == 0 or ticket % 3 == 0)
+    await made.begin()
+    await to_the_end(made, Outside(made))
+    counts = book(made)["counts"]
+    assert counts["trained"] == 9
+    assert counts["dropped"] >= 3
+    assert book(made)["reasons"]["dropped"] == {"all rewards are 1": counts["dropped"]}
+    rows = [row for row in made.bench.world.metrics if "loss" in row]
+    assert rows[-1]["groups_unfit"] >= 3
 
 
 async def test_a_damaged_older_checkpoint_does_not_stop_the_run(
