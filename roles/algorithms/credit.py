@@ -14,7 +14,14 @@ from typing import Literal
 
 import numpy as np
 
-from realnet.roles.algorithms.advantages import Array, advantages, judged_groups, whitened
+from realnet.roles.algorithms.advantages import (
+    Array,
+    advantages,
+    centred,
+    equal,
+    judged_groups,
+    whitened,
+)
 
 Rule = Literal["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline"]
 
@@ -53,8 +60,9 @@ def credit(
         raw = [np.zeros(len(taken)) for taken in penalties]
         for group in judged_groups(keys, scores):
             values = np.array([scores[i] for i in group], dtype=np.float64)
-            for i, value in zip(group, values - values.mean(), strict=True):
-                raw[i] = np.full(len(penalties[i]), value)
+            if not equal(values):
+                for i, value in zip(group, centred(values), strict=True):
+                    raw[i] = np.full(len(penalties[i]), value)
     return _whiten(raw, rewards)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from realnet.errors import ConfigError
 from realnet.roles.algorithms.presets import PRESETS, Contradiction, Loss, expand, opened
 from realnet.roles.tables import Policy
 from realnet.roles.trainer.learner_config import LearnerConfig, check_rule
+from realnet.topology import read_source, resolve
+from realnet.topology.show import describe
 
 NAMES: Any = tuple(PRESETS)
 
@@ -139,3 +142,11 @@ def test_other_half_set_tables_are_refused() -> None:
         LearnerConfig(lr_end=0.1)
     with pytest.raises(Contradiction, match=r"autocast.*dtype"):
         check_rule(LearnerConfig(autocast="bf16"), policy(dtype="bf16"))
+
+
+def test_a_plan_tells_a_preset_with_all_its_fields() -> None:
+    topology = Path(__file__).parents[2] / "topologies" / "demo.toml"
+    told = describe(resolve(read_source(topology, ("roles.trainer.loss.proximal=loglinear",))))
+    about = " ".join(told.partition("roles.trainer.loss\n")[2].split())
+    assert about.startswith('advantage = "rloo", objective = "clip"')
+    assert 'proximal = "loglinear", weight = "mask", weight_cap = 5.0' in about
