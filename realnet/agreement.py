@@ -13,24 +13,22 @@ from collections.abc import Mapping
 
 
 class Agreement:
-    """The digests of a run: record (module and name) -> digest, and who said so first."""
+    """The digests of a run: record (module and name) -> digest, and who has said so."""
 
     def __init__(self) -> None:
-        self._first: dict[str, tuple[str, str]] = {}
+        self._known: dict[str, tuple[str, dict[str, None]]] = {}
 
     def differs(self, slot: str, schemas: Mapping[str, str]) -> str:
         """Compare and keep those of a slot. Returns "" or what is wrong; then none is kept."""
-        wrong = {
-            kind: self._first[kind][1]
-            for kind, digest in schemas.items()
-            if kind in self._first and self._first[kind][0] != digest
-        }
+        known = self._known
+        wrong = {k for k, digest in schemas.items() if k in known and known[k][0] != digest}
         if not wrong:
             for kind, digest in schemas.items():
-                self._first.setdefault(kind, (digest, slot))
+                known.setdefault(kind, (digest, {}))[1][slot] = None
             return ""
         records = ", ".join(sorted(wrong))
-        others = ", ".join(sorted(set(wrong.values())))
+        said = {other for kind in wrong for other in known[kind][1]}
+        others = ", ".join(sorted(said - {slot})) or f"its life before, {slot},"
         return (
             f"{slot} has other fields in {records} than {others}: the code differs between these "
             "processes (changed while the run was going on, or another commit on another host). "

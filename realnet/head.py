@@ -240,11 +240,11 @@ class Head(Actor[HeadConfig]):
         actors = tuple(f"{r}/{index}~{incarnation}" for r in planned.roles)
         if not self._speaks_for(peer.slot) or peer.actors != actors:
             raise RealnetError(f"{caller()} may not join as {peer.slot} with {peer.actors}")
+        self.node.connect(peer)
         differs = self.agreement.differs(name, request.schemas)
         if differs:
             self.say(f"refused {name}: {differs}")
             return Joined((), differs)
-        self.node.connect(peer)
         self._members.peer_up(member_of(peer.slot), "")
         others = tuple(self.peers.values())
         self.peers[peer.slot] = peer

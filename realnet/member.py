@@ -316,11 +316,13 @@ async def _main(folder: Path, slot_name: str, incarnation: int, head_endpoint: s
     for cls in member.classes.values():
         cls.preload()
     node.listen()
-    await member.join(head_endpoint)
-    await member.left.wait()
-    node.flush()
-    node.closed = True
-    transport.close()
+    try:
+        await member.join(head_endpoint)
+        await member.left.wait()
+        node.flush()
+    finally:
+        node.closed = True
+        transport.close()
     return EXIT_FAILED if member.failed else EXIT_OK
 
 

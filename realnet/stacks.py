@@ -15,7 +15,10 @@ import io
 import os
 import signal
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
+MAX_FRAMES = 40
 _open: list[io.FileIO] = []  # faulthandler keeps the descriptor only: the file must stay open
 
 
@@ -45,7 +48,22 @@ def _tasks(loop: asyncio.AbstractEventLoop) -> bytes:
     text = io.StringIO()
     for task in sorted(asyncio.all_tasks(loop), key=lambda t: t.get_name()):
         text.write(f"\nTask {task.get_name()}:\n")
-        for frame in task.get_stack(limit=12):
+        for frame in reversed(_frames(task.get_coro())):
             code = frame.f_code
             text.write(f'  File "{code.co_filename}", line {frame.f_lineno} in {code.co_name}\n')
     return text.getvalue().encode()
+
+
+def _frames(coroutine: Any) -> list[FrameType]:
+    """Return the frames of a coroutine and of what it awaits, outermost first."""
+    frames: list[FrameType] = []
+    while coroutine is not None and len(frames) < MAX_FRAMES:
+        for kind in ("cr", "gi", "ag"):
+            frame = getattr(coroutine, f"{kind}_frame", None)
+            if frame is not None:
+                frames.append(frame)
+                coroutine = getattr(coroutine, f"{kind}_await" if kind != "gi" else "gi_yieldfrom")
+                break
+        else:
+            break
+    return frames

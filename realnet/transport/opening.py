@@ -28,4 +28,5 @@ def open_transport(
     keys = read_keys(folder / "keys", slot, secret) if run["security"] == "curve" else None
     if run["transport"] == "tcp":
         return ZmqTransport(tcp_endpoint(str(run["host"])), keys)
-    return ZmqTransport(ipc_endpoint(sockets, f"{slot.replace('/', '.')}.{incarnation}"), keys)
+    # No dot before the incarnation: lanes and ranks are parted by one.
+    return ZmqTransport(ipc_endpoint(sockets, f"{slot.replace('/', '-')}~{incarnation}"), keys)
