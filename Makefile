@@ -10,7 +10,7 @@ ROUNDS ?= 5
 BENCH  := .venv-bench
 REF    := .venv-reference
 
-.PHONY: run test test-reference check sim mutants bench bench-wire bench-loss install clean
+.PHONY: run test test-reference check sim fuzz mutants bench bench-wire bench-loss install clean
 .DEFAULT_GOAL := run
 
 run: $(STAMP)                       ## train the demo (RUN=another.toml ARGS="--resume")
@@ -35,6 +35,11 @@ sim: $(STAMP)                       ## a thousand simulated runs with faults, ot
 
 mutants: $(STAMP)                   ## known bugs, planted one by one: the simulator finds each
 	$(BIN)/python -m pytest -q tests/realnet/test_simulation.py -k planted --durations=0 -rA $(ARGS)
+
+fuzz: $(STAMP)                      ## two million damaged messages, other ones for each commit
+	OMP_NUM_THREADS=1 $(BIN)/python -m realnet.testing.fuzz --frames 2000000 --processes 2 \
+		--seed "$$(git rev-parse HEAD 2>/dev/null)" --save tests/realnet/fuzz_cases \
+		--declare realnet.control --declare realnet.roles.messages $(ARGS)
 
 check: $(STAMP)                     ## style, types, import contracts, bans
 	$(BIN)/ruff check .

@@ -226,6 +226,9 @@ class Consumer:
                 return
             name, source = next(iter(hungry.items()))
             want = source.waiting - source.granted
+            if want <= 0:  # it sent what it had not told of
+                del hungry[name]
+                continue
             count, num_bytes = _fitting(
                 source,
                 min(want, max(1, room // len(hungry))),

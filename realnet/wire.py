@@ -11,11 +11,16 @@ them; `calls.py`, `serving.py` and the ports use the operations.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from realnet.message import FrozenMeta
 
 PROTOCOL = 2
+# A peer's numbers are looked at as they are decoded, so that nobody divides by less than nothing.
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(ge=0.0, le=1e9)]
 
 
 class Op(msgspec.Struct, metaclass=FrozenMeta, frozen=True, array_like=True, tag=True):
@@ -30,7 +35,7 @@ class Body(msgspec.Struct, metaclass=FrozenMeta, frozen=True, array_like=True, g
 
     kind: str
     raw: msgspec.Raw
-    frames: int = 0
+    frames: Count = 0
 
 
 # share wires: producer -> consumer
@@ -40,11 +45,11 @@ class Backlog(Op, tag=1):
     I give back `unused` grants and `unused_bytes` of yours.
     """
 
-    waiting: int
-    unused: int = 0
-    num_bytes: int = 0
-    unused_bytes: int = 0
-    need: int = 0
+    waiting: Count
+    unused: Count = 0
+    num_bytes: Count = 0
+    unused_bytes: Count = 0
+    need: Count = 0
 
 
 class Item(Op, tag=2):
@@ -53,12 +58,12 @@ class Item(Op, tag=2):
     `size` is what its record weighs.
     """
 
-    id: int
+    id: Count
     key: str
-    attempt: int
+    attempt: Count
     body: Body
-    size: int = 0
-    spent: int = 0
+    size: Count = 0
+    spent: Count = 0
 
 
 # share wires: consumer -> producer
@@ -68,22 +73,22 @@ class Grant(Op, tag=3):
     Take back what I do not tell progress of for `lease_s` seconds; 0: never.
     """
 
-    count: int
-    num_bytes: int = 0
-    lease_s: float = 0.0
+    count: Count
+    num_bytes: Count = 0
+    lease_s: Seconds = 0.0
 
 
 class Ack(Op, tag=4):
     """These items are done; `aside` gives the reason if they were set aside instead."""
 
-    ids: tuple[int, ...]
+    ids: tuple[Count, ...]
     aside: str | None = None
 
 
 class Working(Op, tag=13):
     """I work on what I have of you, except for the `idle` ones, on which nothing has moved."""
 
-    idle: tuple[int, ...] = ()
+    idle: tuple[Count, ...] = ()
 
 
 # asks
@@ -93,10 +98,10 @@ class Call(Op, tag=5):
     `trace` is one number for all that one cause leads to, `span` is this call within it.
     """
 
-    id: int
-    budget_s: float
+    id: Count
+    budget_s: Seconds
     body: Body
-    credit: int = 0
+    credit: Count = 0
     trace: int = 0
     span: int = 0
 
@@ -104,7 +109,7 @@ class Call(Op, tag=5):
 class Reply(Op, tag=6):
     """The reply to a call, or with `more` one item of its stream."""
 
-    id: int
+    id: Count
     body: Body
     more: bool = False
 
@@ -112,7 +117,7 @@ class Reply(Op, tag=6):
 class Fail(Op, tag=7):
     """The call failed; only text travels. `end` is the normal end of a stream."""
 
-    id: int
+    id: Count
     error: str
     text: str
     end: bool = False
@@ -121,21 +126,21 @@ class Fail(Op, tag=7):
 class Cancel(Op, tag=8):
     """The caller no longer wants this call."""
 
-    id: int
+    id: Count
 
 
 class Credit(Op, tag=9):
     """The stream of this call may send `count` more items."""
 
-    id: int
-    count: int
+    id: Count
+    count: Count
 
 
 # state
 class Value(Op, tag=10):
     """The latest value of a state port; `number` grows with every set."""
 
-    number: int
+    number: Count
     body: Body
 
 
@@ -167,20 +172,20 @@ class Head(msgspec.Struct, metaclass=FrozenMeta, frozen=True, array_like=True, g
     0. Who sends is a slot with its incarnation.
     """
 
-    protocol: int
+    protocol: Count
     run: str
     sender: str
     to: str
-    lane: int
-    number: int
-    ack: int = 0
-    high: int = 0
+    lane: Count
+    number: Count
+    ack: Count = 0
+    high: Count = 0
     again: bool = False
-    gone: int = 0
+    gone: Count = 0
 
 
 class Batch(msgspec.Struct, metaclass=FrozenMeta, frozen=True, array_like=True):
     """All operations of one turn of the loop for one peer, each with the number of its route."""
 
     head: Head
-    ops: list[tuple[int, AnyOp]]
+    ops: list[tuple[Count, AnyOp]]

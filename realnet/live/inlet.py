@@ -16,7 +16,7 @@ from realnet.affinity import End
 from realnet.codec import Frame
 from realnet.custody import AckTo, Consumer
 from realnet.delivery import TICKS
-from realnet.errors import ConfigError, RealnetError
+from realnet.errors import ConfigError, RealnetError, WireError
 from realnet.live.base import Switch
 from realnet.live.delivery import Delivery
 from realnet.live.share import SharePort
@@ -95,7 +95,11 @@ class LiveInlet(SharePort, Generic[M]):
         if isinstance(op, wire.Item):
             accepted = self._consumer.item(end, op.id, op.key, op.size, op.spent)
             if accepted.fresh:
-                body = cast(M, record_of(self._switch.codec, op.body, frames, sender))
+                try:
+                    body = cast(M, record_of(self._switch.codec, op.body, frames, sender))
+                except WireError as error:  # both ends hear of it, and the room is free again
+                    self._finish(op.key, str(error))
+                    raise
                 delivery = Delivery(body, op.key, op.attempt, partial(self._finish, op.key))
                 self._deliveries[op.key] = delivery
                 self._switch.task(self._handle(delivery), self.name)
