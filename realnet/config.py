@@ -161,7 +161,9 @@ def read_table(
         except ConfigError as error:
             problems.append(str(error))
         except (msgspec.ValidationError, ValueError) as error:
-            problems.append(f"{where}.{key} = {value!r}: {_tell(field.type, value, error)}")
+            # What stands in place of the names of secrets may be the secrets.
+            shown = "" if key == "secrets" else f" = {value!r}"
+            problems.append(f"{where}.{key}{shown}: {_tell(field.type, value, error)}")
     for field in fields.values():
         if field.required and field.encode_name not in table:
             problems.append(f"{where}: {field.encode_name} is missing.{_help(field.type)}")
@@ -213,6 +215,8 @@ def _tell(kind: Any, value: Any, error: Exception) -> str:
     text = _tidy(str(error))
     if "Expected table" in text and not isinstance(value, Mapping):
         text += f": write {_shape(kind)}"
+    if text == "Expected list, got a text":
+        text += f': write ["{value}"]'
     return text
 
 

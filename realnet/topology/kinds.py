@@ -35,6 +35,12 @@ def load_kind(kind: str, base: Path, where: str) -> type[Actor[Any]]:
     spelled = kind
     if ":" not in kind:
         known = registered_kinds()
+        if kind.endswith(".py"):
+            names = _actors_of(_from_file(base / kind, where))
+            raise LostReference(
+                f'{where}.kind = "{kind}": which class of it? Write kind = "{kind}:CLASS". '
+                f"It has: {listed(names)}"
+            )
         if kind not in known:
             raise LostReference(
                 f'{where}: no role kind is called "{kind}".{nearest(kind, known)} '
@@ -57,7 +63,22 @@ def load_object(reference: str, base: Path, where: str) -> Any:
         return getattr(module, name)
     except AttributeError:
         known = [n for n in vars(module) if not n.startswith("_")]
-        raise LostReference(f'{where}: {place} has no "{name}".{nearest(name, known)}') from None
+        actors = _actors_of(module)
+        roles = f" Its actor classes: {listed(actors)}" if actors else ""
+        raise LostReference(
+            f'{where}: {place} has no "{name}".{nearest(name, known)}{roles}'
+        ) from None
+
+
+def _actors_of(module: ModuleType) -> list[str]:
+    """Return the names of the actor classes that a module itself defines."""
+    return [
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, type)
+        and issubclass(value, Actor)
+        and value.__module__ == module.__name__
+    ]
 
 
 def _from_file(path: Path, where: str) -> ModuleType:

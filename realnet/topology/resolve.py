@@ -33,7 +33,7 @@ def resolve(source: Source, name: str = "") -> Plan:
     roles = Roles(source)
     roles.problems.extend(source.problems)
     tables = source.tables.get("roles", {})
-    if not tables and not any("[roles]" in p for p in source.problems):
+    if not tables and not any("[roles]" in p or '"roles"' in p for p in source.problems):
         roles.problems.append(
             f"{source.path.name}: no [roles.X]: a topology needs at least one role."
             f"{forgotten(source)}"

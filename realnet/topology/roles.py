@@ -14,6 +14,7 @@ import msgspec
 from realnet.actor import Actor
 from realnet.config import Config, read_table, to_plain
 from realnet.errors import ConfigError, listed, nearest
+from realnet.supervision import Restart
 from realnet.topology.kinds import load_kind
 from realnet.topology.plan import PoolPlan, RolePlan
 from realnet.topology.roletable import RESERVED, PoolTable, RoleTable, check_name, split_table
@@ -81,13 +82,19 @@ class Roles:
             framework = read_table(RoleTable, own, where)
         except ConfigError as error:
             self.complain(error)
+            own = {k: v for k, v in own.items() if k == "restart" and isinstance(v, str)}
+        try:  # also when other words are wrong: all mistakes come at once
+            patience = RoleTable(restart=own.get("restart")) if framework is None else framework
+            patience.patience(Restart())
+        except ValueError as error:
+            self.problems.append(f"{where}.restart = {own['restart']!r}: {error}")
         cls = self.classes.get(name)
         if cls is not None:
             try:
                 config = read_table(cls.Config, rest, where, RESERVED, elsewhere)
             except ConfigError as error:
                 self.complain(error)
-        self.policy_of[name] = self._policy(own.get("policy"), policies, where)
+        self.policy_of[name] = self._policy(table.get("policy"), policies, where)
         if framework is None:
             return
         for key, text in framework.problems():
@@ -95,14 +102,10 @@ class Roles:
         self._check_pool(framework.pool, where)
         if config is None or cls is None:
             return
-        try:
-            restart = framework.patience(cls.restart)
-        except ValueError as error:
-            self.problems.append(f"{where}.restart = {framework.restart!r}: {error}")
-            return
-        progress_s, progress_then = framework.progress_budget()
         if len(self.problems) > before:
             return
+        restart = framework.patience(cls.restart)
+        progress_s, progress_then = framework.progress_budget()
         self.configs[name] = config
         self.plans[name] = RolePlan(
             name=name,
@@ -153,7 +156,12 @@ class Roles:
                 continue
             where = self.source.where("roles", name)
             others = [n for n, t in tables.items() if n != name and not t.get("place")]
-            if place not in others:
+            if place in tables and place != name and place not in others:
+                self.problems.append(
+                    f'{where}.place = "{place}": that role lives with another itself; place it '
+                    f"where that one lives. Roles with processes: {listed(others)}"
+                )
+            elif place not in others:
                 self.problems.append(
                     f'{where}.place = "{place}": no role with processes of its own is called '
                     f"that.{nearest(place, others)} Such roles: {listed(others)}"

@@ -227,10 +227,11 @@ def _hop(left: str, right: str, roles: Mapping[str, Ends], where: str, chain: st
             f"{a.name}.{o.name} -> {b.name}.{i.name if i else ''}" for o, i in found
         )
         raise ConfigError(f"{where}: {left} -> {right} fits in more than one way: {choices}")
+    back = f'. The other way round fits: "{right} -> {left}"' if any(_pairs(b, a)) else ""
     raise ConfigError(
         f"{where}: {left} -> {right}: the ends differ in type. {a.name} gives "
         f"{', '.join(f'{p.name}: {p!r}' for p in gives) or 'nothing'}; {b.name} takes "
-        f"{', '.join(takes) or 'nothing'}"
+        f"{', '.join(takes) or 'nothing'}{back}"
     )
 
 
@@ -256,19 +257,38 @@ def _joined(roles: Mapping[str, Ends], wires: list[WirePlan]) -> list[WirePlan]:
 def _open_ends(roles: Mapping[str, Ends], wires: list[WirePlan]) -> list[str]:
     used = {(w.from_role, w.from_port) for w in wires} | {(w.to_role, w.to_port) for w in wires}
     problems = []
+    told: set[str] = set()  # chains that would close an open end
     for role in roles.values():
         for port in role.ports.values():
             if (role.name, port.name) in used or isinstance(port, StateOut):
                 continue
             verb = {Inlet: "takes", Outlet: "gives", Ask: "asks", StateIn: "follows"}[type(port)]
             names = ", ".join(t.__name__ for t in port.types)
+            here = [r.name for r in roles.values() if _joins(role, port, r)]
+            said = f"[roles.{role.name}]: its port {port.name} {verb} {names}, and no "
+            if here:
+                takes = isinstance(port, Inlet | StateIn)
+                chains = [f"{n} -> {role.name}" if takes else f"{role.name} -> {n}" for n in here]
+                if not told.issuperset(chains):  # its other end has not said the same
+                    told.update(chains)
+                    samples = " or ".join(f'"{chain}"' for chain in chains)
+                    problems.append(f"{said}wire ends there. Write one, for example {samples}")
+                continue
             other = _who_would_fit(port)
             problems.append(
-                f"[roles.{role.name}]: its port {port.name} {verb} {names}, and no role here is "
-                "its other end. "
-                + (f"Is a role missing? {other}" if other else "Wire it, or leave the role out.")
+                f"{said}role here is its other end. "
+                + (f"Is a role missing? {other}" if other else "Write it, or leave this one out.")
             )
     return problems
+
+
+def _joins(role: Ends, port: Port, other: Ends) -> bool:
+    """Whether a wire between this port and another role would fit."""
+    if other.name == role.name:
+        return False
+    return _fits(port, None, other.handles) or any(
+        _fits(port, o, other.handles) or _fits(o, port, role.handles) for o in other.ports.values()
+    )
 
 
 def _who_would_fit(port: Port) -> str:

@@ -67,7 +67,7 @@ def test_like_copies_a_sibling_and_false_removes(folder: Path) -> None:
     plan = made(folder, text)
     assert plan.roles["helper2"].config["factor"] == 4
     left = refused(folder, "[wires]\nlevel = false\n")
-    assert "base.toml: [roles.source]: its port level follows Level, and no role here is" in left
+    assert "base.toml: [roles.source]: its port level follows Level, and no wire ends" in left
 
 
 def test_place_puts_a_role_into_anothers_processes(folder: Path) -> None:
@@ -166,6 +166,27 @@ MISTAKES = {
     ),
     "long arrow": ("[wires]\nhelp = 'worker ->> helper'\n", 'not ->>: "worker -> helper"'),
     "backward arrow": ("[wires]\nhelp = 'helper <- worker'\n", "gives stands on the left"),
+    "wire the wrong way round": (
+        "[wires]\nhelp = 'helper -> worker'\n",
+        'takes numbers: Inlet(Number). The other way round fits: "worker -> helper"',
+    ),
+    "file without class": (
+        "[roles.helper]\nkind = 'pipeline.py'\n",
+        'kind = "pipeline.py": which class of it? Write kind = "pipeline.py:CLASS". It has: Helper',
+    ),
+    "wire that is missing": (
+        "[wires]\nwork = 'source -> worker'\n",
+        "[roles.worker]: its port squares gives Square, and no wire ends there. Write one, for "
+        'example "worker -> sink"',
+    ),
+    "bad restart among others": (
+        "[roles.worker]\nrestart = '5/min'\ncount = 'x'\n",
+        "[roles.worker].restart = '5/min': write \"5 per 1min\", or false for never",
+    ),
+    "placed with one that is placed": (
+        "[roles.helper]\nplace = 'worker'\n[roles.sink]\nplace = 'helper'\n",
+        '[roles.sink].place = "helper": that role lives with another itself',
+    ),
     "hole in a chain": ("[wires]\nhelp = 'worker -> '\n", "a role is missing beside an arrow"),
     "wire of numbers": ("[wires]\nhelp = 3\n", "[wires].help must be a chain"),
     "wire option": (
@@ -286,3 +307,9 @@ def test_a_gang_has_one_slot_a_rank_and_one_address(folder: Path) -> None:
     assert gang[1].roles == ("worker",)
     assert plan.roles["worker"].ranks == 4
     assert next(s for s in plan.slots if s.name == "source/0").after == ("worker/0", "worker/1")
+
+
+def test_secrets_are_not_repeated_and_open_ends_told_once(folder: Path) -> None:
+    text = refused(folder, "[roles.worker]\nsecrets = { HF_TOKEN = 'hf_abc' }\n")
+    assert text == "t.toml: [roles.worker].secrets: Expected list, got table"
+    assert len(refused(folder, "[wires]\nwork = 'worker -> sink'\n").splitlines()) == 1
