@@ -27,6 +27,7 @@ from realnet.codec import (
 from realnet.errors import TooLarge, WireError
 from realnet.link import Effect, Session, Signal, Transmit
 from realnet.transport import Transport
+from realnet.transport.endpoints import parse_endpoint
 from realnet.ways import NUM_LANES, Take
 
 FLUSH_BYTES = 1 << 20
@@ -62,7 +63,7 @@ class _Lane:
 
     __slots__ = (
         *("buffer", "bytes", "count", "entries", "flush", "frames", "number", "open", "opened"),
-        *("peer", "routes", "scheduled", "session"),
+        *("met", "peer", "routes", "scheduled", "session"),
     )
 
     def __init__(self, peer: str, number: int, connected: bool, flush: Callable[[_Lane], None]):
@@ -70,6 +71,7 @@ class _Lane:
         self.number = number
         self.session = Session(connected=connected)
         self.open = connected
+        self.met = connected  # whether there was a connection before
         self.buffer = bytearray()
         self.frames: list[Frame] = []
         self.count = 0
@@ -162,16 +164,25 @@ class Links:
     # ------------------------------------------------------------ peers
 
     def open(self, peer: str, endpoint: str) -> None:
-        """A peer can be reached."""
+        """A peer can be reached; one with an empty endpoint reaches us. As many lanes as both have.
+
+        Two of which neither can be called have no link.
+        """
+        if not endpoint and not self._transport.endpoint:
+            return
+        # A lane goes on when there is a connection: to a guest, when that has come in.
         lanes = self._links.get(peer)
         if lanes is None:
-            lanes = self._links[peer] = self._lanes(peer, connected=True)
+            lanes = self._links[peer] = self._lanes(peer, connected=bool(endpoint))
+        del lanes[len(parse_endpoint(endpoint).inboxes) or 1 :]
         self._transport.connect(peer, endpoint)
         for lane in lanes:
-            if not lane.open:  # it spoke first
+            if not lane.open:  # it spoke first, or will
                 lane.open = True
-                self._do(lane, lane.session.connection_up(self._now()))
-                self._arm()
+                if endpoint:
+                    lane.met = True
+                    self._do(lane, lane.session.connection_up(self._now()))
+                    self._arm()
 
     def _lanes(self, peer: str, connected: bool) -> list[_Lane]:
         num = min(NUM_LANES, self._transport.num_lanes)
@@ -200,11 +211,15 @@ class Links:
             return
         lane = lanes[lane_number]
         if up:
-            if not lane.session.connected:
+            if lane.met and not lane.session.connected:
                 self._owner.told(
                     WireError(f"the connection to {peer} was lost and is back; nothing is lost")
                 )
-            self._do(lane, lane.session.connection_up(self._now()))
+            lane.met = True
+            effects = lane.session.connection_up(self._now())
+            if not effects and not self._transport.endpoint:  # who cannot be called speaks first
+                effects = [Signal(0)]
+            self._do(lane, effects)
             self._arm()
         else:
             lane.session.connection_down()
@@ -276,8 +291,16 @@ class Links:
 
     # ------------------------------------------------------------ in
 
-    def receive(self, frames: list[Frame], user: str | None = None) -> None:
-        """A message came in. `user` is the slot that its key belongs to, if the link knows keys."""
+    def receive(
+        self,
+        frames: list[Frame],
+        user: str | None = None,
+        believed: Callable[[str], None] | None = None,
+    ) -> None:
+        """A message came in. `user` is the slot that its key belongs to, if the link knows keys.
+
+        `believed` is called with its sender, if that is in order (see `transport.OnMessage`).
+        """
         try:
             batch = self._codec.decode_batch(frames)
             lane = self._lane_of(batch.head, user)
@@ -287,6 +310,8 @@ class Links:
         if lane is None:
             return
         head = batch.head
+        if believed is not None:
+            believed(head.sender)
         size = len(frames[0]) if len(frames) == 1 else sum(len(f) for f in frames)
         received = lane.session.received(
             head.number,

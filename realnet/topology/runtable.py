@@ -38,6 +38,10 @@ class RunTable(Config):
         Literal["ipc", "tcp"], doc("what links processes: sockets in a private folder, or tcp")
     ] = "ipc"
     host: Annotated[str, doc("with tcp, the one address that processes listen on")] = "127.0.0.1"
+    guests: Annotated[
+        bool,
+        doc("whether realnet.Node, in a process from outside, may join (over tcp: with a key)"),
+    ] = True
     security: Annotated[
         Literal["auto", "curve", "none"],
         doc("keys for every process: auto is curve on tcp; ipc has its file permissions"),

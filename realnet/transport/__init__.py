@@ -20,9 +20,18 @@ class OnConnection(Protocol):
 
 
 class OnMessage(Protocol):
-    """Takes the frames of one message. `user` is whose key it came with, None without keys."""
+    """Takes the frames of one message. `user` is whose key it came with, None without keys.
 
-    def __call__(self, frames: list[Frame], user: str | None = None) -> None: ...
+    `believed` comes with what a guest sent by a connection of its own: to be called with the
+    sender's name once that is believed, so that answers find their way.
+    """
+
+    def __call__(
+        self,
+        frames: list[Frame],
+        user: str | None = None,
+        believed: Callable[[str], None] | None = None,
+    ) -> None: ...
 
 
 class Transport(Protocol):
@@ -31,7 +40,8 @@ class Transport(Protocol):
     A transport has one or more lanes to each peer, each in order, none behind another. It may
     lose messages when a connection breaks; the session above repairs it, sooner if it is told
     through `on_connection` (peer, whether there is a connection now, which lane; with an empty
-    name, that an incoming one broke). `on_trouble` is told who was refused, and why.
+    name, that an incoming one broke). `on_trouble` is told who was refused, and why. A peer whose
+    endpoint is empty cannot be called: it calls us. Our own is empty if nobody can call us.
     """
 
     endpoint: str

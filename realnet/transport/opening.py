@@ -23,10 +23,12 @@ def open_transport(
 ) -> ZmqTransport:
     """Bind the inbox of a process. `secret` is the inherited descriptor of its key, if it has one.
 
+    With guests it has a door, unless they can bind sockets beside its own (ipc without keys).
     Raises SecurityError when the keys in the run's folder are not as they must be.
     """
     keys = read_keys(folder / "keys", slot, secret) if run["security"] == "curve" else None
     if run["transport"] == "tcp":
-        return ZmqTransport(tcp_endpoint(str(run["host"])), keys)
+        return ZmqTransport(tcp_endpoint(str(run["host"])), keys, guests=bool(run["guests"]))
     # No dot before the incarnation: lanes and ranks are parted by one.
-    return ZmqTransport(ipc_endpoint(sockets, f"{slot.replace('/', '-')}~{incarnation}"), keys)
+    endpoint = ipc_endpoint(sockets, f"{slot.replace('/', '-')}~{incarnation}")
+    return ZmqTransport(endpoint, keys, guests=bool(run["guests"]) and keys is not None)

@@ -24,17 +24,22 @@ import zmq
 from zmq.utils import z85
 
 from realnet.errors import SecurityError
+from realnet.transport.grants import GUESTS, Granted
 
 _ZAP = "inproc://zeromq.zap.01"
 _PUBLIC = "public.json"
 
 
 class Keys(NamedTuple):
-    """What one process holds: its own secret, and everybody's public key by slot."""
+    """What one process holds: its own secret, and everybody's public key by slot.
+
+    `guests` is the file with the keys of guests, where there may be any.
+    """
 
     slot: str
     secret: bytes
     public: dict[str, bytes]
+    guests: Path | None = None
 
 
 def make_keys(folder: Path, slots: Iterable[str]) -> None:
@@ -75,7 +80,7 @@ def read_keys(folder: Path, slot: str, descriptor: int | None = None) -> Keys:
             f"the keys in {folder} do not belong together ({slot}): start the run again, it makes "
             "new ones"
         )
-    return Keys(slot, secret, {s: k.encode() for s, k in public.items()})
+    return Keys(slot, secret, {s: k.encode() for s, k in public.items()}, folder / GUESTS)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -117,6 +122,7 @@ class Doorkeeper:
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keys: Keys):
         self._slots = {z85.decode(k): slot for slot, k in keys.public.items()}
+        self._guests = Granted(keys.guests) if keys.guests is not None else None
         self.refused: Callable[[str], None] | None = None
         socket = context.socket(zmq.REP)
         socket.set(zmq.LINGER, 0)
@@ -143,6 +149,8 @@ class Doorkeeper:
         slot = None
         if version == b"1.0" and mechanism == b"CURVE" and len(credentials) == 1:
             slot = self._slots.get(credentials[0])
+            if slot is None and self._guests is not None:
+                slot = self._guests.slot_of(credentials[0])
         if slot is not None:
             return [b"1.0", number, b"200", b"OK", slot.encode(), b""]
         if self.refused is not None:

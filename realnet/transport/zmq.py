@@ -15,9 +15,10 @@ or drops; memory is bounded by the grants and credits of the wires, and by the s
 
 ipc endpoints are sockets of mode 0600 in a folder of mode 0700, one for each incarnation. tcp binds
 one address, never all, and ports that the system chooses; with keys only this run's get in. The
-endpoint of several lanes is one text: `ipc://PATH` (and PATH.1, PATH.2), `tcp://HOST:PORT,PORT,PORT`.
+endpoint of several lanes is one text (`endpoints.py`). Guests, whom nobody can call, come in by a
+door of their own (`door.py`).
 
-Knows nothing of records. Besides `security.py` the only file that imports zmq.
+Knows nothing of records. zmq is imported in this folder only.
 """
 
 from __future__ import annotations
@@ -27,37 +28,39 @@ import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import zmq
-import zmq.backend
 from zmq.utils.monitor import parse_monitor_message
 
-from realnet.codec import MAX_BATCH_BYTES, Frame
+from realnet.codec import Frame
 from realnet.errors import RealnetError
 from realnet.transport import OnConnection, OnMessage, OnTrouble
+from realnet.transport.door import Door
+from realnet.transport.endpoints import (
+    bind_address,
+    door_address,
+    endpoint_text,
+    parse_endpoint,
+)
 from realnet.transport.security import Doorkeeper, Keys
+from realnet.transport.sockets import (
+    COPY_BELOW_BYTES,
+    DONTWAIT,
+    DONTWAIT_MORE,
+    DOOR_EVENTS,
+    DRAIN,
+    LINK_EVENTS,
+    call_from,
+    new_socket,
+    raw_recv,
+    raw_send,
+    serve_on,
+    user_of,
+)
 from realnet.ways import NUM_LANES
 
-DRAIN = 256
-# Not the methods of zmq.Socket: those wrap these two, at twice the cost of a small message.
-_send: Any = zmq.backend.Socket.send
-_recv: Any = zmq.backend.Socket.recv
-_DONTWAIT, _DONTWAIT_MORE = int(zmq.DONTWAIT), int(zmq.DONTWAIT | zmq.SNDMORE)
-MAX_IPC_PATH = 100  # sun_path holds 108 bytes, ZeroMQ's own prefix and the end included
-COPY_BELOW_BYTES = 64 * 1024
-_LINK_EVENTS = (
-    zmq.EVENT_HANDSHAKE_SUCCEEDED
-    | zmq.EVENT_DISCONNECTED
-    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-)
-_DOOR_EVENTS = (
-    zmq.EVENT_DISCONNECTED
-    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-)
+DOOR_LANE = 1  # its io thread: what guests take must not hold up the asks of the others
+MAX_IPC_PATH = 95  # sun_path holds 108 bytes, ZeroMQ's own prefix and the end included
 
 
 def ipc_endpoint(folder: Path, name: str) -> str:
@@ -96,35 +99,46 @@ class _Peer:
 class ZmqTransport:
     """The bound inboxes of one process and its outgoing links."""
 
-    def __init__(self, endpoint: str, keys: Keys | None = None, num_lanes: int = NUM_LANES):
+    def __init__(
+        self,
+        endpoint: str,
+        keys: Keys | None = None,
+        num_lanes: int = NUM_LANES,
+        *,
+        guests: bool = False,
+    ):
         self.on_connection: OnConnection | None = None
         self.on_trouble: OnTrouble | None = None
         self.num_lanes = num_lanes
         self._keys = keys
         self._scheme = endpoint.partition(":")[0]
         self._context = zmq.Context(io_threads=num_lanes)
-        self._door = Doorkeeper(self._context, keys) if keys is not None else None
-        self._inboxes = [self._bind(lane, _of_lane(endpoint, lane)) for lane in range(num_lanes)]
+        self._keeper = Doorkeeper(self._context, keys) if keys is not None else None
+        self._inboxes = [
+            self._bind(zmq.PULL, lane, bind_address(endpoint, lane)) for lane in range(num_lanes)
+        ]
+        self._door: Door | None = None
+        if guests:
+            entrance = self._bind(zmq.ROUTER, min(DOOR_LANE, num_lanes - 1), door_address(endpoint))
+            self._inboxes.append(entrance)
+            self._door = Door(entrance.socket, secure=keys is not None, met=self._met)
         bound = [str(i.socket.get_string(zmq.LAST_ENDPOINT)).rstrip("\0") for i in self._inboxes]
-        self.endpoint = bound[0]
-        if self._scheme == "tcp":
-            self.endpoint += "".join("," + b.rpartition(":")[2] for b in bound[1:])
-        else:
+        self.endpoint = endpoint_text(bound[:num_lanes], bound[-1] if guests else "")
+        if self._scheme == "ipc":
             for path in bound:
                 os.chmod(path.removeprefix("ipc://"), 0o600)
         self._peers: dict[str, _Peer] = {}
+        self._guests: set[str] = set()  # peers whom nobody can call
         self._on_message: OnMessage | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def _bind(self, lane: int, endpoint: str) -> _Inbox:
-        inbox = self._socket(zmq.PULL, lane)
-        inbox.set(zmq.RCVHWM, 0)
-        inbox.set(zmq.MAXMSGSIZE, MAX_BATCH_BYTES)
-        inbox.set(zmq.BACKLOG, 1024)
-        if self._keys is not None:
-            inbox.set(zmq.CURVE_SERVER, 1)
-            inbox.set(zmq.CURVE_SECRETKEY, self._keys.secret)
-        monitor = inbox.get_monitor_socket(_DOOR_EVENTS)
+    def _bind(self, kind: int, lane: int, endpoint: str) -> _Inbox:
+        inbox = self._socket(kind, lane)
+        serve_on(inbox, self._keys)
+        if kind == zmq.ROUTER:
+            inbox.set(zmq.ROUTER_MANDATORY, 1)  # or it drops what it cannot deliver, in silence
+            inbox.set(zmq.SNDHWM, 0)
+        monitor = inbox.get_monitor_socket(DOOR_EVENTS)
         monitor.set(zmq.LINGER, 0)
         inbox.bind(endpoint)
         return _Inbox(inbox, monitor)
@@ -134,16 +148,26 @@ class ZmqTransport:
         self._on_message = on_message
         self._loop = loop = asyncio.get_running_loop()
         for inbox in self._inboxes:
-            loop.add_reader(int(inbox.socket.fd), self._readable, inbox)
-            loop.call_soon(self._readable, inbox)  # what came before the reader was there
+            if inbox.socket.type == zmq.PULL:
+                loop.add_reader(int(inbox.socket.fd), self._readable, inbox)
+                loop.call_soon(self._readable, inbox)  # what came before the reader was there
             loop.add_reader(int(inbox.monitor.fd), self._door_event, inbox)
             loop.call_soon(self._door_event, inbox)
         if self._door is not None:
-            self._door.refused = self._refused
+            self._door.listen(loop, on_message)
+        if self._keeper is not None:
+            self._keeper.refused = self._refused
 
     def connect(self, peer: str, endpoint: str) -> None:
-        """Open the way to a peer. Its inbox is bound already: it said so."""
+        """Open the way to a peer. Its inbox is bound already: it said so; without one it calls."""
         if peer in self._peers:
+            return
+        if not endpoint:
+            if self._door is None:
+                raise RealnetError(f"{peer} cannot be called, and this process has no door for it")
+            self._guests.add(peer)
+            if self._door.knows(peer):
+                asyncio.get_running_loop().call_soon(self._met, peer, True)
             return
         if endpoint.partition(":")[0] != self._scheme:
             raise RealnetError(
@@ -151,20 +175,14 @@ class ZmqTransport:
             )
         if self._keys is not None and peer.partition("~")[0] not in self._keys.public:
             raise RealnetError(f"{peer} has no key in this run")
-        endpoints = [_of_lane(endpoint, lane) for lane in range(self.num_lanes)]
-        self._peers[peer] = _Peer(endpoints)
+        self._peers[peer] = _Peer(list(parse_endpoint(endpoint).inboxes))
         self._dial(peer, 0)
 
     def _dial(self, peer: str, lane: int) -> zmq.Socket[bytes]:
         """Connect one lane of a peer."""
         out = self._socket(zmq.PUSH, lane)
-        out.set(zmq.SNDHWM, 0)
-        out.set(zmq.IMMEDIATE, 1)
-        if self._keys is not None:
-            out.set(zmq.CURVE_SERVERKEY, self._keys.public[peer.partition("~")[0]])
-            out.set(zmq.CURVE_SECRETKEY, self._keys.secret)
-            out.set(zmq.CURVE_PUBLICKEY, self._keys.public[self._keys.slot])
-        monitor = out.get_monitor_socket(_LINK_EVENTS)
+        call_from(out, self._keys, peer.partition("~")[0])
+        monitor = out.get_monitor_socket(LINK_EVENTS)
         monitor.set(zmq.LINGER, 0)
         loop = asyncio.get_running_loop()
         loop.add_reader(int(monitor.fd), self._link_event, peer, lane)
@@ -178,20 +196,22 @@ class ZmqTransport:
         """Hand one message to the connection; without one it is dropped. No copy if large."""
         there = self._peers.get(peer)
         if there is None:
+            if peer in self._guests and self._door is not None:
+                self._door.send(peer, frames)
             return
         link = there.outs.get(lane)
         out = link[0] if link is not None else self._dial(peer, lane)
         last = len(frames) - 1
         try:
             if not last:
-                _send(out, frames[0], _DONTWAIT, len(frames[0]) < COPY_BELOW_BYTES)
+                raw_send(out, frames[0], DONTWAIT, len(frames[0]) < COPY_BELOW_BYTES)
                 return
         except zmq.Again:
             return
         for i, frame in enumerate(frames):
             try:
-                flags = _DONTWAIT_MORE if i < last else _DONTWAIT
-                _send(out, frame, flags, len(frame) < COPY_BELOW_BYTES)
+                flags = DONTWAIT_MORE if i < last else DONTWAIT
+                raw_send(out, frame, flags, len(frame) < COPY_BELOW_BYTES)
             except zmq.Again:
                 if i == 0:
                     return
@@ -199,6 +219,9 @@ class ZmqTransport:
 
     def disconnect(self, peer: str) -> None:
         """Drop a peer and what has not reached it."""
+        if self._door is not None:
+            self._guests.discard(peer)
+            self._door.forget(peer)
         there = self._peers.pop(peer, None)
         if there is not None:
             for link in there.outs.values():
@@ -206,18 +229,21 @@ class ZmqTransport:
 
     def close(self, linger_s: float = 1.0) -> None:
         """Send what is queued, for at most `linger_s`, and end."""
+        if self._door is not None:
+            self._door.close()
         for inbox in self._inboxes:
             if self._loop is not None:
                 with contextlib.suppress(ValueError, RuntimeError):
                     self._loop.remove_reader(int(inbox.socket.fd))
-            self._close(inbox.socket, inbox.monitor, linger_ms=0)
+            linger_ms = int(linger_s * 1000) if inbox.socket.type == zmq.ROUTER else 0
+            self._close(inbox.socket, inbox.monitor, linger_ms)
         for there in self._peers.values():
             for link in there.outs.values():
                 self._close(*link, linger_ms=int(linger_s * 1000))
         self._peers.clear()
         self._context.term()
-        if self._door is not None:
-            self._door.join()
+        if self._keeper is not None:
+            self._keeper.join()
 
     def _close(self, socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes], linger_ms: int) -> None:
         if self._loop is not None:
@@ -228,17 +254,7 @@ class ZmqTransport:
         socket.close(linger=linger_ms)
 
     def _socket(self, kind: int, lane: int) -> zmq.Socket[bytes]:
-        socket = self._context.socket(kind)
-        socket.set(zmq.AFFINITY, 1 << lane)
-        socket.set(zmq.LINGER, 1000)  # the default, for ever, makes exits hang
-        socket.set(zmq.RECONNECT_IVL, 10)
-        socket.set(zmq.RECONNECT_IVL_MAX, 1000)
-        socket.set(zmq.HANDSHAKE_IVL, 5000)
-        if self._scheme == "tcp":  # a cable that is out says nothing: ask now and then
-            socket.set(zmq.HEARTBEAT_IVL, 1000)
-            socket.set(zmq.HEARTBEAT_TIMEOUT, 5000)
-            socket.set(zmq.HEARTBEAT_TTL, 5000)
-        return socket
+        return new_socket(self._context, kind, lane, tcp=self._scheme == "tcp")
 
     def _readable(self, inbox: _Inbox) -> None:
         """Drain an inbox; come back next turn if there is more than a turn's share."""
@@ -247,14 +263,14 @@ class ZmqTransport:
             return
         for _ in range(DRAIN):
             try:
-                part = _recv(socket, _DONTWAIT, False)
+                part = raw_recv(socket, DONTWAIT, False)
             except zmq.Again:
                 return
-            user = None if self._keys is None else _user(part)
+            user = None if self._keys is None else user_of(part)
             # Small frames are copied out, since they outlive the message; large ones stay.
             frames: list[Frame] = [part.bytes]
             while part.more:
-                part = _recv(socket, _DONTWAIT, False)
+                part = raw_recv(socket, DONTWAIT, False)
                 frames.append(part.bytes if len(part) < COPY_BELOW_BYTES else part.buffer)
             self._on_message(frames, user)
             if socket.closed:
@@ -262,6 +278,11 @@ class ZmqTransport:
         self._loop.call_soon(self._readable, inbox)
 
     # ------------------------------------------------------------ what connections do
+
+    def _met(self, peer: str, up: bool) -> None:
+        """A guest has come in (again), or what it came by is gone."""
+        if peer in self._guests and self.on_connection is not None:
+            self.on_connection(peer, up, 0)
 
     def _link_event(self, peer: str, lane: int) -> None:
         while True:
@@ -308,20 +329,3 @@ class ZmqTransport:
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._trouble, text)
-
-
-def _of_lane(endpoint: str, lane: int) -> str:
-    """Return where one lane of an endpoint is."""
-    if endpoint.startswith("tcp:"):
-        head, _, ports = endpoint.rpartition(":")
-        known = ports.split(",")
-        return f"{head}:{known[lane] if len(known) > 1 else ports}"
-    return f"{endpoint}.{lane}" if lane else endpoint
-
-
-def _user(frame: zmq.Frame) -> str:
-    """Return the slot whose key a message came with, as the doorkeeper named it."""
-    try:
-        return str(frame.get("User-Id"))
-    except zmq.ZMQError:
-        return ""

@@ -81,7 +81,7 @@ def test_a_run_over_tcp_lets_nobody_in(
     assert {stat.S_IMODE(p.stat().st_mode) for p in folder.iterdir()} == {0o600}
     where = listening(run)
     assert set(where) == {"head/0", "source/0", "worker/0", "worker/1", "helper/0", "sink/0"}
-    assert all(len(a) == 3 for a in where.values()), where  # a port for each lane
+    assert all(len(a) == 4 for a in where.values()), where  # one for each lane, and the door
     assert all(p.startswith("0100007F:") for a in where.values() for p in a), where
     nothing_secret_outside_of_keys(run)
 

@@ -8,63 +8,19 @@ import os
 import stat
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import msgspec
 import pytest
 import zmq
+from link_ends import RUN, End, Proxy, ends, until
 
 from realnet import wire
 from realnet.codec import MAX_BATCH_BYTES, Codec, Frame
-from realnet.errors import ConfigError, RealnetError, SecurityError, WireError
-from realnet.links import Links
+from realnet.errors import ConfigError, RealnetError, SecurityError
 from realnet.testing import plan_of
-from realnet.transport import security
-from realnet.transport import zmq as transport_module
+from realnet.transport import security, sockets
 from realnet.transport.security import Keys, make_keys, open_secret, read_keys
 from realnet.transport.zmq import ZmqTransport, ipc_endpoint, tcp_endpoint
-
-RUN = "run (attempt 1)"
-
-
-class End:
-    """A transport with links, and what came out of them."""
-
-    def __init__(self, slot: str, endpoint: str, keys: Keys | None = None) -> None:
-        self.slot = slot
-        self.closed = False
-        self.got: list[int] = []
-        self.errors: list[str] = []
-        self.transport = ZmqTransport(endpoint, keys, num_lanes=1)
-        loop = asyncio.get_running_loop()
-        self.links = Links(slot, RUN, Codec(), self.transport, loop.time, self)
-        self.transport.listen(self.links.receive)
-
-    def enter(self, slot: str, route: wire.Route) -> Any:
-        return SimpleNamespace(take=self.take)
-
-    def take(self, op: wire.AnyOp, frames: Sequence[Frame]) -> None:
-        assert isinstance(op, wire.Cancel)
-        self.got.append(op.id)
-
-    def told(self, error: WireError) -> None:
-        self.errors.append(str(error))
-
-    def link_broken(self, slot: str, text: str) -> None:
-        raise AssertionError(text)
-
-    def say(self, peer: str, number: int) -> None:
-        self.send(peer, wire.Cancel(number))
-
-    def send(self, peer: str, op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None:
-        way = self.links.way(peer, wire.Route(peer, "p", self.slot, ""), 0)
-        assert way is not None
-        way.send(op, frames)
-
-    def close(self) -> None:
-        self.closed = True
-        self.transport.close(0)
 
 
 @pytest.fixture
@@ -73,27 +29,16 @@ def keys(tmp_path: Path) -> Callable[[str], Keys]:
     return lambda slot: read_keys(tmp_path / "keys", slot)
 
 
-@contextlib.asynccontextmanager
-async def ends(*made: End) -> AsyncIterator[None]:
-    try:
-        yield
-    finally:
-        for end in made:
-            end.close()
-
-
-async def until(condition: Callable[[], bool], budget_s: float = 20.0) -> None:
-    async with asyncio.timeout(budget_s):
-        while not condition():
-            await asyncio.sleep(0.005)
+def bound(endpoint: str, keys: Keys | None = None) -> ZmqTransport:
+    return ZmqTransport(endpoint, keys, num_lanes=1)
 
 
 def pair(keys: Callable[[str], Keys] | None, folder: Path, *, tcp: bool = True) -> tuple[End, End]:
     def endpoint(name: str) -> str:
         return tcp_endpoint("127.0.0.1") if tcp else ipc_endpoint(folder, name)
 
-    a = End("a/0~1", endpoint("a"), keys("a/0") if keys else None)
-    b = End("b/0~1", endpoint("b"), keys("b/0") if keys else None)
+    a = End("a/0~1", bound(endpoint("a"), keys("a/0") if keys else None))
+    b = End("b/0~1", bound(endpoint("b"), keys("b/0") if keys else None))
     a.links.open(b.slot, b.transport.endpoint)
     b.links.open(a.slot, a.transport.endpoint)
     return a, b
@@ -213,7 +158,7 @@ async def test_a_frame_over_the_limit_cuts_the_connection_and_is_told(
     attacker: zmq.Socket[bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(transport_module, "MAX_BATCH_BYTES", 100_000)
+    monkeypatch.setattr(sockets, "MAX_BATCH_BYTES", 100_000)
     monkeypatch.setattr("realnet.links.CUT_S", 0.05)
     a, b = pair(keys, tmp_path)
     with_key(attacker, keys("b/0").public["b/0"], keys("c/0").secret)
@@ -231,51 +176,13 @@ async def test_many_frames_are_refused_before_decoding(
         await attack(b, a, attacker, [*a_batch(b, "c/0~1"), *[b"x"] * 1024], "refused")
 
 
-class Proxy:
-    """A tcp proxy that breaks connections when told to."""
-
-    def __init__(self, target: str) -> None:
-        self.target = int(target.rpartition(":")[2])
-        self.writers: list[asyncio.StreamWriter] = []
-        self.breaks = 0
-
-    async def start(self) -> str:
-        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        return f"tcp://127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self.target)
-        self.writers += [writer, other_writer]
-        await asyncio.gather(self._copy(reader, other_writer), self._copy(other_reader, writer))
-
-    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(4096):
-                writer.write(data)
-                await writer.drain()
-        writer.transport.abort()
-
-    def cut(self) -> None:
-        """Reset all connections; what is on the way is lost."""
-        self.breaks += bool(self.writers)
-        for writer in self.writers:
-            writer.transport.abort()
-        self.writers.clear()
-
-    async def stop(self) -> None:
-        self.server.close()
-        self.cut()
-        await asyncio.sleep(0.02)
-        await self.server.wait_closed()
-
-
 @pytest.mark.parametrize("secure", [False, True])
 async def test_connections_that_break_lose_and_double_nothing(
     keys: Callable[[str], Keys], secure: bool
 ) -> None:
     count = 20_000
-    a = End("a/0~1", tcp_endpoint("127.0.0.1"), keys("a/0") if secure else None)
-    b = End("b/0~1", tcp_endpoint("127.0.0.1"), keys("b/0") if secure else None)
+    a = End("a/0~1", bound(tcp_endpoint("127.0.0.1"), keys("a/0") if secure else None))
+    b = End("b/0~1", bound(tcp_endpoint("127.0.0.1"), keys("b/0") if secure else None))
     there, back = Proxy(b.transport.endpoint), Proxy(a.transport.endpoint)
     a.links.open(b.slot, await there.start())
     b.links.open(a.slot, await back.start())
@@ -312,8 +219,8 @@ class BigEnd(End):
 
 async def test_large_frames_survive_connections_that_break(keys: Callable[[str], Keys]) -> None:
     count = 300
-    a = End("a/0~1", tcp_endpoint("127.0.0.1"), keys("a/0"))
-    b = BigEnd("b/0~1", tcp_endpoint("127.0.0.1"), keys("b/0"))
+    a = End("a/0~1", bound(tcp_endpoint("127.0.0.1"), keys("a/0")))
+    b = BigEnd("b/0~1", bound(tcp_endpoint("127.0.0.1"), keys("b/0")))
     there = Proxy(b.transport.endpoint)
     a.links.open(b.slot, await there.start())
     b.links.open(a.slot, a.transport.endpoint)
