@@ -19,11 +19,11 @@ from realnet.actor import Actor
 from realnet.config import Bytes, Config, Seconds, Steps, to_plain
 from realnet.errors import ConfigError
 from realnet.references import Reference
+from realnet.topology.chains import WireTable
 from realnet.topology.kinds import load_kind, registered_kinds
 from realnet.topology.roletable import PoolTable, RoleTable
 from realnet.topology.runtable import RunTable
 from realnet.topology.source import Source
-from realnet.topology.wiring import WireTable
 
 Classes = Mapping[str, type[Actor[Any]]]
 WORDS = {

@@ -27,9 +27,9 @@ from realnet.topology.catalogue import (
     registered_classes,
     shared_records,
 )
+from realnet.topology.chains import WireTable
 from realnet.topology.roletable import RESERVED, PoolTable, RoleTable
 from realnet.topology.runtable import RunTable
-from realnet.topology.wiring import WireTable
 
 Schema = dict[str, Any]
 DIALECT = "http://json-schema.org/draft-07/schema#"

@@ -140,8 +140,9 @@ class _Told:
                 said.append(
                     f"at most {role.restarts} restarts in {role.restart_per_s:g} s"
                     if role.restarts
-                    else "never started again: its end is the run's"
+                    else "never started again"
                 )
+                said[-1] += ", then the run goes on without it" * (role.restart_then == "drop")
             for port in declared_ports(self.classes[name]).values():
                 if isinstance(port, Inlet):
                     bounds = port.bounds(self.configs[name])
@@ -150,7 +151,8 @@ class _Told:
                         f"{bounds.window_bytes / MIB:g} MiB, lease {bounds.lease_s:g} s"
                     )
             if role.progress_s:
-                said.append(f"reported after {role.progress_s:g} s without progress")
+                then = "restarted" if role.progress_then == "restart" else "reported"
+                said.append(f"{then} after {role.progress_s:g} s without progress")
             yield f"{name:<20} {'; '.join(said) or 'those of its process'}"
         run = self.plan.run
         yield (

@@ -10,15 +10,13 @@ Knows role classes only by their declared ports. Called by `resolve.py`.
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from realnet.actor import Actor
-from realnet.config import Config, Seconds, doc, read_table
 from realnet.errors import ConfigError, listed, nearest
 from realnet.message import Message
 from realnet.ports import (
@@ -31,6 +29,7 @@ from realnet.ports import (
     declared_handlers,
     declared_ports,
 )
+from realnet.topology.chains import WireTable, read_wire, stops_of
 from realnet.topology.kinds import load_kind, registered_kinds
 from realnet.topology.plan import WirePlan
 
@@ -49,19 +48,6 @@ def ends_of(name: str, policy: str, cls: type[Actor[Any]]) -> Ends:
     return Ends(name, policy, declared_ports(cls), frozenset(declared_handlers(cls)))
 
 
-class WireTable(Config):
-    """A wire with options: `llm = { path = "agent -> generator", deadline = "2min" }`."""
-
-    path: Annotated[str, doc('the chain of roles, "a -> b -> c"; "role.port" where ambiguous')]
-    feedback: Annotated[
-        int, doc("closes a circle of share wires; messages of room kept for it", ge=0)
-    ] = 0
-    affinity: Annotated[str, doc("field of the message; equal values go to one member")] = ""
-    deadline: Annotated[Seconds, doc("time budget of a request that names none; 0: none")] = (
-        Seconds(0)
-    )
-
-
 def wire(
     chains: Mapping[str, Any], roles: Mapping[str, Ends], unknown: Iterable[str] = ()
 ) -> tuple[list[WirePlan], list[str], list[str]]:
@@ -76,8 +62,8 @@ def wire(
     for name, written in chains.items():
         where = f"[wires].{name}"
         try:
-            table = _wire_table(written, where)
-            stops = _stops(table.path, where)
+            table = read_wire(written, where)
+            stops = stops_of(table.path, where)
         except ConfigError as error:
             problems.extend(str(error).splitlines())
             continue
@@ -93,41 +79,6 @@ def wire(
     problems.extend(_cycles(wires))
     problems.extend(_doubled(wires))
     return wires, problems, _open_ends(roles, wires)
-
-
-def _wire_table(written: Any, where: str) -> WireTable:
-    if isinstance(written, str):
-        return WireTable(path=written)
-    if isinstance(written, Mapping):
-        return read_table(WireTable, written, where)
-    raise ConfigError(
-        f'{where} must be a chain such as "a -> b -> c", or '
-        f'{{ path = "a -> b", deadline = "2min" }}, not {written!r}'
-    )
-
-
-def _stops(path: str, where: str) -> list[str]:
-    """Return the roles of a chain. Raises ConfigError for what is not quite one."""
-    arrow = re.search(r"[-=~]{2,}>+|=>|->>+|<[-=]+|→|⇒|(?<!-)>", path)
-    if arrow is not None:
-        meant = re.sub(r"\s*(?:[-=~]+>+|→|⇒|>)\s*", " -> ", path)
-        back = "; the end that gives stands on the left" if "<" in arrow[0] else ""
-        fix = "" if back else f': "{meant}"'
-        raise ConfigError(f'{where} = "{path}": the arrow is written ->, not {arrow[0]}{fix}{back}')
-    stops = [stop.strip() for stop in path.split("->")]
-    if len(stops) < 2:
-        raise ConfigError(
-            f'{where} = "{path}": a chain needs at least two roles, "a -> b"; to take a wire out '
-            "write false"
-        )
-    if not all(stops):
-        raise ConfigError(f'{where} = "{path}": a role is missing beside an arrow')
-    for stop in stops:
-        if not re.fullmatch(r"[\w-]+(?:\.\w+)?", stop):
-            raise ConfigError(
-                f'{where} = "{path}": "{stop}" is no end of a wire: write role, or role.port'
-            )
-    return stops
 
 
 def _with_options(
