@@ -35,9 +35,13 @@ class Policy(Shared):
     max_age: Annotated[
         int, doc("η: how many versions old a token may be; 0: synchronous", ge=0)
     ] = 1
-    over_age: Annotated[Literal["mask", "allow"], doc("what happens to tokens older than η")] = (
-        "mask"
-    )
+    over_age: Annotated[
+        Literal["mask", "hold", "requeue", "drop", "allow"],
+        doc(
+            "tokens older than η: carry no gradient; never come to be, since steps wait for the "
+            "oldest tickets; their group is answered again, or dropped; are trained on"
+        ),
+    ] = "mask"
     max_tokens: Annotated[int, doc("longest answer, in tokens", ge=1)] = 256
     temperature: Annotated[float, doc("of sampling, in training", gt=0)] = 1.0
     seed: Annotated[int, doc("of everything random in this policy")] = 0

@@ -16,6 +16,7 @@ Knows nothing of rollouts, files, clocks or actors. Called by the trainer's stor
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 
@@ -194,6 +195,10 @@ class Ledger:
         if state in self._ended:
             return list(self._ended[state])
         return sorted(t for t, s in self._open.items() if s is state)
+
+    def oldest(self, count: int) -> list[int]:
+        """Return up to `count` tickets that are waiting, leased or buffered, oldest first."""
+        return heapq.nsmallest(count, self._open)
 
     def counts(self) -> dict[str, int]:
         """Return how many were issued and how many are in each state."""

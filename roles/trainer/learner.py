@@ -108,7 +108,7 @@ class Learner:
         before, and the caller still has the batch.
         """
         config = self.config
-        oldest = self.policy.max_age if self.policy.over_age == "mask" else None
+        oldest = None if self.policy.over_age == "allow" else self.policy.max_age
         batch = lay_out(groups, age, oldest, self.rule, self.policy.max_tokens)
         updates = config.epochs * config.minibatches
         undo = Undo(self.named, self.optimizer, self.rng, updates=updates)

@@ -1,10 +1,11 @@
-"""Which buffered groups would teach nothing after a rollback.
+"""Which buffered groups are too old.
 
-The steps that a death undid had made versions that wrote tokens; those versions are gone, and their
-tokens count from the fork. With `over_age = "mask"` a group whose every token is too old when its
-turn comes would be a step without gradient: it is better answered again.
+`stale`: after a rollback. The steps that a death undid had made versions that wrote tokens; those
+versions are gone, and their tokens count from the fork. Unless `over_age = "allow"`, a group whose
+every token is too old when its turn comes would be a step without gradient: it is better answered
+again. `over_age`: those in which some token is too old at their turn.
 
-Decides without IO. Called by the trainer's store when it resumes.
+Decides without IO. Called by the trainer's store.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def stale(
 
     `at` is the version that the next step starts from.
     """
-    if policy.over_age != "mask":
+    if policy.over_age == "allow":
         return ()
     found: list[int] = []
     kept = 0
@@ -36,13 +37,24 @@ def stale(
     return tuple(found)
 
 
+def over_age(
+    groups: Sequence[Group], lineage: Lineage, at: Version, max_age: int
+) -> tuple[int, ...]:
+    """Return the tickets of groups with a token that is too old for a step from version `at`."""
+    return tuple(g.key.ticket for g in groups if max(_ages(g, lineage, at), default=0) > max_age)
+
+
 def _youngest(group: Group, lineage: Lineage, current: Version) -> int:
     """Return the age of the youngest token that a model wrote, or 0 when there is none."""
-    ages = [
+    return min(_ages(group, lineage, current), default=0)
+
+
+def _ages(group: Group, lineage: Lineage, current: Version) -> list[int]:
+    """Return the ages of the spans that a model wrote to be learnt from."""
+    return [
         lineage.age(span.version, current)
         for scored in group.scored
         for segment in scored.rollout.segments
         for span in segment.spans
         if segment.learn and span.length
     ]
-    return min(ages, default=0)

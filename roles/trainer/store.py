@@ -14,6 +14,7 @@ the same code as a resume.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import msgspec
@@ -29,9 +30,10 @@ from realnet.roles.trainer.assembly import Assembly, Hopeless
 from realnet.roles.trainer.checkpoint import Found
 from realnet.roles.trainer.meta import Meta, read_meta
 from realnet.roles.trainer.records import Batch, Ended, Forked, Handed, Issued, Redo
-from realnet.roles.trainer.staleness import stale
+from realnet.roles.trainer.staleness import over_age, stale
 
 Pairs = tuple[tuple[int, int], ...]
+REQUEUES = 2  # how often a ticket whose group came too late is answered again
 
 
 class Store:
@@ -57,6 +59,8 @@ class Store:
         self.fruitless = 0  # tickets set aside since the last whole group
         self.unfit: Callable[[Group], str] = lambda group: ""  # why not to train on it; "": do
         self.unfit_run = 0  # whole groups dropped as unfit since one was kept
+        self.requeued = 0  # tickets that came too late and went out again
+        self._requeues: Counter[int] = Counter()  # how often each open one did
         self.unfit_all = 0  # the same, since this trainer started
         self.on_aside: Callable[[int, str], None] = lambda ticket, reason: None
         self._full = full
@@ -211,7 +215,47 @@ class Store:
         self._plans.pop(self.step + 1, None)
         if self.assembly.ready < self.policy.batch:
             return None
+        if self.policy.over_age == "hold":
+            return None if self.held_by() is not None else self._in_order()
         return self.assembly.oldest(self.policy.batch)
+
+    def held_by(self) -> int | None:
+        """Return the first ticket without a whole group that `over_age = "hold"` waits for.
+
+        Steps take tickets in the order of issue. At most (max_age + 1) * batch are out, so each is
+        trained at most max_age steps after it was issued: no token of it can be older. None: the
+        batch is there, or nothing is held.
+        """
+        if self.policy.over_age != "hold":
+            return None
+        first = self.ledger.oldest(self.policy.batch)
+        return next((t for t in first if self.assembly.whole(t) is None), None)
+
+    def _in_order(self) -> list[Group]:
+        found = [self.assembly.whole(t) for t in self.ledger.oldest(self.policy.batch)]
+        return [group for group in found if group is not None]
+
+    async def retire(self, groups: Sequence[Group]) -> int:
+        """Send away what `over_age` does not want in the next step; return how many groups.
+
+        A ticket that came too late `REQUEUES` times is trained with, its old tokens masked: one
+        whose answers always take long must not go round for ever. A batch that was begun before a
+        death is the same again.
+        """
+        way = self.policy.over_age
+        if way not in ("requeue", "drop") or self.step + 1 in self._plans:
+            return 0
+        old = over_age(groups, self.lineage, self.version, self.policy.max_age)
+        if way == "drop":
+            reason = f"a token is older than {self.policy.max_age} versions at its turn"
+            await self._keep(*(Ended(t, reason, dropped=True) for t in old))
+            return len(old)
+        again = tuple(t for t in old if self._requeues[t] < REQUEUES)
+        if again:
+            self._requeues.update(again)
+            self.requeued += len(again)
+            await self._keep(Redo(again))
+        return len(again)
 
     async def begin_step(self, groups: Sequence[Group]) -> None:
         """Make durable that these groups are the next step's, and so everything in them."""
@@ -228,6 +272,7 @@ class Store:
         self._plans.pop(self.step, None)
         for ticket in tickets:
             self._forget(ticket)
+            self._requeues.pop(ticket, None)
         return self.version
 
     async def dropped(self, groups: Sequence[Group], reason: str) -> None:

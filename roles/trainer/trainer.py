@@ -278,6 +278,8 @@ class Trainer(Actor[TrainerConfig]):
     def _lacking(self) -> str:
         store = self._store
         text = f"{store.assembly.ready} of {self._policy.batch} scored groups"
+        if (ticket := store.held_by()) is not None:
+            text += f'; [policy].over_age = "hold" waits for ticket {ticket}'
         if store.unfit_run:
             text += f"; loss.dynamic_sampling dropped the last {store.unfit_run} that came"
         return text
@@ -288,6 +290,9 @@ class Trainer(Actor[TrainerConfig]):
         async with self._stepping:
             groups = store.batch_ready()
             if groups is None or self._draining:
+                return None
+            if await store.retire(groups):
+                self._ring()
                 return None
             start_s = self.clock.now()
             self.progress(f"step {store.step + 1}")
@@ -310,6 +315,8 @@ class Trainer(Actor[TrainerConfig]):
         }
         if self.config.rule.dynamic_sampling:
             more["groups_unfit"] = float(store.unfit_all)
+        if self._policy.over_age == "requeue":
+            more["tickets_requeued"] = float(store.requeued)
         return {**signs, **counts, **timing, **more}
 
     def _age(self, version: Version) -> int:

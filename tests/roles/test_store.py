@@ -382,6 +382,80 @@ async def test_with_over_age_allowed_nothing_is_answered_again(tmp_path: Path) -
     again.kill()
 
 
+async def test_hold_takes_tickets_in_order_so_that_none_gets_old(tmp_path: Path) -> None:
+    """Late ones are waited for, and every token is at most max_age old, whatever the order."""
+    rng = random.Random(4)
+    life = await Life(tmp_path, "hold").begin()
+    late: dict[int, Version] = {}
+    trained: list[int] = []
+    while life.store.step < 30:
+        pairs = await life.store.take(100, first=False)
+        for start, end in pairs or ():
+            late.update(dict.fromkeys(range(start, end), life.store.version))
+        ticket = rng.choice(sorted(late))
+        await life.whole(ticket, late.pop(ticket))
+        if rng.random() < 0.2 and late:
+            await life.store.report((), [(late.popitem()[0], "cannot be asked")])
+        groups = life.store.batch_ready()
+        held = life.store.held_by()
+        assert (held is None) == (groups is not None) or life.store.assembly.ready < 3
+        if groups is None:
+            continue
+        ages = [life.store.lineage.age(s.version, life.store.version)
+                for g in groups for s in g.scored[0].rollout.segments[0].spans]  # fmt: skip
+        assert max(ages) <= life.policy.max_age
+        trained += await life.step() or ()
+    assert trained == sorted(trained)
+
+
+@pytest.mark.parametrize("way", ["requeue", "drop"])
+async def test_groups_that_come_too_late_go_out_again_or_away(tmp_path: Path, way: str) -> None:
+    life = await Life(tmp_path, way).begin()
+    first = life.store.version
+    assert await life.store.take(6, first=False) == ((0, 6),)
+    for ticket in (1, 2, 3):
+        await life.whole(ticket, first)
+    assert await life.step() == (1, 2, 3)
+    assert await life.store.take(9, first=False) == ((6, 9),)
+    for ticket in (4, 5, 6):
+        await life.whole(ticket, life.store.version)
+    assert await life.step() == (4, 5, 6)
+    for ticket in (0, 7, 8):
+        await life.whole(ticket, first if ticket == 0 else life.store.version)
+    groups = life.store.batch_ready()
+    assert groups is not None
+    assert await life.store.retire(groups) == 1  # ticket 0 is two versions old, one is allowed
+    assert life.store.batch_ready() is None
+    if way == "drop":
+        assert life.state(0) is TicketState.DROPPED
+        assert life.store.ledger.notes[-1][2].startswith("a token is older than 1 versions")
+        return
+    assert life.state(0) is TicketState.WAITING
+    assert await life.store.take(1, first=False) == ((0, 1),)
+    life.kill()
+    life = await Life(tmp_path, way).begin()  # that it went out again is durable
+    assert life.store.assembly.whole(0) is None
+
+
+async def test_a_ticket_that_is_always_late_does_not_go_round_for_ever(tmp_path: Path) -> None:
+    life = await Life(tmp_path, "requeue").begin()
+    old = life.store.version
+    assert await life.store.take(6, first=False) == ((0, 6),)
+    for start in (0, 3):
+        for ticket in range(start, start + 3):
+            await life.whole(ticket, life.store.version)
+        assert await life.step() is not None
+        await life.store.take(3, first=False)
+    for retired in (3, 3, 0):
+        for ticket in (6, 7, 8):
+            await life.whole(ticket, old)
+        groups = life.store.batch_ready()
+        assert groups is not None
+        assert await life.store.retire(groups) == retired
+    assert life.store.requeued == 6
+    assert await life.step() == (6, 7, 8)
+
+
 async def test_a_dropped_batch_stays_dropped_after_a_kill(tmp_path: Path) -> None:
     life = await Life(tmp_path).begin()
     await life.store.take(6, first=False)
