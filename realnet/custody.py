@@ -52,7 +52,10 @@ class Accepted(NamedTuple):
     """What to do with an item that came in: `fresh` ones go to the handler."""
 
     fresh: bool
-    acks: list[AckTo]
+    acks: tuple[AckTo, ...] = ()
+
+
+_FRESH, _KNOWN = Accepted(True), Accepted(False)
 
 
 class _Class:
@@ -163,22 +166,22 @@ class Consumer:
         """An item came in. A key in hand or finished is not handled again."""
         source = self._producers.get(producer)
         if source is None:
-            return Accepted(False, [])  # whoever follows a dead producer sends it again
+            return _KNOWN  # whoever follows a dead producer sends it again
         _take(source, 1, spent)
         source.waiting = max(0, source.waiting - 1)
         source.waiting_bytes = max(0, source.waiting_bytes - size)
         source.need, source.bounced = 0, False
         if key in self._finished:
-            return Accepted(False, [AckTo(producer, item, self._finished[key])])
+            return Accepted(False, (AckTo(producer, item, self._finished[key]),))
         held = self._in_hand.get(key)
         if held is not None:
             held.owners.append((producer, item))
-            return Accepted(False, [])
+            return _KNOWN
         self._in_hand[key] = _InHand(source.of, size, (producer, item))
         self.in_hand_bytes += size
         source.of.count += 1
         source.of.num_bytes += size
-        return Accepted(True, [])
+        return _FRESH
 
     def finish(self, key: str, aside: str | None) -> list[AckTo]:
         """An item is done (or set aside): ack it to everyone who sent it."""

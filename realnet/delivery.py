@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 from realnet.affinity import End, Homes
 from realnet.errors import ensure
+from realnet.held import Held, Member, Queue
 
 TICKS = 4  # a lease is looked at so many times while it lasts
 
@@ -61,62 +62,16 @@ class Done(NamedTuple):
     aside: str | None
 
 
-class _Queue:
-    """Items that wait, oldest first. One that left is skipped when it comes up."""
-
-    __slots__ = ("count", "heap", "num_bytes")
-
-    def __init__(self) -> None:
-        self.heap: list[int] = []
-        self.count = 0
-        self.num_bytes = 0
-
-
-class _Item:
-    __slots__ = ("affinity", "attempt", "former", "holder", "queue", "renewed_s", "size")
-
-    def __init__(self, size: int, affinity: str):
-        self.size = size
-        self.affinity = affinity
-        self.attempt = 0
-        self.holder: _Member | None = None
-        self.queue: _Queue | None = None  # where it waits, if nobody has it
-        self.former: tuple[End, ...] = ()  # who had it when its lease ran out
-        self.renewed_s: float | None = None  # None: since the last tick
-
-
-class _Member:
-    """A consumer as the producer sees it."""
-
-    __slots__ = (
-        *("bound", "credit", "credit_bytes", "holds", "lease_s", "moved", "name", "order"),
-        *("since_s", "told", "told_bytes"),
-    )
-
-    def __init__(self, name: End, order: int):
-        self.name = name
-        self.order = order
-        self.credit = 0
-        self.credit_bytes = 0
-        self.told = 0  # the backlog that it knows of
-        self.told_bytes = 0
-        self.holds: dict[int, None] = {}
-        self.bound = _Queue()  # what only it may have
-        self.lease_s = 0.0
-        self.moved = True  # it took or finished something, or told of progress, since the last tick
-        self.since_s = 0.0  # of the last tick at which it had
-
-
 class Producer:
     """The sending end of a share wire."""
 
     def __init__(self) -> None:
-        self._items: dict[int, _Item] = {}
-        self._free = _Queue()  # for anybody
-        self._homeless = _Queue()  # related work while nobody is up
-        self._returned = _Queue()  # taken back: for anybody but those who had it
-        self._members: dict[End, _Member] = {}
-        self._ready: dict[End, _Member] = {}  # those with credit
+        self._items: dict[int, Held] = {}
+        self._free = Queue()  # for anybody
+        self._homeless = Queue()  # related work while nobody is up
+        self._returned = Queue()  # taken back: for anybody but those who had it
+        self._members: dict[End, Member] = {}
+        self._ready: dict[End, Member] = {}  # those with credit
         self._stalled: set[End] = set()  # a lease ran out; they have finished nothing since
         self._homes = Homes()
         self._leased = 0
@@ -144,7 +99,7 @@ class Producer:
     def offer(self, item: int, size: int = 0, affinity: str = "") -> list[Send]:
         """A new item wants to go. Numbers grow; related items share an affinity."""
         ensure(item not in self._items, "an item was offered twice")
-        held = self._items[item] = _Item(size, affinity)
+        held = self._items[item] = Held(size, affinity)
         self._enqueue(item, held)
         return self._hand_out() if self._ready else []
 
@@ -187,8 +142,8 @@ class Producer:
         if consumer in self._members:
             return
         self._joined += 1
-        self._members[consumer] = _Member(consumer, self._joined)
-        homeless, self._homeless = self._homeless, _Queue()
+        self._members[consumer] = Member(consumer, self._joined)
+        homeless, self._homeless = self._homeless, Queue()
         self._enqueue_again(homeless)
 
     def consumer_down(self, consumer: End) -> list[Send]:
@@ -275,7 +230,7 @@ class Producer:
         self._ticked_s = now_s if self._items else None
         return self._hand_out()
 
-    def _tick_member(self, member: _Member, now_s: float, away_s: float) -> None:
+    def _tick_member(self, member: Member, now_s: float, away_s: float) -> None:
         for item in list(member.holds):
             held = self._items[item]
             if held.renewed_s is None:
@@ -291,7 +246,7 @@ class Producer:
             if now_s - member.since_s > member.lease_s:
                 self._stall(member)
 
-    def _take_back(self, item: int, held: _Item, member: _Member) -> None:
+    def _take_back(self, item: int, held: Held, member: Member) -> None:
         former = (*held.former, member.name)
         if any(name not in former for name in self._members):
             self._release(item, held)
@@ -299,15 +254,15 @@ class Producer:
             self._queue(item, held, self._returned)
             self._stall(member)
 
-    def _stall(self, member: _Member) -> None:
+    def _stall(self, member: Member) -> None:
         """Whatever is related goes elsewhere, until this member finishes something."""
         self._stalled.add(member.name)
-        bound, member.bound = member.bound, _Queue()
+        bound, member.bound = member.bound, Queue()
         self._enqueue_again(bound)
 
     # ------------------------------------------------------------ queues
 
-    def _enqueue(self, item: int, held: _Item) -> None:
+    def _enqueue(self, item: int, held: Held) -> None:
         if not held.affinity:
             self._queue(item, held, self._free)
         elif not self._members:
@@ -318,25 +273,25 @@ class Producer:
                 able = {n: m for n, m in able.items() if n not in self._stalled} or able
             self._queue(item, held, self._members[self._homes.of(held.affinity, able)].bound)
 
-    def _queue(self, item: int, held: _Item, queue: _Queue) -> None:
+    def _queue(self, item: int, held: Held, queue: Queue) -> None:
         held.queue = queue
         heapq.heappush(queue.heap, item)
         queue.count += 1
         queue.num_bytes += held.size
 
-    def _enqueue_again(self, old: _Queue) -> None:
+    def _enqueue_again(self, old: Queue) -> None:
         for item in sorted(old.heap):
             held = self._items.get(item)
             if held is not None and held.queue is old:
                 self._enqueue(item, held)
 
-    def _unqueue(self, held: _Item) -> None:
+    def _unqueue(self, held: Held) -> None:
         queue, held.queue = held.queue, None
         if queue is not None:  # its entry in the heap is skipped later
             queue.count -= 1
             queue.num_bytes -= held.size
 
-    def _release(self, item: int, held: _Item) -> None:
+    def _release(self, item: int, held: Held) -> None:
         """Nobody has this item and it waits nowhere."""
         self._unqueue(held)
         if held.holder is not None:
@@ -344,7 +299,7 @@ class Producer:
             held.holder = None
             self._leased -= 1
 
-    def _first(self, queue: _Queue) -> int | None:
+    def _first(self, queue: Queue) -> int | None:
         if not queue.count:
             queue.heap.clear()
             return None
@@ -353,7 +308,7 @@ class Producer:
             heapq.heappop(heap)
         return heap[0]
 
-    def _next_for(self, member: _Member) -> int | None:
+    def _next_for(self, member: Member) -> int | None:
         first = self._first(self._free)
         if member.bound.count:
             bound = self._first(member.bound)
@@ -362,7 +317,7 @@ class Producer:
             first = min(self._returned_for(member), default=first)
         return first
 
-    def _returned_for(self, member: _Member) -> list[int]:
+    def _returned_for(self, member: Member) -> list[int]:
         """Return what was taken back from others; if everybody had it, from anybody."""
         found = []
         for item in self._returned.heap:
@@ -373,7 +328,7 @@ class Producer:
                     found.append(item)
         return found
 
-    def _waiting_for(self, member: _Member) -> tuple[int, int]:
+    def _waiting_for(self, member: Member) -> tuple[int, int]:
         count = self._free.count + member.bound.count
         num_bytes = self._free.num_bytes + member.bound.num_bytes
         if self._returned.count:
@@ -402,7 +357,7 @@ class Producer:
                 heapq.heappop(line)
         return sends
 
-    def _send_next(self, member: _Member, sends: list[Send]) -> bool:
+    def _send_next(self, member: Member, sends: list[Send]) -> bool:
         item = self._next_for(member)
         if item is None:
             return False

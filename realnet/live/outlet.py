@@ -44,6 +44,8 @@ class LiveOutlet(SharePort, Generic[M]):
         self._producer = Producer()
         self._sending: dict[int, _Sending] = {}
         self._next = 0
+        self._who = str(switch.address)
+        self._wait: tuple[str, tuple[str, ...]] | None = None  # what to wait for, on whom
         self._key_prefix = f"{switch.address.full}:"
         self._aside_hook: Callable[[M, str], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -100,11 +102,7 @@ class LiveOutlet(SharePort, Generic[M]):
     async def _handed(self, item: int, sending: _Sending) -> None:
         sending.handed = asyncio.get_running_loop().create_future()
         try:
-            takers = tuple(sorted(p.partition("~")[0] for p in self.peers))
-            where = f"room for {self.name} at {', '.join(takers)}"
-            if not takers:
-                where = f"a taker of {self.name} (none is up)"
-            with self._switch.waits.on(str(self._switch.address), where, takers):
+            with self._switch.waits.on(self._who, *(self._wait or self._name_wait())):
                 await sending.handed
         except asyncio.CancelledError:
             if self._producer.withdraw(item):
@@ -113,6 +111,14 @@ class LiveOutlet(SharePort, Generic[M]):
                 if sending.cause is not None:
                     sending.cause.settled()
             raise
+
+    def _name_wait(self) -> tuple[str, tuple[str, ...]]:
+        takers = tuple(sorted(p.partition("~")[0] for p in self.peers))
+        where = f"room for {self.name} at {', '.join(takers)}"
+        if not takers:
+            where = f"a taker of {self.name} (none is up)"
+        self._wait = where, takers
+        return self._wait
 
     # ------------------------------------------------------------ peers
 
@@ -125,10 +131,12 @@ class LiveOutlet(SharePort, Generic[M]):
         self.affinity_field = affinity or self.affinity_field
 
     def _end_up(self, end: End) -> None:
+        self._wait = None
         self._producer.consumer_up(end)
         self._soon(self._tell_backlog)
 
     def _end_down(self, end: End) -> None:
+        self._wait = None
         self._ship(self._producer.consumer_down(end))
         self._soon(self._tell_backlog)
 
