@@ -25,7 +25,8 @@ import heapq
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from realnet.affinity import End, Homes
+from realnet.affinity import End
+from realnet.backlog import Backlog
 from realnet.errors import ensure
 from realnet.held import Held, Member, Queue
 
@@ -67,13 +68,9 @@ class Producer:
 
     def __init__(self) -> None:
         self._items: dict[int, Held] = {}
-        self._free = Queue()  # for anybody
-        self._homeless = Queue()  # related work while nobody is up
-        self._returned = Queue()  # taken back: for anybody but those who had it
         self._members: dict[End, Member] = {}
+        self._backlog = Backlog(self._items, self._members)
         self._ready: dict[End, Member] = {}  # those with credit
-        self._stalled: set[End] = set()  # a lease ran out; they have finished nothing since
-        self._homes = Homes()
         self._leased = 0
         self._lease_s = 0.0  # the shortest
         self._joined = 0
@@ -100,7 +97,7 @@ class Producer:
         """A new item wants to go. Numbers grow; related items share an affinity."""
         ensure(item not in self._items, "an item was offered twice")
         held = self._items[item] = Held(size, affinity)
-        self._enqueue(item, held)
+        self._backlog.add(item, held)
         return self._hand_out() if self._ready else []
 
     def waits(self, item: int) -> bool:
@@ -113,7 +110,7 @@ class Producer:
         held = self._items.get(item)
         if held is None or held.queue is None or held.former:
             return False
-        self._unqueue(held)
+        self._backlog.take(held)
         del self._items[item]
         return True
 
@@ -132,7 +129,7 @@ class Producer:
             done.append(Done(item, aside))
         if done:
             member.moved = True
-            self._stalled.discard(consumer)
+            self._backlog.stalled.discard(consumer)
         return done
 
     # ------------------------------------------------------------ consumers
@@ -143,8 +140,7 @@ class Producer:
             return
         self._joined += 1
         self._members[consumer] = Member(consumer, self._joined)
-        homeless, self._homeless = self._homeless, Queue()
-        self._enqueue_again(homeless)
+        self._backlog.house()
 
     def consumer_down(self, consumer: End) -> list[Send]:
         """A consumer is gone: what it held goes to others, oldest first, before new work."""
@@ -152,13 +148,13 @@ class Producer:
         if member is None:
             return []
         self._ready.pop(consumer, None)
-        self._stalled.discard(consumer)
+        self._backlog.stalled.discard(consumer)
         for item in member.holds:
             held = self._items[item]
             held.holder = None
             self._leased -= 1
-            self._enqueue(item, held)
-        self._enqueue_again(member.bound)
+            self._backlog.add(item, held)
+        self._backlog.add_again(member.bound)
         return self._hand_out()
 
     def grant(
@@ -186,14 +182,14 @@ class Producer:
         effects = []
         for name, member in self._members.items():
             unused, unused_bytes = member.credit, member.credit_bytes
-            waiting, num_bytes = self._waiting_for(member)
+            waiting, num_bytes = self._backlog.waiting_for(member)
             if unused or unused_bytes:  # it fits nothing that is here
                 member.credit = member.credit_bytes = 0
                 self._ready.pop(name, None)
             elif waiting == member.told and num_bytes == member.told_bytes:
                 continue
             member.told, member.told_bytes = waiting, num_bytes
-            item = self._next_for(member)
+            item = self._backlog.next_for(member)
             need = 0 if item is None else self._items[item].size
             effects.append(Announce(name, waiting, unused, num_bytes, unused_bytes, need))
         return effects
@@ -251,91 +247,24 @@ class Producer:
         if any(name not in former for name in self._members):
             self._release(item, held)
             held.former = former
-            self._queue(item, held, self._returned)
+            self._backlog.put(item, held, self._backlog.returned)
             self._stall(member)
 
     def _stall(self, member: Member) -> None:
         """Whatever is related goes elsewhere, until this member finishes something."""
-        self._stalled.add(member.name)
+        self._backlog.stalled.add(member.name)
         bound, member.bound = member.bound, Queue()
-        self._enqueue_again(bound)
+        self._backlog.add_again(bound)
 
-    # ------------------------------------------------------------ queues
-
-    def _enqueue(self, item: int, held: Held) -> None:
-        if not held.affinity:
-            self._queue(item, held, self._free)
-        elif not self._members:
-            self._queue(item, held, self._homeless)
-        else:
-            able = self._members
-            if self._stalled:
-                able = {n: m for n, m in able.items() if n not in self._stalled} or able
-            self._queue(item, held, self._members[self._homes.of(held.affinity, able)].bound)
-
-    def _queue(self, item: int, held: Held, queue: Queue) -> None:
-        held.queue = queue
-        heapq.heappush(queue.heap, item)
-        queue.count += 1
-        queue.num_bytes += held.size
-
-    def _enqueue_again(self, old: Queue) -> None:
-        for item in sorted(old.heap):
-            held = self._items.get(item)
-            if held is not None and held.queue is old:
-                self._enqueue(item, held)
-
-    def _unqueue(self, held: Held) -> None:
-        queue, held.queue = held.queue, None
-        if queue is not None:  # its entry in the heap is skipped later
-            queue.count -= 1
-            queue.num_bytes -= held.size
+    # ------------------------------------------------------------ handing out
 
     def _release(self, item: int, held: Held) -> None:
         """Nobody has this item and it waits nowhere."""
-        self._unqueue(held)
+        self._backlog.take(held)
         if held.holder is not None:
             del held.holder.holds[item]
             held.holder = None
             self._leased -= 1
-
-    def _first(self, queue: Queue) -> int | None:
-        if not queue.count:
-            queue.heap.clear()
-            return None
-        heap, items = queue.heap, self._items
-        while (held := items.get(heap[0])) is None or held.queue is not queue:
-            heapq.heappop(heap)
-        return heap[0]
-
-    def _next_for(self, member: Member) -> int | None:
-        first = self._first(self._free)
-        if member.bound.count:
-            bound = self._first(member.bound)
-            first = bound if first is None or (bound is not None and bound < first) else first
-        if self._returned.count:
-            first = min(self._returned_for(member), default=first)
-        return first
-
-    def _returned_for(self, member: Member) -> list[int]:
-        """Return what was taken back from others; if everybody had it, from anybody."""
-        found = []
-        for item in self._returned.heap:
-            held = self._items.get(item)
-            if held is not None and held.queue is self._returned:
-                had = member.name in held.former
-                if not had or all(name in held.former for name in self._members):
-                    found.append(item)
-        return found
-
-    def _waiting_for(self, member: Member) -> tuple[int, int]:
-        count = self._free.count + member.bound.count
-        num_bytes = self._free.num_bytes + member.bound.num_bytes
-        if self._returned.count:
-            items = self._returned_for(member)
-            count += len(items)
-            num_bytes += sum(self._items[item].size for item in items)
-        return count, num_bytes
 
     def _hand_out(self) -> list[Send]:
         sends: list[Send] = []
@@ -358,19 +287,14 @@ class Producer:
         return sends
 
     def _send_next(self, member: Member, sends: list[Send]) -> bool:
-        item = self._next_for(member)
+        item = self._backlog.next_for(member)
         if item is None:
             return False
         held = self._items[item]
-        size, queue = held.size, held.queue
-        if size > member.credit_bytes or queue is None:
+        size = held.size
+        if size > member.credit_bytes:
             return False
-        if queue.heap[0] == item:
-            heapq.heappop(queue.heap)
-        else:  # of those taken back, which are few
-            queue.heap.remove(item)
-            heapq.heapify(queue.heap)
-        self._unqueue(held)
+        self._backlog.unqueue(item, held)
         member.moved = True
         member.credit -= 1
         spent = size
