@@ -23,7 +23,7 @@ from realnet import wire
 from realnet.codec import Codec, Frame
 from realnet.context import caller, current
 from realnet.errors import AskError, RealnetError, WireError, listed, nearest
-from realnet.message import Message, StreamRequest
+from realnet.message import Message, Request, StreamRequest
 from realnet.parcel import LocalBody, record_of
 from realnet.ways import BULK, CONTROL, Take, Way
 
@@ -226,12 +226,15 @@ class Serving:
                     handler = handlers.get(type(request).__name__)
                     if handler is None:
                         raise self._no_handler(call, request)
-                    if not call.id:
-                        await handler(request)
-                    elif isinstance(request, StreamRequest):
+                    if isinstance(request, StreamRequest):
                         await self._stream(call, handler, request)
+                    elif not call.id:
+                        await handler(request)
                     else:
-                        self._reply(call, await handler(request), more=False)
+                        reply = await handler(request)
+                        if reply is None and not isinstance(request, Request):
+                            raise self._not_asked(call, request)
+                        self._reply(call, reply, more=False)
                 except asyncio.CancelledError:
                     if not call.cancelled:
                         raise  # the actor is going
@@ -265,6 +268,10 @@ class Serving:
             f"{nearest(kind, self._handlers)} It answers: {listed(self._handlers)}"
         )
 
+    def _not_asked(self, call: _Call, request: Message) -> WireError:
+        kind, how = type(request).__name__, "asked for" if call.id else "told"
+        return WireError(f"{call.sender} {how} {kind}, which {self._who} is not {how}")
+
     def _failed(self, call: _Call, error: Exception) -> None:
         """Say no to the caller. What is not an answer, nor the caller's fault, is this actor's."""
         kind = type(error).__name__ if isinstance(error, AskError) else "Refused"
@@ -276,6 +283,8 @@ class Serving:
             self._cell.report(error)
 
     async def _stream(self, call: _Call, handler: Callable[[Any], Any], request: Message) -> None:
+        if not call.id:
+            raise self._not_asked(call, request)
         items = cast("AsyncIterator[Message]", handler(request))
         call.more = asyncio.Event()
         try:
