@@ -19,7 +19,7 @@ from rich.text import Text
 from realnet import host
 from realnet.errors import RunFolderError, listed, nearest
 from realnet.launch import STACKS, stacks_folder, stacks_path, writes_stacks
-from realnet.observe.status import ActorStatus, RunStatus, chain, read_status
+from realnet.observe.status import ActorStatus, RunStatus, chain, in_words, read_status
 from realnet.topology.plan import read_plan
 
 RUNS = Path("runs")
@@ -84,14 +84,14 @@ def top(run: str | None, runs: Path, once: bool) -> None:
 def _table(status: RunStatus) -> Table:
     state = status.end or f"{status.age_s:.0f} s"
     table = Table(title=f"{status.name}  attempt {status.attempt}  {state}", box=None)
-    for name in ("actor", "state", "pid", "restarts", "busy", "doing", "waits for"):
+    for name in ("actor", "state", "pid", "restarts", "busy", "flow", "doing", "waits for"):
         table.add_column(name, justify="left", no_wrap=name == "actor")
     for slot_name, slot in status.slots.items():
         for name, actor in (slot.actors or {slot_name: ActorStatus(slot.failure)}).items():
             waits = [f"{on} ({age_s:.0f} s)" for on, age_s, _ in actor.waits]
             table.add_row(
                 *(name, slot.state, str(slot.pid or ""), str(slot.restarts), f"{actor.busy:.0%}"),
-                *(Text(actor.doing), Text("; ".join(waits))),
+                *(Text(in_words(actor.ports)), Text(actor.doing), Text("; ".join(waits))),
             )
     return table
 

@@ -29,6 +29,19 @@ class PortStatus(msgspec.Struct):
     held: int = 0
 
 
+def in_words(ports: dict[str, PortStatus]) -> str:
+    """Return the ports of an actor in short: "numbers 120/s (5 wait, 8 open)"."""
+    names = {"": "answers", "?": "asks"}
+    words = []
+    for name, port in ports.items():
+        state = [f"{port.waiting} wait"] if port.waiting else []
+        state += [f"{port.held} open"] if port.held else []
+        digits = ".2g" if 0 < port.per_s < 10 else ".0f"
+        more = f" ({', '.join(state)})" if state else ""
+        words.append(f"{names.get(name, name)} {port.per_s:{digits}}/s{more}")
+    return "  ".join(words)
+
+
 class ActorStatus(msgspec.Struct):
     """One actor: its own words, its waits (on what, seconds, on whom), its share of busy time."""
 
@@ -117,7 +130,8 @@ class _Chain:
         ends = {w.to_role for w in shares} - {w.from_role for w in shares}
         last = [n for n in self._actors if _role(n) in ends] or list(self._actors)
         for name in sorted(last):
-            self._follow(name, 0)
+            if name not in self._seen:
+                self._follow(name, 0)
         return self._lines
 
     def _follow(self, name: str, depth: int) -> None:

@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from realnet.observe.status import in_words
 from realnet.topology.plan import Plan
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class View:
         table = Table(box=None, pad_edge=False, show_header=False)
         if self.head is None:
             return table
-        for _ in range(3):
+        for _ in range(4):
             table.add_column(no_wrap=True)  # a line for each role: a short terminal shows them all
         names = (len(a) for name, s in self.head.status.items() for a in (name, *s.doing))
         table.columns[0].min_width = max(names, default=0)
@@ -108,5 +109,6 @@ class View:
                     doing = state
                 elif state != "up":
                     doing = f"{state}: {doing}"
-                table.add_row(actor, Text(doing), Text(wait, style="dim"))
+                flow = in_words(status.ports(actor))
+                table.add_row(actor, Text(doing), Text(flow), Text(wait, style="dim"))
         return table

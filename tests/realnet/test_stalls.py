@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from importlib import import_module
+from pathlib import Path
+
+from small_net import topology
+
 from realnet.agreement import Agreement
 from realnet.stalls import Stalled, Stalls
+from realnet.testing import running
 
 
 def test_one_that_has_work_and_ends_nothing_is_told_once() -> None:
@@ -69,3 +76,30 @@ def test_a_process_whose_record_differs_is_named_with_the_other() -> None:
     text = s.differs("c/0", {"m.X": "1", "m.Z": "other", "m.New": "5"})
     assert text.startswith("c/0 has other fields in m.Z than b/0: the code differs")
     assert s.differs("d/0", {"m.New": "6"}) == ""  # a refused process sets nothing
+
+
+async def test_a_stall_is_told_with_the_chain_and_who_waits_for_others_is_left_alone(
+    tmp_path: Path,
+) -> None:
+    async with running(topology(tmp_path, num=0, workers=1), tmp_path) as run:
+        await run.until(lambda: all(run.is_up(s) for s in run.head.supervisor.slots))
+        worker = run.actor("worker/0")
+        pipeline = import_module(type(worker).__module__)
+        asking = asyncio.ensure_future(worker.helper(pipeline.Scale(-2)))
+        run.head._then["worker/0"] = "restart"
+        run.head.stalls.watch("worker/0", 0.6, run.head.clock.now())
+        await run.until(lambda: any("worker/0 has made no progress" in e for e in run.events()))
+        told = next(e for e in run.events() if "worker/0 has made no progress" in e)
+        assert "for helper/0 (Scale)" in told
+        assert run.is_up("worker/0")
+        asking.cancel()
+
+
+async def test_a_run_that_stands_still_is_told_once(tmp_path: Path) -> None:
+    async with running(topology(tmp_path, num=0, workers=1), tmp_path) as run:
+        await run.until(lambda: all(run.is_up(s) for s in run.head.supervisor.slots))
+        run.head.stalls = Stalls(0.2, run.head.clock.now())
+        await run.until(lambda: any("the run has made no progress" in e for e in run.events()))
+        told = [e for e in run.events() if "the run has made no progress" in e]
+        assert len(told) == 1
+        assert "sink/0 is idle: no work comes" in told[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -17,7 +18,9 @@ from realnet.observe.status import (
     chain,
     write_status,
 )
+from realnet.roster import Rate
 from realnet.topology import Plan, WirePlan, write_plan
+from realnet.topology.plan import SlotPlan
 from realnet.waits import Waits
 
 
@@ -109,3 +112,75 @@ def test_the_verbs(tmp_path: Path) -> None:
     shown = CliRunner().invoke(main, ["top", "--once", *runs]).output
     assert "groups (2 s)" in shown
     assert "two" in CliRunner().invoke(main, ["logs", "mine", "sink", *runs]).output
+
+
+def slots(**made: SlotStatus) -> RunStatus:
+    return RunStatus("r", os.getpid(), 1, 12.0, slots={f"{n}/0": s for n, s in made.items()})
+
+
+def planned() -> Plan:
+    """source -> worker -> sink, and the worker asks the helper."""
+    made = plan()
+    ask = WirePlan("ask", "worker", "helper", "helper", "", ("X",), "")
+    names = ("source", "worker", "sink", "helper")
+    of = tuple(SlotPlan(f"{n}/0", 0, (n,), ()) for n in names)
+    return msgspec.structs.replace(made, wires=(*made.wires, ask), slots=of)
+
+
+def one(name: str, actor: ActorStatus, **more: float) -> SlotStatus:
+    return SlotStatus("up", actors={f"{name}/0": actor}, **more)
+
+
+def test_a_frozen_process_is_the_blocker() -> None:
+    asks = ActorStatus(waits=[("helper/0 (Scale)", 8.0, ("helper/0",))])
+    state = slots(
+        sink=one("sink", ActorStatus()),
+        worker=one("worker", asks),
+        helper=one("helper", ActorStatus("judges", busy=0.9), silent_s=7.5),
+    )
+    assert chain(planned(), state)[-1] == (
+        "    helper/0 has not answered for 7.5 s (last: judges) <- it holds this up"
+    )
+
+
+def test_a_pool_of_which_nobody_is_up_is_the_blocker() -> None:
+    wait = ("somebody who answers Scale", 5.0, ())
+    dead = SlotStatus("down", restarts=3, failure="killed by SIGKILL", since_s=0.5)
+    state = slots(
+        sink=one("sink", ActorStatus()),
+        worker=one("worker", ActorStatus(waits=[wait])),
+        helper=dead,
+    )
+    text = "is down for 0.5 s (restart 3); it died: killed by SIGKILL"
+    assert chain(planned(), state) == [
+        f"helper/0 {text}",
+        "sink/0 is idle: no work comes",
+        "  worker/0 waits 5.0 s for somebody who answers Scale",
+        f"    helper/0 {text} <- it holds this up",
+    ]
+
+
+def test_a_dead_taker_that_is_started_again_is_the_blocker() -> None:
+    wait = ("a taker of squares (none is up)", 20.0, ())
+    state = slots(
+        sink=SlotStatus("starting", restarts=1, failure="CUDA out of memory", since_s=20.0),
+        worker=one("worker", ActorStatus(waits=[wait])),
+        source=one("source", ActorStatus(waits=[("room", 19.0, ("worker/0",))])),
+    )
+    why = "is starting for 20.0 s (restart 1); it died: CUDA out of memory"
+    assert chain(planned(), state) == [
+        f"sink/0 {why}",
+        "source/0 waits 19.0 s for room",
+        "  worker/0 waits 20.0 s for a taker of squares (none is up)",
+        f"    sink/0 {why} <- it holds this up",
+    ]
+
+
+def test_rates_are_of_the_last_seconds() -> None:
+    rate = Rate()
+    assert rate.per_s == 0
+    for second in range(20):
+        rate.add(100 * second if second < 10 else 900 + 10 * second, second)
+    assert rate.per_s == pytest.approx(10)
+    rate.add(0, 30)  # a new life counts from the start
+    assert rate.per_s == 0

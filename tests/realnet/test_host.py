@@ -1,0 +1,118 @@
+"""What the system offers, with and without Linux's own; nobody else's children are ours."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_net import topology
+
+from realnet import RealnetError, host
+from realnet.arena import Arenas
+from realnet.launch.local import LocalLauncher, _Life
+from realnet.testing.running import plan_of
+
+# A parent that starts a child of ours, waits for its word and dies.
+CHILD = """
+import os, sys, time
+from realnet import host
+host.die_with_parent(int(sys.argv[1]))
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+PARENT = """
+import os, subprocess, sys
+child = subprocess.Popen(
+    [sys.executable, "-c", sys.argv[1], str(os.getpid())],
+    stdout=subprocess.PIPE, start_new_session=True,
+)
+print(child.stdout.readline().decode(), flush=True)
+sys.stdin.readline()
+os._exit(0)
+"""
+
+
+@pytest.fixture(params=["", "1"], ids=["linux", "plain host"])
+def plain(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setenv(host.PLAIN, request.param)
+    return bool(request.param)
+
+
+def test_features_can_be_switched_off(plain: bool) -> None:
+    offered = [host.has_prctl(), host.has_pidfd(), host.has_memfd(), host.has_proc()]
+    assert offered == [not plain] * 4
+
+
+async def test_the_end_of_a_process_is_seen_before_it_is_reaped(plain: bool) -> None:
+    process = subprocess.Popen(["sh", "-c", "exit 7"])
+    ended = asyncio.Event()
+    host.when_it_ends(process, ended.set)
+    await asyncio.wait_for(ended.wait(), 20)
+    assert process.wait() == 7
+
+
+def test_shared_memory_is_one_for_all_and_goes_with_its_owner(plain: bool) -> None:
+    arenas = Arenas()
+    path = Path(arenas.open("weights", 1 << 20))
+    assert arenas.open("weights", 1 << 20) == str(path)
+    with pytest.raises(RealnetError, match="was asked for with 5"):
+        arenas.open("weights", 5)
+    with path.open("r+b") as file:
+        file.write(b"here")
+    code = f"print(open({str(path)!r}, 'rb').read(4))"
+    seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert seen.stdout == "b'here'\n"
+    assert path.stat().st_size == 1 << 20
+    if plain:
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    arenas.close()
+    assert not path.exists()
+
+
+def test_a_process_ends_with_its_parent(plain: bool) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    child = os.pidfd_open(int(parent.stdout.readline()))
+    try:
+        assert not select.select([child], [], [], 0)[0]
+        parent.communicate(b"\n", timeout=20)
+        assert select.select([child], [], [], 20)[0], "it outlives its parent"
+    finally:
+        os.close(child)
+
+
+def test_only_what_the_launcher_started_is_killed_and_reaped(tmp_path: Path) -> None:
+    plan = plan_of(topology(tmp_path, num=0), tmp_path)
+    launcher = LocalLauncher(plan, tmp_path, tmp_path, "ipc://nowhere", 1, False)
+    theirs = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    ended = subprocess.Popen(["sh", "-c", "exit 7"])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+    marked = {**os.environ, "REALNET_MARK": "us:worker/0~1"}
+    words = ["sh", "-c", "echo up; exec sleep 1000"]
+    ours = subprocess.Popen(
+        words, start_new_session=True, env=marked, stdout=subprocess.PIPE, text=True
+    )
+    assert ours.stdout is not None
+    try:
+        ours.stdout.readline()  # Popen returns before the environment of the program can be read
+        launcher._end_orphans_of(_Life(ended, "us:worker/0~1", tmp_path / "log", -1))
+        if launcher._orphans:
+            os.waitid(os.P_PID, ours.pid, os.WEXITED | os.WNOWAIT)
+        assert launcher.alive() == []
+        assert not Path(f"/proc/{ours.pid}").exists()
+        assert theirs.poll() is None
+        assert ended.wait() == 7  # its status was left to whoever started it
+    finally:
+        ours.kill()
+        ours.communicate()
+        theirs.kill()
+        theirs.wait()
+        launcher.close()
