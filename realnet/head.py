@@ -14,7 +14,7 @@ import asyncio
 import json
 import os
 import platform
-from typing import Any, Protocol
+from typing import Any
 
 from realnet.actor import Actor
 from realnet.agreement import Agreement
@@ -39,6 +39,7 @@ from realnet.control import (
 )
 from realnet.ending import LAST_WORDS_S, Ending
 from realnet.errors import AskError, PeerDied, RealnetError
+from realnet.launch import Launcher
 from realnet.liveness import Beats, Hung
 from realnet.message import Message
 from realnet.node import Node
@@ -71,29 +72,6 @@ DUMP_S = 0.3  # what a process that is to be killed has to write its stacks
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG, EXIT_RETRY = 0, 1, 2, 75
 _EXIT_CODES = {"refused": EXIT_CONFIG, "failed": EXIT_FAILED, "lost": EXIT_RETRY}
 _FROM_OUTSIDE = ("killed by SIGKILL", "killed by SIGTERM", "killed by SIGHUP", "killed by SIGPWR")
-
-
-class Exited(Protocol):
-    """Called once with how a process ended. `refused`: it said itself that its configuration is
-    wrong, and that a restart would end the same way."""
-
-    def __call__(self, how: str, refused: bool = False) -> None: ...
-
-
-class Launcher(Protocol):
-    """How processes come and go. `launch/local.py` and `launch/inline.py` implement it."""
-
-    def spawn(self, slot: str, incarnation: int, exited: Exited) -> int:
-        """Start a process and return its pid; `exited(how)` is called once when it ends."""
-
-    def kill(self, slot: str) -> None:
-        """End a process at once. Only one that this launcher started."""
-
-    def dump(self, slot: str) -> str:
-        """Make a process write its stacks; return where it does, or "" if it cannot."""
-
-    def alive(self) -> list[str]:
-        """The slots whose process has not ended."""
 
 
 class HeadConfig(Config):

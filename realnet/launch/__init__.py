@@ -10,9 +10,33 @@ from __future__ import annotations
 import contextlib
 import signal
 from pathlib import Path
+from typing import Protocol
 
 REFUSED = b"refused: "  # what a process says to its launcher when a restart would end the same way
 STACKS = signal.SIGUSR1
+
+
+class Exited(Protocol):
+    """Called once with how a process ended. `refused`: it said itself that its configuration is
+    wrong, and that a restart would end the same way."""
+
+    def __call__(self, how: str, refused: bool = False) -> None: ...
+
+
+class Launcher(Protocol):
+    """How processes come and go. `launch/local.py` and `launch/inline.py` implement it."""
+
+    def spawn(self, slot: str, incarnation: int, exited: Exited) -> int:
+        """Start a process and return its pid; `exited(how)` is called once when it ends."""
+
+    def kill(self, slot: str) -> None:
+        """End a process at once. Only one that this launcher started."""
+
+    def dump(self, slot: str) -> str:
+        """Make a process write its stacks; return where it does, or "" if it cannot."""
+
+    def alive(self) -> list[str]:
+        """The slots whose process has not ended."""
 
 
 def stacks_folder(folder: Path, attempt: int | str) -> Path:

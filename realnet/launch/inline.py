@@ -12,7 +12,7 @@ import asyncio
 from pathlib import Path
 
 from realnet.errors import ConfigError
-from realnet.head import Exited
+from realnet.launch import Exited
 from realnet.member import EXIT_CONFIG, EXIT_FAILED, EXIT_OK, make_member, run_info
 from realnet.node import Node
 from realnet.topology.plan import Plan

@@ -24,8 +24,7 @@ from typing import NamedTuple
 
 import realnet
 from realnet import host
-from realnet.head import Exited
-from realnet.launch import REFUSED, STACKS, stacks_folder, stacks_path, writes_stacks
+from realnet.launch import REFUSED, STACKS, Exited, stacks_folder, stacks_path, writes_stacks
 from realnet.topology.plan import Plan, SlotPlan
 
 _HOME = str(Path(realnet.__file__).parent.parent)
