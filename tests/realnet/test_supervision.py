@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from small_net import topology
+
 from realnet.liveness import Beats, Hung, Recovered, Suspected
 from realnet.supervision import (
     Begin,
@@ -16,6 +20,7 @@ from realnet.supervision import (
     Supervisor,
     Up,
 )
+from realnet.testing.running import plan_of
 
 
 def two() -> Supervisor:
@@ -220,3 +225,14 @@ def test_beats() -> None:
     beats.watch("a", 31.0)
     beats.forget("a")
     assert beats.tick(60.0) == []
+
+
+def test_a_topology_says_what_follows_when_patience_ends(tmp_path: Path) -> None:
+    old = 'restart = "50 per 1min"'
+    new = 'restart = { times = 2, per = "30s", then = "drop" }'
+    new += '\nprogress = { budget = "2min", then = "restart" }'
+    plan = plan_of(topology(tmp_path).replace(old, new, 1), tmp_path).roles["worker"]
+    assert (plan.restarts, plan.restart_per_s, plan.restart_then) == (2, 30.0, "drop")
+    assert (plan.progress_s, plan.progress_then) == (120.0, "restart")
+    short = plan_of(topology(tmp_path).replace(old, 'progress = "90s"', 1), tmp_path)
+    assert (short.roles["worker"].progress_s, short.roles["worker"].progress_then) == (90.0, "")
