@@ -48,11 +48,13 @@ _SIGNS: list[tuple[str, str, Format, str]] = [
     ("response_tokens", "answer length", words.short, "tokens, mean of the batch"),
     ("entropy", "entropy", words.short, "of the generator's tokens, in nats"),
     ("kl", "KL", words.short, "generator to trainer, per token"),
+    ("kl_ref", "KL to the reference", words.short, "per token"),
     ("ess", "effective sample size", words.percent, "100 %: all importance weights are alike"),
     ("weight_max", "largest importance weight", words.short, "trainer / generator, any token"),
     ("clip_fraction", "clipped tokens", words.percent, "outside the trust region"),
     ("grad_norm", "gradient norm", words.short, "before clipping"),
     ("groups_equal", "groups with equal rewards", words.percent, "they teach nothing"),
+    ("groups_unfit", "groups dropped", words.short, "by dynamic sampling, for one step"),
     ("truncated", "answers cut at max_tokens", words.percent, ""),
 ]
 

@@ -21,7 +21,10 @@ _EVAL = re.compile(r"eval/(.+)/pass@1")
 _AGE = re.compile(r"age_\d{1,6}")
 _COUNT = re.compile(r"\((\d+)(?: of \d+)? problems")
 _STATES = ("trained", "buffered", "leased", "waiting", "set_aside", "dropped")
-_OF_TRAINED = ("kl", "kl1", "ess", "clip_fraction", "weight_max", "weight_mean", "weight_capped")
+_OF_TRAINED = (
+    *("kl", "kl1", "kl_ref", "ess", "clip_fraction"),
+    *("weight_max", "weight_mean", "weight_capped"),
+)
 
 
 class Measured(NamedTuple):

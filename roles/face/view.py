@@ -108,6 +108,8 @@ class RLView(View):
             yield task, f"{shares[-1]:.2f} {words.spark(shares, low=0.0)}"
         yield "entropy", words.short(number(last, "entropy"))
         yield "KL", words.short(sign(last, "kl"))
+        if (far := sign(last, "kl_ref")) is not None:
+            yield "KL to reference", words.short(far)
         weights = words.short(sign(last, "weight_max"))
         yield "weights", f"max {weights}, ESS {words.percent(sign(last, 'ess'))}"
         yield "clipped", words.percent(sign(last, "clip_fraction"))

@@ -139,6 +139,12 @@ def warnings(rows: Rows, policy: Mapping[str, Any]) -> list[str]:
         if reward is not None and (reward < 0.1 or reward > 0.9):
             why = f" (the problems are too {'hard' if reward < 0.1 else 'easy'})"
         found.append(f"{percent(equal)} of groups have equal rewards: no signal{why}")
+    kept, unfit = rows.recent("groups") or 0.0, rows.recent("groups_unfit") or 0.0
+    if unfit >= 4 * kept > 0.0:
+        found.append(
+            f"dynamic sampling drops {percent(unfit / (unfit + kept))} of groups, and the time "
+            "they took"
+        )
     if (cut := rows.recent("truncated") or 0.0) >= 0.3:
         found.append(
             f"{percent(cut)} of answers are cut at max_tokens = {policy.get('max_tokens', '?')}"

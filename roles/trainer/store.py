@@ -61,7 +61,7 @@ class Store:
         self.unfit_run = 0  # whole groups dropped as unfit since one was kept
         self.requeued = 0  # tickets that came too late and went out again
         self._requeues: Counter[int] = Counter()  # how often each open one did
-        self.unfit_all = 0  # the same, since this trainer started
+        self.unfit_step = 0  # the same, since the last step
         self.on_aside: Callable[[int, str], None] = lambda ticket, reason: None
         self._full = full
         self._redo: set[int] = set()  # open tickets that nobody has: to go out again
@@ -371,7 +371,7 @@ class Store:
         if reason:
             self._end(ticket, reason, dropped=True)
             self.unfit_run += 1
-            self.unfit_all += 1
+            self.unfit_step += 1
             return
         self.ledger.buffer(ticket)
         self._redo.discard(ticket)

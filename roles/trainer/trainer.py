@@ -304,6 +304,7 @@ class Trainer(Actor[TrainerConfig]):
             except NonFinite as error:
                 await self._failed(groups, str(error))
                 return None
+            unfit, store.unfit_step = store.unfit_step, 0
             store.trained(groups)
             self._failures.finite()
         step_s = self.clock.now() - start_s
@@ -314,7 +315,7 @@ class Trainer(Actor[TrainerConfig]):
             "skipped": float(self._failures.skipped),
         }
         if self.config.rule.dynamic_sampling:
-            more["groups_unfit"] = float(store.unfit_all)
+            more["groups_unfit"] = float(unfit)
         if self._policy.over_age == "requeue":
             more["tickets_requeued"] = float(store.requeued)
         return {**signs, **counts, **timing, **more}

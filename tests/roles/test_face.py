@@ -149,12 +149,14 @@ def test_warnings_name_what_is_wrong() -> None:
     rows = Rows()
     for step in range(1, 8):
         signs = {"groups_equal": 0.82, "reward": 0.02, "truncated": 0.4, "tokens_masked": 0.2}
+        signs |= {"groups": 32.0, "groups_unfit": 608.0}
         rows.add("metrics", step_row(step, step, **signs, grad_norm=50.0 if step == 7 else 1.0))
     text = "\n".join(words.warnings(rows, {"max_age": 1, "max_tokens": 56}))
     assert "82 % of groups have equal rewards: no signal (the problems are too hard)" in text
     assert "40 % of answers are cut at max_tokens = 56" in text
     assert "20 % of tokens are older than max_age = 1" in text
     assert "gradient norm 50, usually 1" in text
+    assert "dynamic sampling drops 95 % of groups" in text
 
 
 def test_a_healthy_run_has_no_warnings() -> None:

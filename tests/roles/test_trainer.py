@@ -457,7 +457,7 @@ async def test_dynamic_sampling_asks_for_others_instead(world: Callable[..., Wor
     assert counts["dropped"] >= 3
     assert book(made)["reasons"]["dropped"] == {"all rewards are 1": counts["dropped"]}
     rows = [row for row in made.bench.world.metrics if "loss" in row]
-    assert rows[-1]["groups_unfit"] >= 3
+    assert 3 <= sum(row["groups_unfit"] for row in rows) <= counts["dropped"]
 
 
 async def test_a_damaged_older_checkpoint_does_not_stop_the_run(
