@@ -14,7 +14,6 @@ the same code as a resume.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import msgspec
@@ -30,10 +29,9 @@ from realnet.roles.trainer.assembly import Assembly, Hopeless
 from realnet.roles.trainer.checkpoint import Found
 from realnet.roles.trainer.meta import Meta, read_meta
 from realnet.roles.trainer.records import Batch, Ended, Forked, Handed, Issued, Redo
-from realnet.roles.trainer.staleness import over_age, stale
+from realnet.roles.trainer.staleness import Lateness, stale
 
 Pairs = tuple[tuple[int, int], ...]
-REQUEUES = 2  # how often a ticket whose group came too late is answered again
 
 
 class Store:
@@ -59,8 +57,7 @@ class Store:
         self.fruitless = 0  # tickets set aside since the last whole group
         self.unfit: Callable[[Group], str] = lambda group: ""  # why not to train on it; "": do
         self.unfit_run = 0  # whole groups dropped as unfit since one was kept
-        self.requeued = 0  # tickets that came too late and went out again
-        self._requeues: Counter[int] = Counter()  # how often each open one did
+        self.lateness = Lateness(policy)
         self.unfit_step = 0  # the same, since the last step
         self.on_aside: Callable[[int, str], None] = lambda ticket, reason: None
         self._full = full
@@ -238,24 +235,17 @@ class Store:
     async def retire(self, groups: Sequence[Group]) -> int:
         """Send away what `over_age` does not want in the next step; return how many groups.
 
-        A ticket that came too late `REQUEUES` times is trained with, its old tokens masked: one
-        whose answers always take long must not go round for ever. A batch that was begun before a
-        death is the same again.
+        A batch that was begun before a death is the same again: nothing of it goes.
         """
-        way = self.policy.over_age
-        if way not in ("requeue", "drop") or self.step + 1 in self._plans:
+        if self.step + 1 in self._plans:
             return 0
-        old = over_age(groups, self.lineage, self.version, self.policy.max_age)
-        if way == "drop":
+        going = self.lateness.going(groups, self.lineage, self.version)
+        if going and self.policy.over_age == "requeue":
+            await self._keep(Redo(going))
+        elif going:
             reason = f"a token is older than {self.policy.max_age} versions at its turn"
-            await self._keep(*(Ended(t, reason, dropped=True) for t in old))
-            return len(old)
-        again = tuple(t for t in old if self._requeues[t] < REQUEUES)
-        if again:
-            self._requeues.update(again)
-            self.requeued += len(again)
-            await self._keep(Redo(again))
-        return len(again)
+            await self._keep(*(Ended(ticket, reason, dropped=True) for ticket in going))
+        return len(going)
 
     async def begin_step(self, groups: Sequence[Group]) -> None:
         """Make durable that these groups are the next step's, and so everything in them."""
@@ -270,9 +260,9 @@ class Store:
         tickets = [group.key.ticket for group in groups]
         self.ledger.train(tickets)
         self._plans.pop(self.step, None)
+        self.lateness.trained(tickets)
         for ticket in tickets:
             self._forget(ticket)
-            self._requeues.pop(ticket, None)
         return self.version
 
     async def dropped(self, groups: Sequence[Group], reason: str) -> None:

@@ -317,7 +317,7 @@ class Trainer(Actor[TrainerConfig]):
         if self.config.rule.dynamic_sampling:
             more["groups_unfit"] = float(unfit)
         if self._policy.over_age == "requeue":
-            more["tickets_requeued"] = float(store.requeued)
+            more["tickets_requeued"] = float(store.lateness.requeued)
         return {**signs, **counts, **timing, **more}
 
     def _age(self, version: Version) -> int:

@@ -302,7 +302,9 @@ def test_a_run_without_steps_has_no_summary() -> None:
 def test_in_a_terminal_vital_signs_warnings_and_roles_are_shown() -> None:
     scene = Scene(terminal=True)
     scene.status["trainer/0"] = SimpleNamespace(
-        doing={"trainer/0": "step 6"}, waits={"trainer/0": (("3 of 32 scored groups", 2.0),)}
+        doing={"trainer/0": "step 6"},
+        waits={"trainer/0": (("3 of 32 scored groups", 2.0),)},
+        ports=lambda actor: {},
     )
     scene.lines()
     for step, share in ((1, 0.2), (2, 0.6)):

@@ -452,7 +452,7 @@ async def test_a_ticket_that_is_always_late_does_not_go_round_for_ever(tmp_path:
         groups = life.store.batch_ready()
         assert groups is not None
         assert await life.store.retire(groups) == retired
-    assert life.store.requeued == 6
+    assert life.store.lateness.requeued == 6
     assert await life.step() == (6, 7, 8)
 
 
