@@ -15,11 +15,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-import msgspec
-
 from realnet import wire
 from realnet.codec import Codec, Frame
-from realnet.context import current, new_trace
+from realnet.context import current, traces
 from realnet.deadlines import Bucket, Deadlines
 from realnet.errors import (
     AskError,
@@ -31,12 +29,12 @@ from realnet.errors import (
     WireError,
 )
 from realnet.message import Message
-from realnet.parcel import LocalBody, record_of
 from realnet.waits import Wait, Waits
-from realnet.ways import Way
+from realnet.ways import AskedHere, Take, Way
 
 STREAM_CREDIT = 64
 BULK_BYTES = 1 << 18
+_Call, _Reply, _Body = wire.Call, wire.Reply, wire.Body
 _ERRORS: dict[str, type[AskError]] = {
     c.__name__: c for c in (DeadlineExceeded, PeerDied, NoPeer, Refused, Overloaded)
 }
@@ -61,9 +59,10 @@ class Member:
 
 
 class Asking(Protocol):
-    """The port that a call was made through."""
+    """The port that a call was made through. `only` is its one member, if it has just one."""
 
     name: str
+    only: Member | None
 
     def choose(self, record: Message, to: str | None) -> Member | None:
         """Return who is to be asked; None if there is nobody. Raises PeerDied for a dead `to`."""
@@ -71,22 +70,28 @@ class Asking(Protocol):
     async def somebody(self) -> None: ...
 
 
-class _Open(msgspec.Struct, eq=False):
+class _Open(AskedHere):
     """One open call. A stream has `items`, which collects what comes."""
 
     calls: Calls
-    id: int
     port: Asking
     member: Member
-    record: Message
     since_s: float
-    deadline_s: float
-    trace: int
     waiter: asyncio.Future[Any] | None
     items: list[Message] | None = None
     ended: bool = False
     error: AskError | None = None
     bucket: Bucket | None = None
+
+    def answer(self, record: Message) -> None:
+        """The reply, from the same process."""
+        if self.ended:
+            self.calls.end(self)  # given up: now its member has done with it
+            return
+        self.ended = True
+        waiter = self.waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(record)
 
     def fail(self, error: AskError) -> None:
         if not self.ended:
@@ -121,6 +126,7 @@ class Calls:
         self._now = now
         self._open: dict[int, _Open] = {}
         self._next = 0
+        self._loop: asyncio.AbstractEventLoop | None = None  # asking for it costs a system call
         waits.sources[who] = self._going_on
 
     @property
@@ -138,14 +144,18 @@ class Calls:
     ) -> Message:
         """Ask and wait for the reply. See `LiveAsk.__call__`."""
         while True:
-            member = port.choose(record, to)
+            member = port.choose(record, to) if to is not None or port.only is None else port.only
             if member is None:
                 budget_s = await self._somebody(port, record, budget_s)
                 continue
-            waiter = asyncio.get_running_loop().create_future()
+            waiter = (self._loop or self._find_loop()).create_future()
             call = self._start(port, member, record, budget_s, waiter)
             try:
-                self._send(call, member, record, 0)
+                if member.local:
+                    here: Any = call  # in the place of a `wire.Call`
+                    member.way.send(here)
+                else:
+                    self._send(call, 0)
                 return await waiter  # type: ignore[no-any-return]
             except PeerDied:
                 if to is not None or not getattr(record, "safe", False):
@@ -153,7 +163,7 @@ class Calls:
                 budget_s = call.deadline_s - self._now()
             finally:
                 if call.ended:
-                    self._end(call)
+                    self.end(call)
                 else:
                     self._give_up(call)
 
@@ -167,7 +177,7 @@ class Calls:
         call.items = []
         taken = 0
         try:
-            self._send(call, member, record, STREAM_CREDIT)
+            self._send(call, STREAM_CREDIT)
             while True:
                 while not call.items and not call.ended:
                     call.waiter = asyncio.get_running_loop().create_future()
@@ -185,43 +195,55 @@ class Calls:
                 raise call.error
         finally:
             if call.ended:
-                self._end(call)
+                self.end(call)
             else:
                 self._give_up(call)
 
-    def receive(self, sender: str, op: wire.AnyOp, frames: Sequence[Frame]) -> None:
-        """A reply, an item or a failure came for one of the open calls."""
-        if type(op) is wire.Reply:
-            call = self._open.get(op.id)
+    def taker(self, sender: str) -> Take:
+        """Return what takes the answers of one member."""
+        calls, codec = self._open, self._codec
+
+        def take(op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None:
+            if type(op) is not _Reply:
+                self._failed(sender, op)
+                return
+            call = calls.get(op.id)
             if call is None or call.member.full != sender:
                 return  # the answer of a call that has ended
             if call.ended:  # given up: now its member has done with it
                 if not op.more:
-                    self._end(call)
+                    self.end(call)
                 return
-            try:
-                record = record_of(self._codec, op.body, frames, sender)
-            except WireError as error:
-                call.fail(Refused(str(error)))
-                return
-            call.ended = not op.more
+            record: Any = op.body
+            if type(record) is _Body:
+                try:
+                    record = codec.decode(record, frames, sender)
+                except WireError as error:
+                    call.fail(Refused(str(error)))
+                    return
             waiter = call.waiter
-            if call.items is not None:
+            if call.items is None:
+                call.ended = True
+                if waiter is not None and not waiter.done():
+                    waiter.set_result(record)
+            else:
+                call.ended = not op.more
                 call.items.append(record)
                 _wake(waiter)
-            elif waiter is not None and not waiter.done():
-                waiter.set_result(record)
-        elif type(op) is wire.Fail:
-            call = self._open.get(op.id)
-            if call is None or call.member.full != sender:
-                return
-            if call.ended:
-                self._end(call)
-            elif op.end:
-                call.ended = True
-                _wake(call.waiter)
-            else:
-                call.fail(_ERRORS.get(op.error, Refused)(op.text))
+
+        return take
+
+    def _failed(self, sender: str, op: wire.AnyOp) -> None:
+        call = self._open.get(op.id) if isinstance(op, wire.Fail) else None
+        if call is None or call.member.full != sender or not isinstance(op, wire.Fail):
+            return
+        if call.ended:
+            self.end(call)
+        elif op.end:
+            call.ended = True
+            _wake(call.waiter)
+        else:
+            call.fail(_ERRORS.get(op.error, Refused)(op.text))
 
     def peer_down(self, member: Member, port: Asking) -> None:
         """A member of a pool died: fail what it was asked."""
@@ -231,7 +253,7 @@ class Calls:
                     PeerDied(f"{member.name} died while {self._who} was asking it ({port.name})")
                 )
                 if call.waiter is None or call.waiter.cancelled():
-                    self._end(call)
+                    self.end(call)
 
     def expired(self, call: _Open) -> None:
         """The time of a call is over."""
@@ -243,13 +265,13 @@ class Calls:
                 )
             )
         else:
-            self._end(call)  # given up, and never acknowledged
+            self.end(call)  # given up, and never acknowledged
 
     def close(self) -> None:
         """Fail everything that is open; the actor is going."""
         for call in list(self._open.values()):
             call.fail(NoPeer(f"{self._who} is being stopped"))
-            self._end(call)
+            self.end(call)
         self._waits.sources.pop(self._who, None)
 
     # ------------------------------------------------------------ one call
@@ -271,28 +293,34 @@ class Calls:
                 deadline_s = context.expires_s  # who asked us does not wait longer
         self._next = id = self._next + 1
         call = _Open(
-            self, id, port, member, record, now_s, deadline_s, trace or new_trace(), waiter
+            id, record, deadline_s, trace or next(traces), self, port, member, now_s, waiter
         )
         self._open[id] = call
         member.load += 1
         call.bucket = self._deadlines.add(call, deadline_s)
         return call
 
-    def _send(self, call: _Open, member: Member, record: Message, credit: int) -> None:
+    def _send(self, call: _Open, credit: int) -> None:
+        member, id = call.member, call.id
         budget_s = call.deadline_s - call.since_s
         try:
             if member.local:
-                body: Any = LocalBody(record)
-                member.way.send(wire.Call(call.id, budget_s, body, credit, call.trace, call.id))
+                body: Any = call.record
+                member.way.send(_Call(id, budget_s, body, credit, call.trace, id))
             else:
-                body, frames = self._codec.pack(record)
+                body, frames = self._codec.pack(call.record)
                 way = member.way_for(frames) if frames else member.way
-                way.send(wire.Call(call.id, budget_s, body, credit, call.trace, call.id), frames)
+                way.send(_Call(id, budget_s, body, credit, call.trace, id), frames)
         except BaseException:
             call.ended = True  # it never left
             raise
 
-    def _end(self, call: _Open) -> None:
+    def _find_loop(self) -> asyncio.AbstractEventLoop:
+        self._loop = asyncio.get_running_loop()
+        return self._loop
+
+    def end(self, call: _Open) -> None:
+        """Nothing more comes for this call."""
         if self._open.pop(call.id, None) is not None:
             call.member.load -= 1
             if call.bucket is not None:

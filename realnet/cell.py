@@ -53,7 +53,7 @@ T = TypeVar("T")
 CANCEL_AGAIN_S = 2.0
 
 
-def _drop(op: wire.AnyOp, frames: Sequence[Frame]) -> None:
+def _drop(op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None:
     """For a port that is not there: another build of the same role may have it."""
 
 
@@ -122,7 +122,7 @@ class Cell:
             self,
             str(address),
             {
-                request.__name__: getattr(self.actor, method)
+                request: getattr(self.actor, method)
                 for request, method in declared_handlers(actor_class).items()
             },
             actor_class.mailbox,
@@ -130,7 +130,7 @@ class Cell:
         self.ports: dict[str, LivePort] = {}
         for name, declared in declared_ports(actor_class).items():
             self.ports[name] = self._live(declared)
-        self.actor.__dict__["_live_ports"] = self.ports
+        self.actor.__dict__.update(self.ports)  # before the declarations in the class
         if num_ranks > 1:
             self.ports[gang.PORT] = LiveAsk(self, gang.PORT, False)
             for request in declared_handlers(actor_class):
@@ -175,13 +175,15 @@ class Cell:
         live = self.ports.get(port)
         if live is None:
             return _drop
-        receive = live.receive
+        receive = live.taker(sender, sender_port)
+        if isinstance(live, LiveAsk):
+            return receive  # answers never fail the actor
 
-        def take(op: wire.AnyOp, frames: Sequence[Frame]) -> None:
+        def take(op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None:
             if self._closing and type(op) is wire.Item:
                 return  # nothing new is taken: it goes to another once we are gone
             try:
-                receive(sender, sender_port, op, frames)
+                receive(op, frames)
             except WireError as error:
                 self.told(error)
             except Exception as error:

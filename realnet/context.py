@@ -24,7 +24,8 @@ class Context(Protocol):
 
 
 current: contextvars.ContextVar[Context | None] = contextvars.ContextVar("current", default=None)
-_traces = itertools.count(secrets.randbits(40) << 20)
+# Numbers for what begins here, that no other process of a run uses, as good as surely.
+traces = itertools.count(secrets.randbits(40) << 20)
 
 
 def caller() -> str:
@@ -37,8 +38,3 @@ def trace() -> int:
     """Inside a handler: the number of all that one first cause leads to; 0 outside."""
     context = current.get()
     return context.trace if context is not None else 0
-
-
-def new_trace() -> int:
-    """Return a trace number that no other process of a run uses, as good as surely."""
-    return next(_traces)

@@ -36,6 +36,8 @@ class Deadlines:
         self._order: list[int] = []
         self._timer: asyncio.TimerHandle | None = None
         self._armed = 0
+        self._last_number = -1  # most asks of a moment end in the same one
+        self._last: Bucket = {}
 
     def __len__(self) -> int:
         return sum(len(bucket) for bucket in self._buckets.values())
@@ -43,17 +45,23 @@ class Deadlines:
     def add(self, item: Expiring, at_s: float) -> Bucket:
         """Tell `item` when `at_s` has passed; take it out of the returned bucket to call it off."""
         number = int(at_s / GRAIN_S) + 1
+        bucket = self._last if number == self._last_number else self._bucket(number)
+        bucket[item] = None
+        return bucket
+
+    def _bucket(self, number: int) -> Bucket:
         bucket = self._buckets.get(number)
         if bucket is None:
             bucket = self._buckets[number] = {}
             heapq.heappush(self._order, number)
             if self._timer is None or number < self._armed:
                 self._arm()
-        bucket[item] = None
+        self._last_number, self._last = number, bucket
         return bucket
 
     def close(self) -> None:
         """Tell nobody any more."""
+        self._last_number = -1
         self._buckets.clear()
         self._order.clear()
         if self._timer is not None:
@@ -71,6 +79,7 @@ class Deadlines:
 
     def _turn(self) -> None:
         self._timer = None
+        self._last_number = -1
         now_s = self._now() + 1e-6  # a timer may be a hair early
         while self._order and self._order[0] * GRAIN_S <= now_s:
             bucket = self._buckets.pop(heapq.heappop(self._order))

@@ -28,9 +28,10 @@ from realnet.errors import TooLarge, WireError
 from realnet.link import Effect, Session, Signal, Transmit
 from realnet.transport import Transport
 from realnet.transport.endpoints import parse_endpoint
-from realnet.ways import NUM_LANES, Take
+from realnet.ways import CONTROL, NUM_LANES, Take
 
 FLUSH_BYTES = 1 << 20
+FLUSH_OPS = 64  # then the other end works on these while the next are made
 TICK_S = 0.1
 CUT_S = 3.0
 # What is refused at the other end must not leave, or it would be sent again for ever.
@@ -62,11 +63,19 @@ class _Lane:
     """What is waiting to go to one peer at the end of this turn, and the session with it."""
 
     __slots__ = (
-        *("buffer", "bytes", "count", "entries", "flush", "frames", "number", "open", "opened"),
-        *("met", "peer", "routes", "scheduled", "session"),
+        *("buffer", "bytes", "count", "end_turn", "entries", "flush", "frames", "loop", "met"),
+        *("number", "open", "opened", "ops", "peer", "quiet", "routes", "scheduled", "session"),
     )
 
-    def __init__(self, peer: str, number: int, connected: bool, flush: Callable[[_Lane], None]):
+    def __init__(
+        self,
+        peer: str,
+        number: int,
+        connected: bool,
+        flush: Callable[[_Lane], None],
+        end_turn: Callable[[_Lane], None],
+    ):
+        self.loop = asyncio.get_running_loop()  # asking for it costs a system call
         self.peer = peer
         self.number = number
         self.session = Session(connected=connected)
@@ -76,11 +85,14 @@ class _Lane:
         self.frames: list[Frame] = []
         self.count = 0
         self.bytes = 0
+        self.ops = 0  # of this turn
+        self.quiet = False  # the last turn had one operation
         self.scheduled = False
         self.opened = 0
         self.routes: dict[tuple[str, str, str, str], RemoteWay] = {}
         self.entries: dict[int, Entry] = {}
         self.flush = flush
+        self.end_turn = end_turn
 
 
 class RemoteWay:
@@ -117,11 +129,14 @@ class RemoteWay:
         if frames or size > MAX_BODY_BYTES:
             self._add_frames(op, frames, start, size)
         lane.count += 1
+        lane.ops += 1
         lane.bytes += size
         if not lane.scheduled:
             lane.scheduled = True
-            asyncio.get_running_loop().call_soon(lane.flush, lane)
-        elif lane.bytes > FLUSH_BYTES:
+            lane.loop.call_soon(lane.end_turn, lane)
+            if lane.quiet:
+                lane.flush(lane)  # the last turn had no second one: do not wait for it
+        elif lane.count >= FLUSH_OPS or lane.bytes > FLUSH_BYTES:
             lane.flush(lane)
 
     def _add_frames(self, op: wire.AnyOp, frames: Sequence[Frame], start: int, size: int) -> None:
@@ -186,7 +201,7 @@ class Links:
 
     def _lanes(self, peer: str, connected: bool) -> list[_Lane]:
         num = min(NUM_LANES, self._transport.num_lanes)
-        return [_Lane(peer, n, connected, self._flush) for n in range(num)]
+        return [_Lane(peer, n, connected, self._flush, self._end_turn) for n in range(num)]
 
     def close(self, peer: str) -> None:
         """A peer is dead."""
@@ -254,8 +269,14 @@ class Links:
             for lane in lanes:
                 self._flush(lane)
 
-    def _flush(self, lane: _Lane) -> None:
+    def _end_turn(self, lane: _Lane) -> None:
         lane.scheduled = False
+        lane.quiet = lane.number == CONTROL and lane.ops == 1
+        lane.ops = 0
+        if lane.count:
+            self._flush(lane)
+
+    def _flush(self, lane: _Lane) -> None:
         count = lane.count
         if not count or self._owner.closed:
             return

@@ -59,7 +59,7 @@ class _Entry:
         self.route = route
         self.take: Take = self._consider
 
-    def _consider(self, op: wire.AnyOp, frames: Sequence[Frame]) -> None:
+    def _consider(self, op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None:
         self._node.consider(self, op, frames)
 
 
@@ -210,13 +210,13 @@ class Node:
     def way(self, to: str, port: str, sender: str, sender_port: str, lane: int) -> Way:
         """Return the way to a port of an actor; for one that is unknown, a way to nowhere."""
         if to in self.cells:
-            if self._force_codec:
-                return CopyWay(lambda: self._local(to, port, sender, sender_port), self.codec)
-            return LocalWay(lambda: self._local(to, port, sender, sender_port))
+            asks = not (port and sender_port)
+            local = LocalWay(lambda: self._local(to, port, sender, sender_port), asks)
+            return CopyWay(local, self.codec) if self._force_codec else local
         slot = self._slot_of.get(to)
         route = wire.Route(to, port, sender, sender_port)
         way = self._links.way(slot, route, lane) if slot is not None else None
-        return way or LocalWay(lambda: None)
+        return way or LocalWay(lambda: None, asks=True)
 
     def _local(self, to: str, port: str, sender: str, sender_port: str) -> Take | None:
         cell = self.cells.get(to)

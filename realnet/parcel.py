@@ -1,5 +1,7 @@
 """A record on its way: encoded once, at first need, or not at all when it stays in the process.
 
+Inside one process the record itself stands where a `wire.Body` would.
+
 Knows nothing of links or ports. Used by the live ports, `calls.py` and `serving.py`.
 """
 
@@ -8,17 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-import msgspec
-
 from realnet import wire
 from realnet.codec import Codec, Frame
-from realnet.message import FrozenMeta, Message
-
-
-class LocalBody(msgspec.Struct, metaclass=FrozenMeta, frozen=True):
-    """Stands in for a `wire.Body` inside one process: the record itself."""
-
-    record: Message
+from realnet.message import Message
 
 
 class Parcel:
@@ -31,7 +25,7 @@ class Parcel:
     def body(self, codec: Codec, local: bool) -> tuple[wire.Body, Sequence[Frame]]:
         """Return what goes into an operation, and its frames."""
         if local:
-            return cast(wire.Body, LocalBody(self.record)), ()
+            return cast(wire.Body, self.record), ()
         if self._encoded is None:
             self._encoded = codec.pack(self.record)
         return self._encoded
@@ -39,6 +33,4 @@ class Parcel:
 
 def record_of(codec: Codec, body: Any, frames: Sequence[Frame], sender: str) -> Message:
     """Return the record of an operation's body, decoding it if it came over a link."""
-    if type(body) is LocalBody:
-        return body.record
-    return codec.decode(body, frames, sender)
+    return codec.decode(body, frames, sender) if type(body) is wire.Body else cast(Message, body)

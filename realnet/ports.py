@@ -49,13 +49,11 @@ class Port:
         return f"{type(self).__name__}({', '.join(t.__name__ for t in self.types)})"
 
     def _live(self, actor: Actor[Any]) -> Any:
-        port = actor.__dict__.get("_live_ports", {}).get(self.name)
-        if port is None:
-            raise AttributeError(
-                f"{type(actor).__name__}.{self.name} is a port: it is live once the role is "
-                "started by a run, or by realnet.testing"
-            )
-        return port
+        # A live port lies in the instance itself, before this.
+        raise AttributeError(
+            f"{type(actor).__name__}.{self.name} is a port: it is live once the role is "
+            "started by a run, or by realnet.testing"
+        )
 
 
 class Bounds(NamedTuple):

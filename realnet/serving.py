@@ -24,11 +24,11 @@ from realnet.codec import Codec, Frame
 from realnet.context import caller, current
 from realnet.errors import AskError, RealnetError, WireError, listed, nearest
 from realnet.message import Message, Request, StreamRequest
-from realnet.parcel import LocalBody, record_of
-from realnet.ways import BULK, CONTROL, Take, Way
+from realnet.ways import BULK, CONTROL, AskedHere, Take, Way
 
 BULK_BYTES = 1 << 18
 MAX_IDLE = 16
+_Op, _Word, _Reply, _Body = wire.Call, wire.Tell, wire.Reply, wire.Body
 __all__ = ["Mailbox", "Serving", "caller"]
 
 
@@ -54,21 +54,21 @@ class Surroundings(Protocol):
 class _Caller:
     """One port of one actor that calls; ways back are found when the first answer goes."""
 
-    __slots__ = ("_bulk", "_cell", "_way", "calls", "port", "sender")
+    __slots__ = ("_bulk", "_cell", "calls", "port", "sender", "way")
 
     def __init__(self, cell: Surroundings, sender: str, port: str):
         self._cell = cell
         self.sender = sender
         self.port = port
         self.calls: dict[int, _Call] = {}
-        self._way: Way | None = None
+        self.way: Way | None = None
         self._bulk: Way | None = None
 
-    @property
-    def way(self) -> Way:
-        way = self._way
+    def find_way(self) -> Way:
+        """Return the way back."""
+        way = self.way
         if way is None:
-            way = self._way = self._cell.way(self.sender, self.port, "", CONTROL)
+            way = self.way = self._cell.way(self.sender, self.port, "", CONTROL)
         return way
 
     @property
@@ -91,6 +91,7 @@ class _Call(msgspec.Struct, eq=False):
     trace: int = 0
     span: int = 0
     expires_s: float = float("inf")
+    asked: AskedHere | None = None
     more: asyncio.Event | None = None
     worker: asyncio.Task[None] | None = None
     cancelled: bool = False
@@ -98,13 +99,13 @@ class _Call(msgspec.Struct, eq=False):
 
 
 class Serving:
-    """The calls that one actor is answering. `handlers` maps a kind to its bound method."""
+    """The calls that one actor is answering. `handlers` maps a request type to its bound method."""
 
     def __init__(
         self,
         cell: Surroundings,
         who: str,
-        handlers: dict[str, Callable[[Any], Any]],
+        handlers: dict[type[Message], Callable[[Any], Any]],
         mailbox: Mailbox,
     ):
         self._cell = cell
@@ -130,26 +131,31 @@ class Serving:
             caller = self._callers[key] = _Caller(self._cell, sender, sender_port)
         bound, mailbox, now = self._bound, self._mailbox, self._cell.now
 
-        def take(op: wire.AnyOp, frames: Sequence[Frame]) -> None:
-            if type(op) is wire.Call:
+        def take(op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None:
+            here: Any = op
+            if isinstance(here, AskedHere):
+                id, size = here.id, 0
+                record, trace, until_s = here.record, here.trace, here.deadline_s
+                call = _Call(caller, sender, record, (), 0, id, 0, trace, id, until_s, here)
+            elif type(op) is _Op:
                 body, id = op.body, op.id
-                size = _size(body, frames)
+                size = _size(body, frames) if type(body) is _Body else 0
                 expires_s = now() + op.budget_s
                 call = _Call(
-                    *(caller, sender, body, frames, size, id, op.credit, op.trace, op.span),
-                    expires_s,
+                    caller, sender, body, frames, size, id, op.credit, op.trace, op.span, expires_s
                 )
-            elif type(op) is wire.Tell:
-                size = _size(op.body, frames)
-                call = _Call(caller, sender, op.body, frames, size)
+            elif type(op) is _Word:
+                body, id = op.body, 0
+                size = _size(body, frames) if type(body) is _Body else 0
+                call = _Call(caller, sender, body, frames, size)
             else:
                 self._steer(caller, op)
                 return
             if self.closing or self.open >= bound.messages or self.open_bytes > bound.bytes:
                 self._turn_away(call)
                 return
-            if call.id:
-                caller.calls[call.id] = call
+            if id:
+                caller.calls[id] = call
             self.open += 1
             self.open_bytes += size
             mailbox.append(call)
@@ -222,8 +228,10 @@ class Serving:
                     if call.cancelled or call.expires_s < now():
                         self._too_late(call)
                         continue
-                    request = record_of(codec, call.body, call.frames, call.sender)
-                    handler = handlers.get(type(request).__name__)
+                    request = call.body
+                    if type(request) is _Body:
+                        request = codec.decode(request, call.frames, call.sender)
+                    handler = handlers.get(type(request))
                     if handler is None:
                         raise self._no_handler(call, request)
                     if isinstance(request, StreamRequest):
@@ -234,7 +242,11 @@ class Serving:
                         reply = await handler(request)
                         if reply is None and not isinstance(request, Request):
                             raise self._not_asked(call, request)
-                        self._reply(call, reply, more=False)
+                        if call.asked is not None:
+                            call.asked.answer(reply)
+                        else:
+                            way = call.caller.way or call.caller.find_way()
+                            self._reply(call, way, reply, more=False)
                 except asyncio.CancelledError:
                     if not call.cancelled:
                         raise  # the actor is going
@@ -262,10 +274,10 @@ class Serving:
             self._fail(call, "DeadlineExceeded", "its time was over before its turn came")
 
     def _no_handler(self, call: _Call, request: Message) -> WireError:
-        kind = type(request).__name__
+        kind, known = type(request).__name__, [k.__name__ for k in self._handlers]
         return WireError(
             f"{self._who} answers no {kind}, which {call.sender} sent."
-            f"{nearest(kind, self._handlers)} It answers: {listed(self._handlers)}"
+            f"{nearest(kind, known)} It answers: {listed(known)}"
         )
 
     def _not_asked(self, call: _Call, request: Message) -> WireError:
@@ -293,28 +305,27 @@ class Serving:
                     call.more.clear()
                     await call.more.wait()
                 call.credit -= 1
-                self._reply(call, item, more=True)
+                self._reply(call, call.caller.way or call.caller.find_way(), item, more=True)
         finally:
             close = getattr(items, "aclose", None)
             if close is not None:
                 await close()
-        call.caller.way.send(wire.Fail(call.id, "", "", end=True))
+        call.caller.find_way().send(wire.Fail(call.id, "", "", end=True))
 
     # ------------------------------------------------------------ what goes back
 
-    def _reply(self, call: _Call, reply: Message, more: bool) -> None:
-        way = call.caller.way
+    def _reply(self, call: _Call, way: Way, reply: Message, more: bool) -> None:
         if way.local:
-            way.send(wire.Reply(call.id, cast(wire.Body, LocalBody(reply)), more))
+            way.send(_Reply(call.id, cast(wire.Body, reply), more))
             return
         body, frames = self._cell.codec.pack(reply)
         if frames and not more and sum(len(f) for f in frames) > BULK_BYTES:
             way = call.caller.bulk
-        way.send(wire.Reply(call.id, body, more), frames)
+        way.send(_Reply(call.id, body, more), frames)
 
     def _fail(self, call: _Call, kind: str, text: str) -> None:
         if call.id:
-            call.caller.way.send(wire.Fail(call.id, kind, f"{self._who}: {text}"))
+            call.caller.find_way().send(wire.Fail(call.id, kind, f"{self._who}: {text}"))
 
 
 def _uncancel(task: asyncio.Task[None] | None) -> None:
@@ -322,8 +333,6 @@ def _uncancel(task: asyncio.Task[None] | None) -> None:
         task.uncancel()
 
 
-def _size(body: Any, frames: Sequence[Frame]) -> int:
-    if type(body) is LocalBody:
-        return 0
+def _size(body: wire.Body, frames: Sequence[Frame]) -> int:
     size = len(memoryview(body.raw))
     return size + sum(len(f) for f in frames) if frames else size

@@ -13,13 +13,37 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import msgspec
+
 from realnet import wire
 from realnet.codec import Codec, Frame
+from realnet.message import Message
 
-Take = Callable[[wire.AnyOp, Sequence[Frame]], None]
+
+class AskedHere(msgspec.Struct, eq=False):
+    """A call that does not leave its process: it takes the place of a `wire.Call`.
+
+    `deadline_s` is of the clock that both ends have.
+    """
+
+    id: int
+    record: Message
+    deadline_s: float
+    trace: int
+
+    def answer(self, record: Message) -> None:
+        """Give it its reply."""
+        raise NotImplementedError
+
+
+class Take(Protocol):
+    """What an operation is handed to at the end of its way, with the frames of its record."""
+
+    def __call__(self, op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None: ...
+
+
 CONTROL, DATA, BULK = 0, 1, 2
 NUM_LANES = 3
-_AT_ONCE = (wire.Call, wire.Reply, wire.Fail, wire.Cancel, wire.Credit, wire.Tell)
 
 
 class Way(Protocol):
@@ -34,38 +58,44 @@ class Way(Protocol):
 class LocalWay:
     """To an actor in this process: records stay what they are.
 
-    What concerns an ask is handed over at once: it ends in a mailbox or a future. The rest could
-    come back while its sender still works, so it waits for the next turn of the loop.
+    What concerns an ask is handed over at once (`asks`): it ends in a mailbox or a future. The rest
+    could come back while its sender still works, so it waits for the next turn of the loop.
     """
 
-    __slots__ = ("_find", "_take", "local")
+    local = True
 
-    def __init__(self, find: Callable[[], Take | None]):
-        self.local = True
+    def __init__(self, find: Callable[[], Take | None], asks: bool):
         self._find = find
-        self._take: Take | None = None
+        self._asks = asks
 
     def send(self, op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None:
-        take = self._take
+        """The first time; then this is the other end itself."""
+        take = self._find()
         if take is None:
-            take = self._take = self._find()
-            if take is None:
-                return
-        if isinstance(op, _AT_ONCE):
-            take(op, frames)
-        else:
-            asyncio.get_running_loop().call_soon(take, op, frames)
+            return
+        end = take if self._asks else _next_turn(take)
+        self.send = end  # type: ignore[method-assign]
+        end(op, frames)
 
 
-class CopyWay(LocalWay):
+def _next_turn(take: Take) -> Take:
+    loop = asyncio.get_running_loop()
+
+    def later(op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None:
+        loop.call_soon(take, op, frames)
+
+    return later
+
+
+class CopyWay:
     """To an actor in this process, through the codec as if it were far away."""
 
-    __slots__ = ("_codec",)
+    local = False
 
-    def __init__(self, find: Callable[[], Take | None], codec: Codec):
-        super().__init__(find)
-        self.local = False
+    def __init__(self, way: LocalWay, codec: Codec):
+        self._way = way
         self._codec = codec
 
     def send(self, op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None:
-        super().send(self._codec.copy_op(op), [bytes(f) for f in frames])
+        """Send a copy."""
+        self._way.send(self._codec.copy_op(op), [bytes(f) for f in frames])

@@ -23,7 +23,7 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0.0, le=1e9)]
 
 
-class Op(msgspec.Struct, metaclass=FrozenMeta, frozen=True, array_like=True, tag=True):
+class Op(msgspec.Struct, metaclass=FrozenMeta, frozen=True, array_like=True, tag=True, gc=False):
     """Base of the operations."""
 
 

@@ -12,12 +12,11 @@ from typing import Any, TypeVar, cast
 
 from realnet import wire
 from realnet.calls import Member
-from realnet.codec import Frame
 from realnet.errors import PeerDied
 from realnet.live.base import LivePort, Switch
 from realnet.message import Message, Request, StreamRequest
 from realnet.parcel import Parcel
-from realnet.ways import BULK, CONTROL
+from realnet.ways import BULK, CONTROL, Take
 
 R = TypeVar("R", bound=Message)
 DEADLINE_S = 30.0
@@ -32,6 +31,7 @@ class LiveAsk(LivePort):
         self._prefer_local = prefer_local
         self._members: dict[str, Member] = {}
         self._chosen: list[Member] = []
+        self.only: Member | None = None
         self._arrival = asyncio.Event()
         self.affinity = ""  # a field of the requests: equal ones go to one member
         self.deadline_s: float | None = None  # where a topology says so
@@ -79,10 +79,8 @@ class LiveAsk(LivePort):
                 raise PeerDied(f"{name} is not up ({self._switch.address} asked for {kind})")
             return member
         chosen = self._chosen
-        if len(chosen) == 1:
-            return chosen[0]
-        if not chosen:
-            return None
+        if self.only is not None or not chosen:
+            return self.only
         if self.affinity:
             return _kept_together(chosen, str(getattr(record, self.affinity, "")))
         return min(chosen, key=_load)
@@ -111,15 +109,14 @@ class LiveAsk(LivePort):
         members = list(self._members.values())
         near = [m for m in members if self._switch.is_local(m.full)] if self._prefer_local else []
         self._chosen = near or members
+        self.only = self._chosen[0] if len(self._chosen) == 1 else None
 
     async def somebody(self) -> None:
         """Wait until the pool has a member."""
         await self._arrival.wait()
 
-    def receive(
-        self, sender: str, sender_port: str, op: wire.AnyOp, frames: Sequence[Frame]
-    ) -> None:
-        self._switch.calls.receive(sender, op, frames)
+    def taker(self, sender: str, sender_port: str) -> Take:
+        return self._switch.calls.taker(sender)
 
 
 def _load(member: Member) -> int:

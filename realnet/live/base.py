@@ -15,7 +15,7 @@ from realnet.address import Address
 from realnet.calls import Calls
 from realnet.codec import Codec, Frame
 from realnet.waits import Waits
-from realnet.ways import CONTROL, Way
+from realnet.ways import CONTROL, Take, Way
 
 
 class Switch(Protocol):
@@ -66,6 +66,14 @@ class LivePort:
         """A peer is gone for good (this incarnation of it)."""
         self.peers.pop(peer, None)
         self._ways.pop(peer, None)
+
+    def taker(self, sender: str, sender_port: str) -> Take:
+        """Return what takes the operations of one port of a peer."""
+
+        def take(op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None:
+            self.receive(sender, sender_port, op, frames)
+
+        return take
 
     def receive(
         self, sender: str, sender_port: str, op: wire.AnyOp, frames: Sequence[Frame]

@@ -19,6 +19,8 @@ COPY_BELOW_BYTES = 64 * 1024
 # Not the methods of zmq.Socket: those wrap these two, at twice the cost of a small message.
 raw_send: Any = zmq.backend.Socket.send
 raw_recv: Any = zmq.backend.Socket.recv
+_get: Any = zmq.backend.Socket.get
+_EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 DONTWAIT, DONTWAIT_MORE = int(zmq.DONTWAIT), int(zmq.DONTWAIT | zmq.SNDMORE)
 LINK_EVENTS = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -32,6 +34,11 @@ DOOR_EVENTS = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
+
+
+def is_readable(socket: zmq.Socket[bytes]) -> bool:
+    """Tell whether a message waits: a third of what the exception costs that says no."""
+    return bool(_get(socket, _EVENTS) & _POLLIN)
 
 
 def new_socket(

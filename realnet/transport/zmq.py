@@ -51,6 +51,7 @@ from realnet.transport.sockets import (
     DRAIN,
     LINK_EVENTS,
     call_from,
+    is_readable,
     new_socket,
     raw_recv,
     raw_send,
@@ -86,6 +87,7 @@ class _Inbox:
         self.socket = socket
         self.monitor = monitor
         self.strangers = 0
+        self.later = False  # it is drained in the next turn
 
 
 class _Peer:
@@ -257,25 +259,44 @@ class ZmqTransport:
         return new_socket(self._context, kind, lane, tcp=self._scheme == "tcp")
 
     def _readable(self, inbox: _Inbox) -> None:
+        """Take one message; look for more after those that it woke have run.
+
+        To find out that there is no more takes a system call, as an exception several times that:
+        not while somebody waits for an answer.
+        """
+        if not inbox.later and self._loop is not None and self._take(inbox):
+            inbox.later = True
+            self._loop.call_soon(self._drain, inbox)
+
+    def _drain(self, inbox: _Inbox) -> None:
         """Drain an inbox; come back next turn if there is more than a turn's share."""
-        socket = inbox.socket
-        if socket.closed or self._on_message is None or self._loop is None:
+        inbox.later = False
+        if inbox.socket.closed or not is_readable(inbox.socket):
             return
         for _ in range(DRAIN):
-            try:
-                part = raw_recv(socket, DONTWAIT, False)
-            except zmq.Again:
+            if not self._take(inbox):
                 return
-            user = None if self._keys is None else user_of(part)
-            # Small frames are copied out, since they outlive the message; large ones stay.
-            frames: list[Frame] = [part.bytes]
-            while part.more:
-                part = raw_recv(socket, DONTWAIT, False)
-                frames.append(part.bytes if len(part) < COPY_BELOW_BYTES else part.buffer)
-            self._on_message(frames, user)
-            if socket.closed:
-                return
-        self._loop.call_soon(self._readable, inbox)
+        if self._loop is not None:
+            inbox.later = True
+            self._loop.call_soon(self._drain, inbox)
+
+    def _take(self, inbox: _Inbox) -> bool:
+        """Take one message; False if there is none."""
+        socket = inbox.socket
+        if socket.closed or self._on_message is None:
+            return False
+        try:
+            part = raw_recv(socket, DONTWAIT, False)
+        except zmq.Again:
+            return False
+        user = None if self._keys is None else user_of(part)
+        # Small frames are copied out, since they outlive the message; large ones stay.
+        frames: list[Frame] = [part.bytes]
+        while part.more:
+            part = raw_recv(socket, DONTWAIT, False)
+            frames.append(part.bytes if len(part) < COPY_BELOW_BYTES else part.buffer)
+        self._on_message(frames, user)
+        return True
 
     # ------------------------------------------------------------ what connections do
 

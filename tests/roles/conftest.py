@@ -148,7 +148,7 @@ class Bench:
         actor.run_info = RunInfo("bench", self.folder, 1, False, self.folder)
         actor.clock, actor.rng = self.world.clock, self.world.rng
         actor._world, actor._shared = self.world, shared
-        actor.__dict__["_live_ports"] = ports
+        actor.__dict__.update(ports)
         self._actors.append(actor)
         await actor.start()
         return actor
