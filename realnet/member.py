@@ -11,6 +11,7 @@ process beside others (`launch/inline.py`).
 from __future__ import annotations
 
 import asyncio
+import gc
 import contextlib
 import os
 import signal
@@ -63,6 +64,7 @@ from realnet.topology.plan import Plan, SlotPlan, read_plan
 from realnet.topology.resolve import shared_values
 
 BEAT_S = 0.25
+GC_THRESHOLDS = (10_000, 20, 50)
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
 
 
@@ -315,6 +317,10 @@ async def _main(folder: Path, slot_name: str, incarnation: int, head_endpoint: s
     member = make_member(node, plan, slot, incarnation)
     for cls in member.classes.values():
         cls.preload()
+    # What was loaded stays for good: the collector need not walk through it for every call.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     node.listen()
     try:
         await member.join(head_endpoint)

@@ -91,4 +91,6 @@ def same(a: Any, b: Any) -> bool:
         return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))
+    if type(a).__module__ == "torch":
+        return a.dtype == b.dtype and a.shape == b.shape and a.tolist() == b.tolist()
     return bool(a == b)
