@@ -73,7 +73,7 @@ def pack(value: Any, inline_bytes: int, frames: list[Frame]) -> msgspec.msgpack.
     head = struct.pack(f"<BB{len(shape)}q", code, len(shape), *shape)
     data = np.ascontiguousarray(value)
     if data.nbytes < inline_bytes:
-        return msgspec.msgpack.Ext(INLINE, head + data.tobytes())
+        return msgspec.msgpack.Ext(INLINE, b"".join((head, data.reshape(-1).view(np.uint8).data)))
     frames.append(memoryview(data.reshape(-1).view(np.uint8).data).toreadonly())
     return msgspec.msgpack.Ext(FRAME, head + struct.pack("<I", len(frames) - 1))
 

@@ -11,8 +11,8 @@ process beside others (`launch/inline.py`).
 from __future__ import annotations
 
 import asyncio
-import gc
 import contextlib
+import gc
 import os
 import signal
 import sys

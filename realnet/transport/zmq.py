@@ -291,7 +291,7 @@ class ZmqTransport:
             return False
         user = None if self._keys is None else user_of(part)
         # Small frames are copied out, since they outlive the message; large ones stay.
-        frames: list[Frame] = [part.bytes]
+        frames: list[Frame] = [part.bytes if len(part) < COPY_BELOW_BYTES else part.buffer]
         while part.more:
             part = raw_recv(socket, DONTWAIT, False)
             frames.append(part.bytes if len(part) < COPY_BELOW_BYTES else part.buffer)

@@ -137,7 +137,7 @@ class Net:
             cell = self.cells.get(to)
             return cell.taker(sender, sender_port, port) if cell is not None else None
 
-        return LocalWay(find)
+        return LocalWay(find, asks=not (port and sender_port))
 
     def told(self, error: WireError) -> None:
         raise error
