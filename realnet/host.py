@@ -26,7 +26,7 @@ from pathlib import Path
 PLAIN = "REALNET_PLAIN_HOST"
 PARENT_S = 0.25
 _PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 
 
 def has_prctl() -> bool:
@@ -68,10 +68,14 @@ def _watch_parent(parent: int) -> None:
     os._exit(1)
 
 
-def become_subreaper() -> None:
-    """From now on, what the processes that we started leave behind comes to us."""
-    if has_prctl():
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+def set_subreaper(on: bool) -> bool:
+    """Let what the processes that we start leave behind come to us, or not; return what was."""
+    if not has_prctl():
+        return False
+    libc, was = ctypes.CDLL(None), ctypes.c_int()
+    libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(was), 0, 0, 0)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, int(on), 0, 0, 0)
+    return bool(was.value)
 
 
 def children() -> set[int]:

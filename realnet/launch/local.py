@@ -68,7 +68,7 @@ class LocalLauncher:
         self._ports: dict[tuple[str, int], int] = {}
         self._gpus = _gpu_slices(plan)
         self._mark = os.urandom(8).hex()
-        host.become_subreaper()
+        self._was_subreaper = host.set_subreaper(True)
         self._guardian = subprocess.Popen(
             [sys.executable, "-I", "-S", str(_GUARDIAN), self._mark],
             stdin=subprocess.PIPE,
@@ -141,6 +141,7 @@ class LocalLauncher:
     def close(self) -> None:
         """Let the guardian go; call it when all processes have ended."""
         self._reap()
+        host.set_subreaper(self._was_subreaper)  # this process may be somebody else's
         if self._guardian.stdin is not None:
             with contextlib.suppress(OSError):
                 self._guardian.stdin.close()
