@@ -4,6 +4,7 @@
     actor, ports         what a role is written with
     topology             from a file to a plan
     head, member, node   what carries a plan out
+    guest                Node: a run's actors inside a service of yours
     testing              run a topology in one loop
 
 The names below are public; everything else may change. Importing realnet imports no torch.
@@ -28,6 +29,7 @@ from realnet.errors import (
     listed,
     nearest,
 )
+from realnet.guest.node import Node
 from realnet.live import Delivery
 from realnet.message import Message, Nothing, Request, StreamRequest
 from realnet.ports import Ask, Inlet, Outlet, StateIn, StateOut, handles
@@ -51,6 +53,7 @@ __all__ = [
     "LostReference",
     "Message",
     "NoPeer",
+    "Node",
     "Nothing",
     "Outlet",
     "Overloaded",

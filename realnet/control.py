@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from realnet.message import Message, Nothing, Request
+from realnet.topology.plan import WirePlan
 
 HEAD = "head/0~0"
 HEAD_SLOT = "head/0~0"
@@ -21,12 +22,20 @@ def member_of(slot: str) -> str:
 
 
 class Peer(Message):
-    """One process of the run. `slot` has its incarnation; so have `actors`."""
+    """One process of the run. `slot` has its incarnation; so have `actors`.
+
+    A `guest` is of no slot of the plan, and may get and give up actors while it is there: of its
+    actors those in `coming` are not up yet, and `wires` are its own. One without an endpoint calls
+    others and cannot be called.
+    """
 
     slot: str
     endpoint: str
     actors: tuple[str, ...]
     up: bool = False
+    guest: bool = False
+    coming: tuple[str, ...] = ()
+    wires: tuple[WirePlan, ...] = ()
 
 
 class Joined(Message):
@@ -51,6 +60,12 @@ class Join(Request[Joined]):
 
 class PeerJoined(Message):
     """Another process can be reached."""
+
+    peer: Peer
+
+
+class PeerChanged(Message):
+    """A guest has come, or has other actors or wires than before."""
 
     peer: Peer
 

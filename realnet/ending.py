@@ -44,6 +44,7 @@ class Head(Protocol):
     @property
     def members(self) -> LiveAsk: ...
     def say(self, text: str) -> None: ...
+    async def stop_guests(self, role: str, deadline_s: float) -> None: ...
 
 
 class Ending:
@@ -66,7 +67,8 @@ class Ending:
                     for slot in head.plan.slots
                     for role in stage
                     if role in slot.roles
-                )
+                ),
+                *(head.stop_guests(role, until_s) for role in stage),
             )
         for peer in head.peers.values():
             head.members.tell(Leave(), to=member_of(peer.slot))

@@ -39,6 +39,7 @@ from realnet.control import (
 )
 from realnet.ending import LAST_WORDS_S, Ending
 from realnet.errors import AskError, PeerDied, RealnetError
+from realnet.guest.desk import make_desk
 from realnet.launch import Launcher
 from realnet.liveness import Beats, Hung
 from realnet.message import Message
@@ -104,6 +105,7 @@ class Head(Actor[HeadConfig]):
         self.troubles: list[str] = []  # of the stop
         self.end_code = EXIT_OK
         self._then: dict[str, str] = {}  # actor -> what follows a stall
+        self.desk = make_desk(self, self.config.suspect_after_s)
         node.on_wire_error = lambda error: self.say(str(error))
 
     # ------------------------------------------------------------ life of a run
@@ -134,11 +136,19 @@ class Head(Actor[HeadConfig]):
         self.arenas.close()
         return clean
 
+    async def stop(self) -> None:
+        await self.desk.close()
+
+    async def stop_guests(self, role: str, deadline_s: float) -> None:
+        """Drain and stop the members of a role that guests host."""
+        await self.desk.stop_role(role, deadline_s)
+
     async def _tick(self) -> None:
         while True:
             due_s = self.clock.now() + TICK_S
             await self.clock.sleep(TICK_S)
             now_s = self.clock.now()
+            self.desk.tick(now_s, now_s - due_s if now_s - due_s > AWAY_S else 0.0)
             if now_s - due_s > AWAY_S:
                 self.say(f"the head itself stood still for {now_s - due_s:.1f} s")
                 self.beats.away(now_s - due_s, now_s)
@@ -196,6 +206,7 @@ class Head(Actor[HeadConfig]):
         """The present state of the run, as it is written for others to read."""
         info, now_s = self.run_info, self.clock.now()
         slots = slot_statuses(self.status, self.supervisor.slots, self.record.busy, now_s)
+        slots |= self.desk.statuses(now_s)
         age_s = now_s - self.record.started_s
         return RunStatus(info.name, os.getpid(), info.attempt, age_s, end, slots)
 
@@ -226,7 +237,7 @@ class Head(Actor[HeadConfig]):
         self._members.peer_up(member_of(peer.slot), "")
         others = tuple(self.peers.values())
         self.peers[peer.slot] = peer
-        self._broadcast(PeerJoined(peer), but=peer.slot)
+        self.broadcast(PeerJoined(peer), but=peer.slot)
         now_s = self.clock.now()
         self.beats.watch(name, now_s)
         for role, (budget_s, then) in request.budgets.items():
@@ -375,7 +386,7 @@ class Head(Actor[HeadConfig]):
         full = f"{effect.slot}~{effect.incarnation}"
         peer = self.peers[full]
         self.peers[full] = Peer(peer.slot, peer.endpoint, peer.actors, up=True)
-        self._broadcast(PeerUp(full))
+        self.broadcast(PeerUp(full))
 
     def _down(self, effect: Down) -> None:
         full = f"{effect.slot}~{effect.incarnation}"
@@ -388,9 +399,10 @@ class Head(Actor[HeadConfig]):
         self.node.peer_down(full, effect.why)
         if not self.supervisor.stopping and not effect.with_gang:
             self.say(f"{effect.slot} died: {effect.why}", slot=effect.slot)
-        self._broadcast(PeerDown(full, effect.why))
+        self.broadcast(PeerDown(full, effect.why))
 
-    def _broadcast(self, record: Message, but: str = "") -> None:
+    def broadcast(self, record: Message, but: str = "") -> None:
+        """Tell every process of the run, and its guests."""
         for slot in self.peers:
             if slot != but:
                 self._tell(slot, record)
@@ -416,6 +428,7 @@ class Head(Actor[HeadConfig]):
         if known is not None and str(known.incarnation) == incarnation:
             self.status[name].failure, self.status[name].lost = text, True
             self.launcher.kill(name)
+        self.desk.link_broken(slot, text)
 
     async def open_arena(self, name: str, slot_bytes: int, slots: int) -> str:
         """A role that lives in the head's own process wants shared memory."""

@@ -269,6 +269,12 @@ class Links:
             for lane in lanes:
                 self._flush(lane)
 
+    def stop(self) -> None:
+        """Watch nothing any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def _end_turn(self, lane: _Lane) -> None:
         lane.scheduled = False
         lane.quiet = lane.number == CONTROL and lane.ops == 1

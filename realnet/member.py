@@ -40,6 +40,7 @@ from realnet.control import (
     Observed,
     OpenArena,
     Peer,
+    PeerChanged,
     PeerDown,
     PeerJoined,
     PeerUp,
@@ -174,6 +175,11 @@ class MemberActor(Actor[MemberConfig]):
             cell.begin_run()
 
     @handles
+    async def peer_changed(self, record: PeerChanged) -> None:
+        """A guest has come, or changed."""
+        self.node.peer_changed(record.peer)
+
+    @handles
     async def peer_down(self, record: PeerDown) -> None:
         """Another process is dead."""
         self.node.peer_down(record.slot, record.why)
@@ -245,7 +251,7 @@ class MemberActor(Actor[MemberConfig]):
             self._report(lag_s=max(0.0, self.clock.now() - due_s))
 
     def _report(self, lag_s: float = 0.0) -> None:
-        doing = tuple(_doing(cell) for cell in self._role_cells.values())
+        doing = tuple(doing_of(cell) for cell in self._role_cells.values())
         self.head.tell(Beat(self._slot_full, lag_s, doing))
         rows = self.node.observations
         if self.node.num_dropped_rows:
@@ -264,7 +270,7 @@ def _wire_types(cls: type[Actor[Any]]) -> list[type[Message]]:
     return kinds + [reply_type(t) for t in kinds if issubclass(t, Request | StreamRequest)]
 
 
-def _doing(cell: Cell) -> Doing:
+def doing_of(cell: Cell) -> Doing:
     """Return what an actor does, for one beat."""
     waits = cell.waits.of(str(cell.address))
     figures = [Figures(n, p.done, p.waiting, p.held) for n, p in cell.ports.items()]

@@ -90,9 +90,11 @@ class Node:
         self.num_dropped_rows = 0
         self.on_wire_error: Callable[[WireError], None] | None = None
         self._force_codec = force_codec
-        self._wires = list(wires)
+        self.wires = list(wires)
+        self._guest_wires: dict[str, tuple[WirePlan, ...]] = {}
         self._peers: dict[str, Peer] = {}
         self._up: set[str] = set()
+        self._told_up: set[str] = set()  # before it was told who they are
         self._dead: set[str] = set()
         self._slot_of: dict[str, str] = {}
         self._early: dict[str, deque[tuple[_Entry, wire.AnyOp, Sequence[Frame]]]] = {}
@@ -129,7 +131,7 @@ class Node:
 
     def _tell_wires(self, cell: Cell) -> None:
         mine = cell.address.role
-        for w in self._wires:
+        for w in self.wires:
             if w.from_role == mine and w.from_port in cell.ports:
                 cell.ports[w.from_port].wired(w.to_role, w.to_port, w.feedback, w.affinity)
             if w.to_role == mine and w.to_port in cell.ports:
@@ -152,19 +154,56 @@ class Node:
         if peer.slot in self._peers or peer.slot == self.slot or peer.slot in self._dead:
             return
         self._peers[peer.slot] = peer
+        if peer.wires:
+            self._guest_wires[peer.slot] = peer.wires
         for actor in (*peer.actors, member_of(peer.slot), peer.slot):
             self._slot_of[actor] = peer.slot
         self.watching.up(peer.actors)
         self._links.open(peer.slot, peer.endpoint)
         self._replay(peer.slot)
+        if peer.slot in self._told_up:
+            self._told_up.discard(peer.slot)
+            self.peer_up(peer.slot)
 
     def peer_up(self, slot: str) -> None:
         """The actors of a process are up: tell the ports that are wired to them."""
         peer = self._peers.get(slot)
+        if peer is None and slot not in self._dead and slot != self.slot:
+            self._told_up.add(slot)  # the list with it is still under way
         if peer is not None and slot not in self._up:
             self._up.add(slot)
             self._wire(peer)
             self._replay(slot)
+
+    def peer_changed(self, peer: Peer) -> None:
+        """A guest has come, or has other actors or wires than before."""
+        slot = peer.slot
+        if slot in self._dead or slot == self.slot:
+            return
+        known = self._peers.get(slot)
+        if known is None:
+            self.connect(peer)
+            self.peer_up(slot)
+            return
+        self._lose([a for a in known.actors if a not in peer.actors], "it was taken out")
+        self._peers[slot] = peer
+        self._guest_wires[slot] = peer.wires
+        for actor in peer.actors:
+            self._slot_of[actor] = slot
+        self.watching.up(peer.actors)
+        was_up = set(known.actors) - set(known.coming)
+        fresh = [a for a in peer.actors if a not in was_up and a not in peer.coming]
+        self._wire(Peer(slot, "", tuple(fresh)))
+        wires = [w for w in peer.wires if w not in known.wires]
+        self._wire(Peer(slot, "", tuple(was_up & set(peer.actors))), wires=wires)
+        self._replay(slot)
+
+    def learn(self, wires: Sequence[WirePlan]) -> None:
+        """There are more wires than were known; whoever is up already is wired by them."""
+        self.wires.extend(wires)
+        for peer in self._peers.values():
+            if peer.slot in self._up:
+                self._wire(peer, wires=wires)
 
     def local_up(self, addresses: Sequence[str]) -> None:
         """The actors of this process are up: wire them to each other."""
@@ -173,13 +212,18 @@ class Node:
     def peer_down(self, slot: str, why: str = "") -> None:
         """An incarnation is dead: its ports, open calls and links go; whoever watches is told."""
         self._dead.add(slot)
+        self._told_up.discard(slot)
         self._early.pop(slot, None)
         self._links.close(slot)
         peer = self._peers.pop(slot, None)
         if peer is None:
             return
         self._up.discard(slot)
-        gone = (*peer.actors, member_of(slot))
+        self._guest_wires.pop(slot, None)
+        self._lose((*peer.actors, member_of(slot)), why or "its process ended")
+
+    def _lose(self, gone: Sequence[str], why: str) -> None:
+        """These actors of another process are no more."""
         for actor in gone:
             self._slot_of.pop(actor, None)
         for cell in list(self.cells.values()):
@@ -188,18 +232,24 @@ class Node:
                     if actor in port.peers:
                         port.peer_down(actor)
                 cell.serving.peer_down(actor)
-        self.watching.down(peer.actors, why or "its process ended")
+        self.watching.down([a for a in gone if not a.startswith("@")], why)
 
-    def _wire(self, peer: Peer, only: Cell | None = None) -> None:
+    def _wire(
+        self, peer: Peer, only: Cell | None = None, wires: Sequence[WirePlan] | None = None
+    ) -> None:
+        if wires is None:
+            wires = [*self.wires, *(w for own in self._guest_wires.values() for w in own)]
         for cell in [only] if only else list(self.cells.values()):
             mine = cell.address.role
             for actor in peer.actors:
+                if actor in peer.coming:
+                    continue
                 address = parse_address(actor)
                 theirs = address.role
                 if address.rank or cell.address.rank:  # wires end at the leaders
                     cell.gang_up(address)
                     continue
-                for w in self._wires:
+                for w in wires:
                     if w.from_role == mine and w.to_role == theirs and w.from_port in cell.ports:
                         cell.ports[w.from_port].peer_up(actor, w.to_port)
                     if w.to_role == mine and w.from_role == theirs and w.to_port in cell.ports:
@@ -222,6 +272,17 @@ class Node:
         cell = self.cells.get(to)
         return cell.taker(sender, sender_port, port) if cell is not None else None
 
+    def close(self) -> None:
+        """Take and send nothing more. The transport stays its owner's to close."""
+        self.closed = True
+        self.deadlines.close()
+        self._links.stop()
+
+    @property
+    def slots(self) -> list[str]:
+        """The other processes that are known."""
+        return list(self._peers)
+
     def flush(self) -> None:
         """Send what waits, now (before a process ends)."""
         self._links.flush()
@@ -236,7 +297,7 @@ class Node:
         if slot in self._dead or not self._may(slot, route):
             return
         known = slot in self._peers or route.to.startswith(("head/", "@"))
-        if not known or (isinstance(op, _NEEDS_UP) and slot not in self._up):
+        if not known or self._too_early(slot, route.sender, op):
             early = self._early.setdefault(slot, deque())
             if len(early) < MAX_EARLY:
                 early.append((entry, op, frames))
@@ -251,13 +312,24 @@ class Node:
             entry.take = take
         take(op, frames)
 
+    def _too_early(self, slot: str, sender: str, op: wire.AnyOp) -> bool:
+        """Tell whether this must wait until more is known of who says it."""
+        peer = self._peers.get(slot)
+        if peer is not None and peer.guest and sender not in self._slot_of:
+            return True  # an actor that it has just got
+        if not isinstance(op, _NEEDS_UP):
+            return False
+        return slot not in self._up or (peer is not None and sender in peer.coming)
+
     def _may(self, slot: str, route: wire.Route) -> bool:
         """Tell whether this process may say this: its own actors speak, the head alone orders."""
         if route.to.startswith("@") and slot != HEAD_SLOT:
             self.told(WireError(f"refused an order to {route.to} from {slot}: it is not the head"))
             return False
-        if slot in self._peers:
-            right = self._slot_of.get(route.sender) == slot
+        peer = self._peers.get(slot)
+        if peer is not None:
+            whose = self._slot_of.get(route.sender)
+            right = whose == slot or (whose is None and peer.guest)
         else:  # what is for others than the head waits, and is looked at again
             right = not route.to.startswith("head/") or route.sender == member_of(slot)
         if not right:

@@ -7,8 +7,9 @@ with the newest. Knows nothing of sockets or decisions. Kept by `head.py`; read 
 from __future__ import annotations
 
 from collections import deque
+from typing import Protocol
 
-from realnet.control import Beat, Figures
+from realnet.control import Doing, Figures
 from realnet.observe.record import Busy
 from realnet.observe.status import ActorStatus, PortStatus, SlotStatus, busy_shares
 from realnet.supervision import Slot
@@ -37,6 +38,13 @@ class Rate:
         return max(0.0, (last - first) / (now_s - since_s)) if now_s > since_s else 0.0
 
 
+class Beats(Protocol):
+    """What a beat says, whoever sent it."""
+
+    @property
+    def doing(self) -> tuple[Doing, ...]: ...
+
+
 class Status:
     """What is known of one life of a slot. `failure` is why it ended, or is about to.
 
@@ -55,7 +63,7 @@ class Status:
         self.lost = False
         self.beat_s: float | None = None
 
-    def beat(self, beat: Beat, now_s: float) -> None:
+    def beat(self, beat: Beats, now_s: float) -> None:
         """A beat came in."""
         self.beat_s = now_s
         for doing in beat.doing:
@@ -74,6 +82,16 @@ class Status:
         }
 
 
+def actor_statuses(status: Status, shares: dict[str, float]) -> dict[str, ActorStatus]:
+    """Return the state of the actors of one process; `shares` is how busy each of them is."""
+    return {
+        actor: ActorStatus(
+            text, list(status.waits.get(actor, ())), shares.get(actor, 0.0), status.ports(actor)
+        )
+        for actor, text in status.doing.items()
+    }
+
+
 def slot_statuses(
     known: dict[str, Status], slots: dict[str, Slot], busy: Busy, now_s: float
 ) -> dict[str, SlotStatus]:
@@ -83,15 +101,7 @@ def slot_statuses(
     for name, status in known.items():
         slot = slots[name]
         silent_s = now_s - status.beat_s if status.beat_s is not None else 0.0
-        actors = {
-            actor: ActorStatus(
-                text,
-                list(status.waits.get(actor, ())),
-                shares.get(actor, 0.0),
-                status.ports(actor),
-            )
-            for actor, text in status.doing.items()
-        }
+        actors = actor_statuses(status, shares)
         found[name] = SlotStatus(
             *(slot.state, status.pid, slot.restarts, status.failure or status.died, actors),
             *(silent_s, now_s - slot.since_s),

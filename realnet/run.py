@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from realnet.address import parse_address
 from realnet.control import HEAD, HEAD_SLOT
+from realnet.guest.meeting import end_meeting, meeting_of, write_meeting
 from realnet.head import EXIT_RETRY, Head, HeadConfig
 from realnet.launch import STACKS, stacks_folder, stacks_path
 from realnet.launch.inline import InlineLauncher
@@ -107,9 +108,11 @@ async def run_plan(plan: Plan, folder: RunFolder, view: View, *, inline: bool = 
             stacks = stacks_path(stacks_folder(folder.path, attempt), HEAD_NAME)
             write_stacks_on(STACKS, stacks, HEAD_NAME)
             _warn(head)
+            write_meeting(meeting_of(plan, info, endpoint, folder.sockets))
         outcome = await _watch(head, view, reporter)
         ended = outcome.text
     finally:
+        end_meeting(folder.path)
         reporter.write(ended)
         view.stop()
         if isinstance(launcher, LocalLauncher):

@@ -15,8 +15,11 @@ from typing import Any
 
 from rich.console import Console
 
+import realnet.guest.node
 from realnet.address import parse_address
 from realnet.control import HEAD, HEAD_SLOT
+from realnet.guest.joining import Way, new_life
+from realnet.guest.meeting import Meeting
 from realnet.head import Head, HeadConfig
 from realnet.launch.inline import InlineLauncher
 from realnet.member import run_info
@@ -24,7 +27,7 @@ from realnet.node import Node
 from realnet.observe.record import Record, Row
 from realnet.observe.view import View
 from realnet.topology import Plan, read_source, resolve, write_plan
-from realnet.transport.memory import MemoryNetwork
+from realnet.transport.memory import MemoryNetwork, MemoryTransport
 
 
 def plan_of(text: str, folder: Path, name: str = "test") -> Plan:
@@ -59,6 +62,26 @@ class Running:
     def kill(self, slot: str) -> None:
         """Drop a slot in the middle of what it does, as SIGKILL would."""
         self.launcher.kill(slot)
+
+    def guest(self, name: str = "guest") -> realnet.guest.node.Node:
+        """Return a guest of this run, to be entered as the `realnet.Node` of a real one."""
+        transport = self.head.node.transport
+        assert isinstance(transport, MemoryTransport)
+        node = realnet.guest.node.Node()
+        info, slot = self.head.run_info, new_life(name)
+        node.come_by(
+            Way(
+                Meeting(
+                    *(info.name, info.attempt, info.resumed, transport.endpoint),
+                    *(str(info.folder), str(info.base), 0, True),
+                ),
+                slot,
+                lambda: transport.network.transport(slot),
+                True,
+                lambda: None,
+            )
+        )
+        return node
 
     def events(self) -> list[str]:
         """The texts of all events so far."""

@@ -40,6 +40,16 @@ class WirePlan(msgspec.Struct, frozen=True):
         return f"{self.from_role} {arrow} {self.to_role}  {', '.join(self.types)}"
 
 
+class EndsPlan(msgspec.Struct, frozen=True):
+    """What a role can be wired by: each port with its kind ("Inlet") and records, what its handlers
+    answer, and the digest of each record. For guests, who do not have the code of the role.
+    """
+
+    ports: dict[str, tuple[str, tuple[str, ...]]] = {}
+    handles: tuple[str, ...] = ()
+    records: dict[str, str] = {}
+
+
 class PoolPlan(msgspec.Struct, frozen=True):
     """Named machines. What each host has; 0: not said, so not checked. No hosts: this machine."""
 
@@ -116,6 +126,7 @@ class Plan(msgspec.Struct, frozen=True):
     shared: dict[str, dict[str, Any]]
     run: dict[str, Any]
     pools: dict[str, PoolPlan] = {}
+    ends: dict[str, EndsPlan] = {}
 
     def digest(self) -> str:
         """Return a short digest; a process checks that it read the plan it was told of."""

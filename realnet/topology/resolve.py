@@ -18,6 +18,7 @@ import msgspec
 from realnet.actor import Actor
 from realnet.config import Shared, read_table, to_plain
 from realnet.errors import ConfigError, listed, nearest
+from realnet.topology.ends import plain_ends
 from realnet.topology.hints import forgotten, hinted
 from realnet.topology.kinds import load_object, not_installed
 from realnet.topology.layout import pool_problems, settle, slots_of, stages_of, targets_of
@@ -235,4 +236,5 @@ def _lay_out(
         shared=shared,
         run=run,
         pools=pools,
+        ends={role: plain_ends(cls) for role, cls in roles.classes.items()},
     )

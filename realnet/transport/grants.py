@@ -20,6 +20,8 @@ from pathlib import Path
 import zmq
 from zmq.utils import z85
 
+from realnet.errors import SecurityError
+
 GUESTS = "guests.json"
 
 
@@ -53,13 +55,19 @@ class Granted:
             self._stamp, self._slots = None, {}
 
 
-def grant_key(keys: Path, slot: str) -> bytes:
+def grant_key(keys: Path, slot: str, *, replace: bool = True) -> bytes:
     """Make a key for a slot, let it in from now on, and return its secret.
 
-    An earlier key of the slot is taken back. Raises FileNotFoundError when the run has no keys.
+    An earlier key of the slot is taken back, or (without `replace`) refused: SecurityError. Raises
+    FileNotFoundError when the run has no keys.
     """
     public, secret = zmq.curve_keypair()
     with _changing(keys) as slots:
+        if slot in slots and not replace:
+            raise SecurityError(
+                f"{slot.partition('/')[0]} has a key of this run already: enter with that, under "
+                "another name, or take it back (realnet grant --revoke)"
+            )
         slots[slot] = public.decode()
     return secret
 

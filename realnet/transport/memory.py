@@ -49,12 +49,12 @@ class MemoryTransport:
         self.endpoint = endpoint
         self.on_connection: OnConnection | None = None  # never called: nothing breaks here
         self.on_trouble: OnTrouble | None = None
-        self._network = network
+        self.network = network
         self._peers: dict[str, str] = {}
 
     def listen(self, on_message: OnMessage) -> None:
         """Start to receive."""
-        self._network.attach(self.endpoint, on_message)
+        self.network.attach(self.endpoint, on_message)
 
     def connect(self, peer: str, endpoint: str) -> None:
         """Open the way to a peer."""
@@ -65,7 +65,7 @@ class MemoryTransport:
         endpoint = self._peers.get(peer)
         if endpoint is not None:
             copied: list[Frame] = [bytes(f) for f in frames]
-            asyncio.get_running_loop().call_soon(self._network.deliver, endpoint, copied)
+            asyncio.get_running_loop().call_soon(self.network.deliver, endpoint, copied)
 
     def disconnect(self, peer: str) -> None:
         """Forget a peer."""
@@ -73,4 +73,4 @@ class MemoryTransport:
 
     def close(self, linger_s: float = 1.0) -> None:
         """Stop receiving."""
-        self._network.detach(self.endpoint)
+        self.network.detach(self.endpoint)

@@ -83,6 +83,15 @@ def read_keys(folder: Path, slot: str, descriptor: int | None = None) -> Keys:
     return Keys(slot, secret, {s: k.encode() for s, k in public.items()}, folder / GUESTS)
 
 
+def guest_keys(slot: str, secret: bytes, known: dict[str, bytes]) -> Keys:
+    """Return the keys of a guest, who knows only some others yet. Raises SecurityError."""
+    _need_curve()
+    try:
+        return Keys(slot, secret, {**known, slot: zmq.curve_public(secret)})
+    except (ValueError, zmq.ZMQError):
+        raise SecurityError(f"the secret of {slot} is damaged: ask for a new key") from None
+
+
 def _write(path: Path, data: bytes) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

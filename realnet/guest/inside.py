@@ -1,0 +1,134 @@
+"""The two actors that realnet itself has in a guest: one hears the head, one asks for scripts.
+
+Knows nothing of how the guest came in: `node.py` makes both, and is told of what the head says.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from realnet.actor import Actor
+from realnet.cell import Cell
+from realnet.config import Config
+from realnet.control import (
+    Leave,
+    Observed,
+    PeerChanged,
+    PeerDown,
+    PeerJoined,
+    PeerUp,
+    StopActors,
+)
+from realnet.errors import AskError, DeadlineExceeded, PeerDied
+from realnet.guest.records import (
+    Depart,
+    Enter,
+    Expelled,
+    GuestBeat,
+    Ready,
+    Remove,
+    Serve,
+    Wire,
+)
+from realnet.member import BEAT_S, doing_of
+from realnet.message import Nothing
+from realnet.node import Node as Process
+from realnet.ports import Ask, handles
+
+
+class Told(Protocol):
+    """Who hears of what the head says."""
+
+    def over(self, why: str, failed: bool) -> None: ...
+    def hosted(self) -> list[Cell]: ...
+    async def stop_role(self, role: str) -> None: ...
+
+
+class NoConfig(Config):
+    """Nothing to configure."""
+
+
+class GuestActor(Actor[NoConfig]):
+    """What the desk of the head talks to."""
+
+    desk = Ask(Enter, Wire, Serve, Ready, Remove, Depart, GuestBeat)
+
+    def prepare(self, process: Process, told: Told, suspect_s: float, hung_s: float) -> None:
+        """Hand in what it works with, and how long the head may be silent."""
+        self._process, self._told = process, told
+        self._suspect_s, self._hung_s = suspect_s, hung_s
+
+    @handles
+    async def peer_joined(self, record: PeerJoined) -> None:
+        """Another process can be reached."""
+        self._process.connect(record.peer)
+
+    @handles
+    async def peer_up(self, record: PeerUp) -> None:
+        """Another process is up."""
+        self._process.peer_up(record.slot)
+
+    @handles
+    async def peer_changed(self, record: PeerChanged) -> None:
+        """Another guest has come, or changed."""
+        self._process.peer_changed(record.peer)
+
+    @handles
+    async def peer_down(self, record: PeerDown) -> None:
+        """Another process is dead."""
+        self._process.peer_down(record.slot, record.why)
+
+    @handles
+    async def stop_actors(self, request: StopActors) -> Nothing:
+        """The run ends: stop what this guest hosts of a role."""
+        await self._told.stop_role(request.role)
+        return Nothing()
+
+    @handles
+    async def leave(self, record: Leave) -> None:
+        """The run is over."""
+        self._told.over("the run has ended", False)
+
+    @handles
+    async def expelled(self, record: Expelled) -> None:
+        """This guest is put out."""
+        self._told.over(record.why, True)
+
+    # ------------------------------------------------------------ beats
+
+    async def beats(self) -> None:
+        """Beat until the head is gone, or takes this guest for dead."""
+        due_s = heard_s = self.clock.now()
+        while True:
+            due_s = max(due_s + BEAT_S, self.clock.now())
+            await self.clock.sleep(due_s - self.clock.now())
+            late_s = self.clock.now() - due_s
+            try:
+                await self.beat()
+                heard_s = self.clock.now()
+            except PeerDied:
+                return  # it is over, and somebody has said why
+            except DeadlineExceeded:
+                silent_s = self.clock.now() - heard_s
+                if late_s >= self._suspect_s:
+                    text = (
+                        f"this loop stood still for {late_s:.1f} s, and the run takes it for dead"
+                    )
+                    self._told.over(f"{text}: enter again", True)
+                elif silent_s >= self._hung_s:
+                    self._told.over(f"the head has not answered for {silent_s:.1f} s", True)
+            except AskError as error:
+                self._told.over(f"the head refuses: {error}", True)
+
+    async def beat(self) -> None:
+        """Tell the head what the actors do, and what they wrote."""
+        process = self._process
+        while process.observations:
+            take = min(len(process.observations), 500)
+            self.desk.tell(Observed(tuple(process.observations.popleft() for _ in range(take))))
+        doing = tuple(doing_of(cell) for cell in self._told.hosted())
+        await self.desk(GuestBeat(process.slot, doing), deadline_s=self._suspect_s)
+
+
+class Scripts(Actor[NoConfig]):
+    """Has the ports through which a guest asks and follows without an actor of its own."""
