@@ -16,7 +16,7 @@ import click
 import msgspec
 from rich.console import Console
 
-from realnet import cli_topology
+from realnet import cli_guests, cli_topology
 from realnet.cli_runs import RUNS, VERBS, find_run
 from realnet.cli_topology import file_argument, set_option
 from realnet.errors import ConfigError, RealnetError
@@ -64,7 +64,7 @@ def main() -> None:
     """Typed actors over ZeroMQ, wired by a topology file."""
 
 
-for _verb in (*cli_topology.VERBS, *VERBS):
+for _verb in (*cli_topology.VERBS, *VERBS, *cli_guests.VERBS):
     main.add_command(_verb)
 
 

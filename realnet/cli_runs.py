@@ -55,10 +55,16 @@ def ls(runs: Path) -> None:
         folder = plan.parent
         try:
             status = read_status(folder)
-            text = status.end or f"going on for {status.age_s:.0f} s (pid {status.pid})"
+            text = status.end or _going_on(status)
         except RunFolderError as error:
             text = str(error)
         click.echo(f"{folder.name:<24} {text}")
+
+
+def _going_on(status: RunStatus) -> str:
+    guests = [n.partition("/")[0] for n, s in status.slots.items() if s.state == "guest"]
+    with_them = f", with {listed(guests)} as guest" + "s" * (len(guests) > 1) if guests else ""
+    return f"going on for {status.age_s:.0f} s (pid {status.pid}){with_them}"
 
 
 @click.command()

@@ -82,13 +82,14 @@ def _actors_of(module: ModuleType) -> list[str]:
 
 
 def _from_file(path: Path, where: str) -> ModuleType:
+    path = path.resolve()
     if not path.is_file():
         beside = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise LostReference(f"{where}: no file {path}.{nearest(path.name, beside)}")
     name = f"realnet_user_{path.stem}"
-    known = sys.modules.get(name)
-    if known is not None and getattr(known, "__file__", None) == str(path):
-        return known  # one file is one module, or its classes would exist twice
+    for known in (sys.modules.get(name), *list(sys.modules.values())):
+        if known is not None and _is_of(known, path):
+            return known  # one file is one module, or its classes would exist twice
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise LostReference(f"{where}: {path} is no Python file")
@@ -100,6 +101,11 @@ def _from_file(path: Path, where: str) -> ModuleType:
         del sys.modules[name]
         raise LostReference(f"{where}: {path} cannot be loaded: {error!r}") from error
     return module
+
+
+def _is_of(module: ModuleType, path: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    return isinstance(file, str) and file.endswith(path.name) and Path(file).resolve() == path
 
 
 def _from_name(place: str, where: str) -> ModuleType:
