@@ -43,7 +43,7 @@ _ERRORS: dict[str, type[AskError]] = {
 class Member:
     """One member of the pool that a port asks: the ways to it, and how much it was asked."""
 
-    __slots__ = ("bulk", "full", "load", "local", "name", "way")
+    __slots__ = ("bulk", "far", "full", "load", "local", "name", "way")
 
     def __init__(self, full: str, way: Way, bulk: Way):
         self.full = full
@@ -51,6 +51,7 @@ class Member:
         self.way = way
         self.bulk = bulk
         self.local = way.local
+        self.far = way.far
         self.load = 0
 
     def way_for(self, frames: Sequence[Frame]) -> Way:
@@ -304,6 +305,11 @@ class Calls:
         member, id = call.member, call.id
         budget_s = call.deadline_s - call.since_s
         try:
+            far = member.far
+            if far is not None and not credit:  # unless it holds arrays:
+                sent = far.call((id, budget_s, call.trace, id), call.record)
+                if sent:
+                    return
             if member.local:
                 body: Any = call.record
                 member.way.send(_Call(id, budget_s, body, credit, call.trace, id))

@@ -37,6 +37,7 @@ def _no_array(value: Any) -> Any:
 
 
 _ONE_OP = msgspec.msgpack.Decoder(tuple[int, wire.AnyOp])
+_CALL, _REPLY = (kind.__struct_config__.tag for kind in (wire.Call, wire.Reply))
 _PLAIN = msgspec.msgpack.Encoder(enc_hook=_no_array)
 
 
@@ -47,6 +48,7 @@ class Codec:
         self._inline_bytes = inline_bytes
         self._kinds: dict[str, type[Message]] = {}
         self._decoders: dict[str, msgspec.msgpack.Decoder[Any]] = {}
+        self._quick: dict[str, msgspec.msgpack.Decoder[Any]] = {}  # of kinds that hold no array
         self._deep: set[str] = set()  # kinds whose type does not bound how deep they are
         self._frames: Sequence[Frame] = ()  # of the record being decoded
         self._out: list[Frame] = []  # of the record being encoded
@@ -72,6 +74,8 @@ class Codec:
             )
             if may_be_deep(kind):
                 self._deep.add(name)
+            elif _is_plain(kind):
+                self._quick[name] = msgspec.msgpack.Decoder(kind)
 
     @property
     def kinds(self) -> Sequence[type[Message]]:
@@ -97,6 +101,12 @@ class Codec:
 
         Arrays in it are the memory of the message and are not to be written to.
         """
+        quick = self._quick.get(body.kind)
+        if quick is not None:
+            try:
+                return quick.decode(body.raw)  # type: ignore[no-any-return]
+            except _DAMAGED as error:
+                raise self._damaged(body.kind, sender, error) from None
         decoder = self._decoders.get(body.kind)
         if decoder is None:
             raise UnknownKind(
@@ -111,8 +121,7 @@ class Codec:
             record = decoder.decode(body.raw)
         except _DAMAGED as error:
             self._damage = ""
-            text = told(self._kinds[body.kind], str(error))
-            raise WireError(f"{body.kind} from {sender or 'a peer'} is damaged: {text}") from None
+            raise self._damaged(body.kind, sender, error) from None
         finally:
             self._frames = ()
         if self._damage:  # in a field of any type
@@ -120,12 +129,13 @@ class Codec:
             raise WireError(f"{body.kind} from {sender or 'a peer'} is damaged: {text}")
         return record  # type: ignore[no-any-return]
 
+    def _damaged(self, kind: str, sender: str, error: Exception) -> WireError:
+        text = told(self._kinds[kind], str(error))
+        return WireError(f"{kind} from {sender or 'a peer'} is damaged: {text}")
+
     def pack(self, record: Message) -> tuple[wire.Body, Sequence[Frame]]:
         """Return a body that is written when its operation is, if the record can hold no array."""
-        kind = type(record)
-        plain = self._plain.get(kind)
-        if plain is None:
-            plain = self._plain[kind] = kind_of(kind) if _is_plain(kind) else ""
+        plain = self.plain_kind(record)
         return (wire.Body(plain, cast(msgspec.Raw, record)), ()) if plain else self.encode(record)
 
     def put(self, buffer: bytearray, route: int, op: wire.AnyOp) -> None:
@@ -134,9 +144,49 @@ class Codec:
             _PLAIN.encode_into((route, op), buffer, -1)
         except Exception as error:
             record = getattr(getattr(op, "body", None), "raw", None)
-            if isinstance(record, Message):  # it was to be written in its place
-                raise WireError(self._why_not(record, error)) from error
-            raise
+            raise self._not_plain(record, error) from error
+
+    def put_call(
+        self, buffer: bytearray, route: int, call: tuple[int, float, int, int], record: Message
+    ) -> bool:
+        """Write a `wire.Call` (id, budget, trace, span) as `put` would; False if it has arrays.
+
+        To make the operation first would cost as much as to write it.
+        """
+        kind = self._plain.get(type(record)) or self.plain_kind(record)
+        if not kind:
+            return False
+        id, budget_s, trace, span = call
+        op = (_CALL, id, budget_s, (kind, record, 0), 0, trace, span)
+        try:
+            _PLAIN.encode_into((route, op), buffer, -1)
+        except Exception as error:
+            raise self._not_plain(record, error) from error
+        return True
+
+    def put_reply(self, buffer: bytearray, route: int, id: int, record: Message) -> bool:
+        """Write the `wire.Reply` of a call as `put` would; False if it has arrays."""
+        kind = self._plain.get(type(record)) or self.plain_kind(record)
+        if not kind:
+            return False
+        try:
+            _PLAIN.encode_into((route, (_REPLY, id, (kind, record, 0), False)), buffer, -1)
+        except Exception as error:
+            raise self._not_plain(record, error) from error
+        return True
+
+    def plain_kind(self, record: Message) -> str:
+        """Return the kind of a record that can hold no array, '' for one that can."""
+        kind = type(record)
+        plain = self._plain.get(kind)
+        if plain is None:
+            plain = self._plain[kind] = kind_of(kind) if _is_plain(kind) else ""
+        return plain
+
+    def _not_plain(self, record: Any, error: Exception) -> Exception:
+        if isinstance(record, Message):  # it was to be written in its place
+            return WireError(self._why_not(record, error))
+        return error
 
     def copy_op(self, op: wire.AnyOp) -> wire.AnyOp:
         """Send an operation through bytes and back, as a link would (forced codec in tests)."""
@@ -144,9 +194,19 @@ class Codec:
         self.put(buffer, 0, op)
         return _ONE_OP.decode(buffer)[1]
 
-    def close_batch(self, head: wire.Head, count: int, ops: bytes | bytearray) -> bytes:
+    def open_batch(self, run: str, sender: str, to: str, lane: int) -> bytes:
+        """Return the beginning that all batches of a lane of a link have: see `wire.Head`."""
+        fields = (wire.PROTOCOL, run, sender, to, lane)
+        return b"\x92\x97" + b"".join(_PLAIN.encode(field) for field in fields)
+
+    def close_batch(
+        self, begin: bytes, number: int, ack: int, count: int, ops: bytes | bytearray
+    ) -> bytes:
         """Return the header frame of a batch whose `count` operations have been written."""
-        return b"".join((b"\x92", _PLAIN.encode(head), b"\xdd", count.to_bytes(4, "big"), ops))
+        encode = _PLAIN.encode
+        return b"".join(
+            (begin, encode(number), encode(ack), b"\xdd", count.to_bytes(4, "big"), ops)
+        )
 
     def encode_batch(self, head: wire.Head, ops: Iterable[tuple[int, wire.AnyOp]] = ()) -> bytes:
         """Return the header frame of a batch, made at once."""
@@ -154,7 +214,8 @@ class Codec:
         for route, op in ops:
             self.put(buffer, route, op)
             count += 1
-        return self.close_batch(head, count, buffer)
+        size = count.to_bytes(4, "big")
+        return b"".join((b"\x92", _PLAIN.encode(head), b"\xdd", size, buffer))
 
     def decode_batch(self, frames: Sequence[Frame]) -> wire.Batch:
         """Check the limits, then decode the header. Raises TooLarge or WireError."""

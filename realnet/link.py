@@ -63,6 +63,9 @@ class Received(NamedTuple):
     effects: list[Effect]
 
 
+_JUST_FRESH = Received(True, [])
+
+
 class Session:
     """Both directions of one link, at one end. Times are seconds of one monotonic clock."""
 
@@ -117,6 +120,14 @@ class Session:
         gone: int = 0,
     ) -> Received:
         """A batch or a signal came in. It is to be used if it is `fresh`."""
+        if number == self.seen + 1 and not again and gone < number:  # as nearly always
+            if ack > self.acked:
+                self._acknowledged(ack, now_s)
+            self.seen = number
+            self._owe(num_bytes, now_s)
+            if self._owed_batches < ACK_BATCHES and self._owed_bytes < ACK_BYTES:
+                return _JUST_FRESH
+            return Received(True, self._signal())
         effects: list[Effect] = []
         self._acknowledged(ack, now_s)
         if gone > self.seen:

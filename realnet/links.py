@@ -26,12 +26,13 @@ from realnet.codec import (
 )
 from realnet.errors import TooLarge, WireError
 from realnet.link import Effect, Session, Signal, Transmit
+from realnet.message import Message
 from realnet.transport import Transport
 from realnet.transport.endpoints import parse_endpoint
 from realnet.ways import CONTROL, NUM_LANES, Take
 
 FLUSH_BYTES = 1 << 20
-FLUSH_OPS = 64  # then the other end works on these while the next are made
+FLUSH_OPS = 32  # then the other end works on these while the next are made
 TICK_S = 0.1
 CUT_S = 3.0
 # What is refused at the other end must not leave, or it would be sent again for ever.
@@ -63,7 +64,18 @@ class _Lane:
     """What is waiting to go to one peer at the end of this turn, and the session with it."""
 
     __slots__ = (
-        *("buffer", "bytes", "count", "end_turn", "entries", "flush", "frames", "loop", "met"),
+        *(
+            "begin",
+            "buffer",
+            "bytes",
+            "count",
+            "end_turn",
+            "entries",
+            "flush",
+            "frames",
+            "loop",
+            "met",
+        ),
         *("number", "open", "opened", "ops", "peer", "quiet", "routes", "scheduled", "session"),
     )
 
@@ -93,6 +105,20 @@ class _Lane:
         self.entries: dict[int, Entry] = {}
         self.flush = flush
         self.end_turn = end_turn
+        self.begin = b""  # of every batch
+
+    def added(self, size: int) -> None:
+        """An operation of `size` bytes was written: see that it leaves."""
+        self.count += 1
+        self.ops += 1
+        self.bytes += size
+        if not self.scheduled:
+            self.scheduled = True
+            self.loop.call_soon(self.end_turn, self)
+            if self.quiet:
+                self.flush(self)  # the last turn had no second one: do not wait for it
+        elif self.count >= FLUSH_OPS or self.bytes > FLUSH_BYTES:
+            self.flush(self)
 
 
 class RemoteWay:
@@ -107,45 +133,72 @@ class RemoteWay:
         self._number = 0  # until the route is opened, by the first operation on it
         self._route: wire.Route | None = route
 
+    @property
+    def far(self) -> RemoteWay:
+        """It is one of those that write calls and replies themselves."""
+        return self
+
     def send(self, op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None:
         """Send an operation at the end of this turn; to a dead peer it is dropped."""
         lane = self._lane
         if not lane.open:
             return
-        buffer = lane.buffer
-        start = len(buffer)
-        if self._route is not None:
+        start = len(lane.buffer) if self._route is None else self._open()
+        try:
+            self._codec.put(lane.buffer, self._number, op)
+        except BaseException:
+            del lane.buffer[start:]
+            raise
+        size = len(lane.buffer) - start
+        if frames or size > MAX_BODY_BYTES:
+            self._add_frames(_kind(op), frames, start, size)
+        lane.added(size)
+
+    def call(self, call: tuple[int, float, int, int], record: Message) -> bool:
+        """Send a call (id, budget, trace, span) of a record without arrays; False if it has any."""
+        lane = self._lane
+        if not lane.open:
+            return True
+        start = len(lane.buffer) if self._route is None else self._open()
+        return self._codec.put_call(lane.buffer, self._number, call, record) and self._wrote(
+            start, record
+        )
+
+    def reply(self, id: int, record: Message) -> bool:
+        """Send the reply to a call, a record without arrays; False if it has any."""
+        lane = self._lane
+        if not lane.open:
+            return True
+        start = len(lane.buffer) if self._route is None else self._open()
+        return self._codec.put_reply(lane.buffer, self._number, id, record) and self._wrote(
+            start, record
+        )
+
+    def _wrote(self, start: int, record: Message) -> bool:
+        size = len(self._lane.buffer) - start
+        if size > MAX_BODY_BYTES:
+            self._add_frames(type(record).__name__, (), start, size)
+        self._lane.added(size)
+        return True
+
+    def _open(self) -> int:
+        """Tell the other end what the number of this way means; return where the batch is now."""
+        lane, route = self._lane, self._route
+        if route is not None:
             lane.opened += 1
             self._number = lane.opened
-            self._codec.put(buffer, self._number, self._route)
+            self._codec.put(lane.buffer, self._number, route)
             lane.count += 1
-            start, self._route = len(buffer), None
-        try:
-            self._codec.put(buffer, self._number, op)
-        except BaseException:
-            del buffer[start:]
-            raise
-        size = len(buffer) - start
-        if frames or size > MAX_BODY_BYTES:
-            self._add_frames(op, frames, start, size)
-        lane.count += 1
-        lane.ops += 1
-        lane.bytes += size
-        if not lane.scheduled:
-            lane.scheduled = True
-            lane.loop.call_soon(lane.end_turn, lane)
-            if lane.quiet:
-                lane.flush(lane)  # the last turn had no second one: do not wait for it
-        elif lane.count >= FLUSH_OPS or lane.bytes > FLUSH_BYTES:
-            lane.flush(lane)
+            self._route = None
+        return len(lane.buffer)
 
-    def _add_frames(self, op: wire.AnyOp, frames: Sequence[Frame], start: int, size: int) -> None:
+    def _add_frames(self, kind: str, frames: Sequence[Frame], start: int, size: int) -> None:
         lane = self._lane
         num_bytes = sum(len(f) for f in frames)
         if size > MAX_BODY_BYTES or num_bytes > MAX_BYTES or len(frames) > MAX_PACKET_FRAMES:
             del lane.buffer[start:]
             raise TooLarge(
-                f"{_kind(op)} for {lane.peer} has {size + num_bytes} bytes, {size} of them outside "
+                f"{kind} for {lane.peer} has {size + num_bytes} bytes, {size} of them outside "
                 f"of large arrays, and {len(frames)} of those: too large for a link (limits: "
                 f"{MAX_BYTES} bytes, {MAX_BODY_BYTES} outside of large arrays, {MAX_PACKET_FRAMES} "
                 "frames): send it in parts"
@@ -288,8 +341,10 @@ class Links:
             return
         session = lane.session
         number, ack = session.next()
-        head = wire.Head(wire.PROTOCOL, self._run, self._slot, lane.peer, lane.number, number, ack)
-        payload: list[Frame] = [self._codec.close_batch(head, count, lane.buffer)]
+        codec = self._codec
+        if not lane.begin:
+            lane.begin = codec.open_batch(self._run, self._slot, lane.peer, lane.number)
+        payload: list[Frame] = [codec.close_batch(lane.begin, number, ack, count, lane.buffer)]
         if lane.frames:
             payload += lane.frames
             lane.frames = []

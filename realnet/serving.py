@@ -28,6 +28,7 @@ from realnet.ways import BULK, CONTROL, AskedHere, Take, Way
 
 BULK_BYTES = 1 << 18
 MAX_IDLE = 16
+UNWEIGHED = 16  # messages without large arrays: to weigh these few costs more than it tells
 _Op, _Word, _Reply, _Body = wire.Call, wire.Tell, wire.Reply, wire.Body
 __all__ = ["Mailbox", "Serving", "caller"]
 
@@ -119,7 +120,12 @@ class Serving:
         self.closing = False
         self.open = 0
         self.open_bytes = 0
-        self.answered = 0
+        self._taken = 0
+
+    @property
+    def answered(self) -> int:
+        """How many calls and words have been done with."""
+        return self._taken - self.open
 
     # ------------------------------------------------------------ what comes in
 
@@ -139,14 +145,14 @@ class Serving:
                 call = _Call(caller, sender, record, (), 0, id, 0, trace, id, until_s, here)
             elif type(op) is _Op:
                 body, id = op.body, op.id
-                size = _size(body, frames) if type(body) is _Body else 0
+                size = _size(body, frames) if frames or self.open > UNWEIGHED else 0
                 expires_s = now() + op.budget_s
                 call = _Call(
                     caller, sender, body, frames, size, id, op.credit, op.trace, op.span, expires_s
                 )
             elif type(op) is _Word:
                 body, id = op.body, 0
-                size = _size(body, frames) if type(body) is _Body else 0
+                size = _size(body, frames) if frames or self.open > UNWEIGHED else 0
                 call = _Call(caller, sender, body, frames, size)
             else:
                 self._steer(caller, op)
@@ -157,6 +163,7 @@ class Serving:
             if id:
                 caller.calls[id] = call
             self.open += 1
+            self._taken += 1
             self.open_bytes += size
             mailbox.append(call)
             if not self._coming:
@@ -257,7 +264,6 @@ class Serving:
                     call.done, call.worker = True, None
                     self.open -= 1
                     self.open_bytes -= call.num_bytes
-                    self.answered += 1
                     call.caller.calls.pop(call.id, None)
                     if call.cancelled:
                         _uncancel(me)
@@ -318,6 +324,8 @@ class Serving:
         if way.local:
             way.send(_Reply(call.id, cast(wire.Body, reply), more))
             return
+        if not more and way.far is not None and way.far.reply(call.id, reply):
+            return
         body, frames = self._cell.codec.pack(reply)
         if frames and not more and sum(len(f) for f in frames) > BULK_BYTES:
             way = call.caller.bulk
@@ -334,5 +342,7 @@ def _uncancel(task: asyncio.Task[None] | None) -> None:
 
 
 def _size(body: wire.Body, frames: Sequence[Frame]) -> int:
+    if type(body) is not _Body:  # a record of this process
+        return 0
     size = len(memoryview(body.raw))
     return size + sum(len(f) for f in frames) if frames else size

@@ -46,10 +46,23 @@ CONTROL, DATA, BULK = 0, 1, 2
 NUM_LANES = 3
 
 
+class FarWay(Protocol):
+    """A way over a link: it writes what is most common without making an operation first."""
+
+    def call(self, call: tuple[int, float, int, int], record: Message) -> bool: ...
+    def reply(self, id: int, record: Message) -> bool: ...
+
+
 class Way(Protocol):
-    """Where operations go. To an actor that is gone they are dropped."""
+    """Where operations go. To an actor that is gone they are dropped.
+
+    `far` ways write calls and replies of records without arrays themselves.
+    """
 
     local: bool
+
+    @property
+    def far(self) -> FarWay | None: ...
 
     def send(self, op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None:
         """Send one operation; order is kept. Raises TooLarge for what no link takes."""
@@ -63,6 +76,7 @@ class LocalWay:
     """
 
     local = True
+    far = None
 
     def __init__(self, find: Callable[[], Take | None], asks: bool):
         self._find = find
@@ -91,6 +105,7 @@ class CopyWay:
     """To an actor in this process, through the codec as if it were far away."""
 
     local = False
+    far = None
 
     def __init__(self, way: LocalWay, codec: Codec):
         self._way = way

@@ -97,6 +97,7 @@ class _Counted:
     def __init__(self, simulation: Simulation, way: Way):
         self._simulation, self._way = simulation, way
         self.local = way.local
+        self.far = None  # what it would write itself is to be counted too
 
     def send(self, op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None:
         """Send one operation, and count it."""

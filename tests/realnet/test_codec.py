@@ -21,6 +21,11 @@ class Inner(Message):
     weight: float = 0.5
 
 
+class Small(Message):
+    number: int
+    text: str
+
+
 class Sample(Message):
     ids: npt.NDArray[np.int32]
     logprobs: npt.NDArray[np.float32]
@@ -127,3 +132,21 @@ def test_mutated_bytes_give_declared_errors_only(seed: int) -> None:
                     codec.decode(op.body, [])
         except WireError:
             continue
+
+
+def test_calls_written_directly_are_the_same_bytes() -> None:
+    codec, request = Codec([Sample]), Small(3, "x")
+    ways, plain = bytearray(), bytearray()
+    assert codec.put_call(ways, 7, (5, 1.5, 8, 9), request)
+    assert codec.put_reply(ways, 7, 5, request)
+    body, frames = codec.pack(request)
+    codec.put(plain, 7, wire.Call(5, 1.5, body, 0, 8, 9))
+    codec.put(plain, 7, wire.Reply(5, body))
+    assert not frames
+    assert ways == plain
+    assert not codec.put_reply(ways, 7, 5, sample()), "it holds an array"
+    begin = codec.open_batch("run", "a/0~1", "b/0~1", 2)
+    head = wire.Head(wire.PROTOCOL, "run", "a/0~1", "b/0~1", 2, 300, 299)
+    batch = codec.decode_batch([codec.close_batch(begin, 300, 299, 2, plain)])
+    assert batch.head == head
+    assert [type(op) for _, op in batch.ops] == [wire.Call, wire.Reply]
