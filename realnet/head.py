@@ -252,6 +252,8 @@ class Head(Actor[HeadConfig]):
     @handles
     async def arena_wanted(self, request: OpenArena) -> ArenaOpened:
         """Somebody wants shared memory on this host."""
+        if not self._is_of_the_plan("shared memory"):
+            raise RealnetError("shared memory is of the run's own processes")
         return ArenaOpened(self.arenas.open(request.name, request.num_bytes))
 
     @handles
@@ -271,6 +273,8 @@ class Head(Actor[HeadConfig]):
     @handles
     async def observed(self, record: Observed) -> None:
         """Rows for the files."""
+        if not self._is_of_the_plan("rows"):
+            return
         for row in record.rows:
             self.record.write(row.actor, row.kind, row.time_s, json.loads(row.row))
 
@@ -293,7 +297,15 @@ class Head(Actor[HeadConfig]):
     @handles
     async def finish_run(self, record: Finish) -> None:
         """A role says that the run has reached its end."""
-        self._end(True, record.text)
+        if self._is_of_the_plan("the end of the run"):
+            self._end(True, record.text)
+
+    def _is_of_the_plan(self, what: str) -> bool:
+        """Tell whether what is being handled came from a process of the run, not from a guest."""
+        right = caller()[1:].rpartition("/")[0] in self.supervisor.slots
+        if not right:
+            self.say(f"refused {what} from {caller()}: it is no process of the run's own")
+        return right
 
     def _speaks_for(self, slot: str) -> bool:
         """Tell whether the record being handled came from this slot itself."""

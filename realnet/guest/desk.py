@@ -184,8 +184,7 @@ class Desk(Actor[DeskConfig]):
     async def depart(self, request: Depart) -> Nothing:
         """A guest leaves."""
         if caller() == member_of(request.slot) and request.slot in self.register.guests:
-            loop = asyncio.get_running_loop()  # after the reply
-            loop.call_later(0.05, self._gone, request.slot, "it left")
+            self._gone(request.slot, "it left", farewell_s=FAREWELL_S)  # it hears the reply yet
         return Nothing()
 
     @handles
@@ -193,9 +192,13 @@ class Desk(Actor[DeskConfig]):
         """A guest is alive."""
         status = self._status.get(request.slot)
         if status is None or caller() != member_of(request.slot):
-            return Nothing()
+            return Nothing()  # a late word of one that is gone
         now_s = self.clock.now()
         self._beats.beat(request.slot, now_s)
+        own = self._own(request.slot)
+        request = msgspec.structs.replace(
+            request, doing=tuple(d for d in request.doing if d.actor in own)
+        )
         status.beat(request, now_s)
         for doing in request.doing:
             spans = [(s.start_s, s.end_s, s.label) for s in doing.spans]
@@ -205,8 +208,18 @@ class Desk(Actor[DeskConfig]):
     @handles
     async def observed(self, record: Observed) -> None:
         """Rows of a guest's actors, for the files."""
+        slot = next((s for s in self.register.guests if member_of(s) == caller()), "")
+        own = self._own(slot) if slot else set()
         for row in record.rows:
-            self.head.record.write(row.actor, row.kind, row.time_s, json.loads(row.row))
+            if row.actor in own:
+                self.head.record.write(row.actor, row.kind, row.time_s, json.loads(row.row))
+            else:
+                self.head.say(f"refused what {caller()} said of {row.actor}")
+
+    def _own(self, slot: str) -> set[str]:
+        """The names of a guest's own actors."""
+        actors = self.register.guests[slot].peer.actors
+        return {str(parse_address(a)) for a in (*actors, member_of(slot))}
 
     def _given(self, slot: str, decide: Callable[[], tuple[Guest, str]]) -> Given:
         try:

@@ -99,24 +99,27 @@ class GuestActor(Actor[NoConfig]):
     async def beats(self) -> None:
         """Beat until the head is gone, or takes this guest for dead."""
         due_s = heard_s = self.clock.now()
+        stood_s = 0.0  # how long this loop stood still since the head was last heard in time
         while True:
             due_s = max(due_s + BEAT_S, self.clock.now())
             await self.clock.sleep(due_s - self.clock.now())
-            late_s = self.clock.now() - due_s
+            asked_s = self.clock.now()
+            stood_s = max(stood_s, asked_s - due_s)
             try:
                 await self.beat()
                 heard_s = self.clock.now()
+                stood_s = heard_s - asked_s if heard_s - asked_s >= self._suspect_s else 0.0
             except PeerDied:
                 return  # it is over, and somebody has said why
             except DeadlineExceeded:
-                silent_s = self.clock.now() - heard_s
-                if late_s >= self._suspect_s:
-                    text = (
-                        f"this loop stood still for {late_s:.1f} s, and the run takes it for dead"
-                    )
-                    self._told.over(f"{text}: enter again", True)
-                elif silent_s >= self._hung_s:
-                    self._told.over(f"the head has not answered for {silent_s:.1f} s", True)
+                now_s = self.clock.now()
+                stood_s = max(stood_s, now_s - asked_s - self._suspect_s)
+                if stood_s >= self._suspect_s / 2:
+                    text = f"this loop stood still for {stood_s:.1f} s: the run takes it for dead"
+                    self._told.over(f"{text}; enter again", True)
+                elif now_s - heard_s >= self._hung_s:
+                    text = f"the head has not answered for {now_s - heard_s:.1f} s"
+                    self._told.over(text, True)
             except AskError as error:
                 self._told.over(f"the head refuses: {error}", True)
 

@@ -113,6 +113,8 @@ class Node:
     # ------------------------------------------------------------ coming and going
 
     async def __aenter__(self) -> Node:
+        if hasattr(self, "_process"):
+            raise RealnetError("a realnet.Node is entered once: make another one")
         way = self._way or way_in(*self._said)
         self._way = way
         meeting = way.meeting
@@ -455,7 +457,7 @@ class Node:
         task.add_done_callback(self._tasks.discard)
 
     def actor_finished(self, address: Address, text: str) -> None:
-        """An actor says that the run is done: one of a guest cannot end it, and is told apart."""
+        """An actor of a guest cannot end the run: what it says is an event."""
         self._process.observe(address, "event", {"text": f"{address} has finished: {text}"})
 
     def link_broken(self, slot: str, text: str) -> None:

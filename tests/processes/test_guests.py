@@ -280,6 +280,24 @@ def test_a_hosted_worker_that_is_killed_loses_and_doubles_nothing(
     stop(run)
 
 
+def test_a_guest_that_stands_still_is_dead_and_hears_of_it(
+    start: Start, topology: Path, scripts: Callable[..., subprocess.Popen[str]]
+) -> None:
+    topology.write_text(topology.read_text().replace("count = 2", "count = 1\nmax = 3"))
+    run = start(topology, "--set", 'run.suspect="600ms"')
+    run.until(lambda: ready(run))
+    host = scripts(HOST, str(run.folder))
+    assert line(host) == "holding worker/1"
+    host.send_signal(signal.SIGSTOP)
+    told(run, "the guest host is gone: silent for")
+    goes_on(run)
+    host.send_signal(signal.SIGCONT)
+    out, _ = host.communicate(timeout=30)
+    assert "host is put out of the run: this loop stood still for" in out
+    assert "enter again" in out
+    stop(run)
+
+
 def test_the_end_of_the_head_is_noticed(
     start: Start, topology: Path, roles: Any, tmp_path: Path
 ) -> None:

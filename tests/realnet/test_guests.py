@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from small_net import topology
 
-from realnet import Ask, ConfigError, Message, NoPeer, Refused, Request
+from realnet import Ask, ConfigError, Message, NoPeer, RealnetError, Refused, Request, wire
+from realnet.control import HEAD, Finish, Observation, Observed, PeerDown, member_of
+from realnet.guest.records import DESK
 from realnet.testing import Running, running
 
 
@@ -208,6 +210,35 @@ async def test_the_end_of_the_run_ends_the_wait(tmp_path: Path) -> None:
             assert await waiting == "the run has ended"
             with pytest.raises(NoPeer, match="in no run any more: the run has ended"):
                 await node.ask("helper", roles.Scale(3))
+
+
+async def test_a_guest_has_no_say_in_the_run(tmp_path: Path) -> None:
+    async with running(net(tmp_path), tmp_path) as run:
+        async with run.guest("notebook") as node:
+            process = node._process
+            process.codec.register(Finish)
+            me = member_of(process.slot)
+            rows = (Observation("source/0", "metrics", 0.0, "{}"),)
+            for record, to in (
+                (Finish("source/0", "enough"), HEAD),
+                (Observed(rows), HEAD),
+                (Observed(rows), DESK),
+                (PeerDown("worker/0~1", "because I say so"), member_of("helper/0~1")),
+            ):
+                process.codec.register(type(record))
+                body, frames = process.codec.encode(record)
+                process.way(to, "", me, "", 0).send(wire.Tell(body), frames)
+            for told in (
+                f"refused the end of the run from {me}",
+                f"refused rows from {me}",
+                f"refused what {me} said of source/0",
+                f"refused an order to @helper/0/0~1 from {process.slot}: it is not the head",
+            ):
+                await run.until(lambda told=told: any(told in e for e in run.events()))
+            assert not run.head.ended.done()
+            with pytest.raises(RealnetError, match="entered once"):
+                await node.__aenter__()
+        await run.until(lambda: len(run.actor("sink/0").got) == 19)
 
 
 async def test_a_run_may_take_no_guests(tmp_path: Path) -> None:
