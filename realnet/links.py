@@ -29,7 +29,7 @@ from realnet.link import Effect, Session, Signal, Transmit
 from realnet.message import Message
 from realnet.transport import Transport
 from realnet.transport.endpoints import parse_endpoint
-from realnet.ways import CONTROL, NUM_LANES, Take
+from realnet.ways import BULK, CONTROL, NUM_LANES, Take
 
 FLUSH_BYTES = 1 << 20
 FLUSH_OPS = 32  # then the other end works on these while the next are made
@@ -83,16 +83,15 @@ class _Lane:
         self,
         peer: str,
         number: int,
-        connected: bool,
         flush: Callable[[_Lane], None],
         end_turn: Callable[[_Lane], None],
     ):
         self.loop = asyncio.get_running_loop()  # asking for it costs a system call
         self.peer = peer
         self.number = number
-        self.session = Session(connected=connected)
-        self.open = connected
-        self.met = connected  # whether there was a connection before
+        self.session = Session(connected=False)
+        self.open = False
+        self.met = False  # whether there was a connection before
         self.buffer = bytearray()
         self.frames: list[Frame] = []
         self.count = 0
@@ -241,20 +240,49 @@ class Links:
         # A lane goes on when there is a connection: to a guest, when that has come in.
         lanes = self._links.get(peer)
         if lanes is None:
-            lanes = self._links[peer] = self._lanes(peer, connected=bool(endpoint))
+            lanes = self._links[peer] = self._lanes(peer)
         del lanes[len(parse_endpoint(endpoint).inboxes) or 1 :]
         self._transport.connect(peer, endpoint)
+        if lanes[CONTROL].open:
+            return
+        seals = self._transport.seals if len(lanes) > BULK else None
         for lane in lanes:
-            if not lane.open:  # it spoke first, or will
-                lane.open = True
-                if endpoint:
-                    lane.met = True
-                    self._do(lane, lane.session.connection_up(self._now()))
-                    self._arm()
+            lane.open = True
+            if endpoint and (seals is None or lane.number != BULK or seals.ready(peer)):
+                self._up(lane)
+        if seals is not None:
+            buffer = lanes[CONTROL].buffer
+            start = len(buffer)
+            self._codec.put(buffer, 0, wire.BulkKey(seals.issue(peer)))  # on no route
+            lanes[CONTROL].added(len(buffer) - start)
 
-    def _lanes(self, peer: str, connected: bool) -> list[_Lane]:
+    def _lanes(self, peer: str) -> list[_Lane]:
         num = min(NUM_LANES, self._transport.num_lanes)
-        return [_Lane(peer, n, connected, self._flush, self._end_turn) for n in range(num)]
+        return [_Lane(peer, n, self._flush, self._end_turn) for n in range(num)]
+
+    def _up(self, lane: _Lane) -> None:
+        """What waits for a peer may go to the transport."""
+        lane.met = True
+        effects = lane.session.connection_up(self._now())
+        if effects:  # it spoke first, or something waits
+            self._do(lane, effects)
+            self._arm()
+
+    def _bulk_key(self, lane: _Lane, op: wire.BulkKey) -> None:
+        """A peer says how to sign what goes to it in bulk: that may go now."""
+        seals = self._transport.seals
+        if seals is None or lane.number != CONTROL:
+            self._owner.told(WireError(f"{lane.peer} sent a key for bulk where none is wanted"))
+            return
+        try:
+            if not seals.accept(lane.peer, op.offer):
+                return
+        except WireError as error:
+            self._owner.told(error)
+            return
+        for bulk in self._links[lane.peer][BULK:]:
+            if bulk.open:
+                self._up(bulk)
 
     def close(self, peer: str) -> None:
         """A peer is dead."""
@@ -427,7 +455,9 @@ class Links:
                 entry.take(op, none)
 
     def _opened(self, lane: _Lane, number: int, op: wire.AnyOp) -> None:
-        if not isinstance(op, wire.Route):
+        if isinstance(op, wire.BulkKey):
+            self._bulk_key(lane, op)
+        elif not isinstance(op, wire.Route):
             self._owner.told(
                 WireError(f"{lane.peer} sent {type(op).__name__} on route {number}: never opened")
             )
@@ -458,7 +488,7 @@ class Links:
             return None
         lanes = self._links.get(peer)
         if lanes is None:  # it has heard of us before we have heard of it
-            lanes = self._links[peer] = self._lanes(peer, connected=False)
+            lanes = self._links[peer] = self._lanes(peer)
         if not 0 <= head.lane < len(lanes):
             raise WireError(f"refused a batch from {peer} on lane {head.lane}: there is none")
         return lanes[head.lane]

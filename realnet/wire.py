@@ -160,9 +160,16 @@ class Route(Op, tag=12):
     sender_port: str
 
 
+# for the link itself, on no route
+class BulkKey(Op, tag=14):
+    """How to sign what you send me in bulk. Goes on the control lane, which nobody else reads."""
+
+    offer: bytes
+
+
 ShareOp = Backlog | Item | Grant | Ack | Working
 AskOp = Call | Reply | Fail | Cancel | Credit | Tell
-AnyOp = ShareOp | AskOp | Value | Route
+AnyOp = ShareOp | AskOp | Value | Route | BulkKey
 
 
 class Head(msgspec.Struct, metaclass=FrozenMeta, frozen=True, array_like=True, gc=False):

@@ -209,6 +209,7 @@ class SimulatedTransport:
     """One endpoint of a `SimulatedNetwork`."""
 
     num_lanes = 1
+    seals = None
 
     def __init__(self, network: SimulatedNetwork, endpoint: str):
         self.endpoint = endpoint

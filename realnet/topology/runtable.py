@@ -46,6 +46,13 @@ class RunTable(Config):
         Literal["auto", "curve", "none"],
         doc("keys for every process: auto is curve on tcp; ipc has its file permissions"),
     ] = "auto"
+    bulk: Annotated[
+        Literal["signed", "encrypted"],
+        doc(
+            "asks with large arrays, over tcp with keys: signed (who reads along sees them, but "
+            "cannot change or add any), or encrypted like all else, at a tenth of the rate"
+        ),
+    ] = "signed"
 
 
 def read_run_table(table: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -165,6 +165,8 @@ class _Told:
         if run["security"] == "curve":
             yield f"CURVE over {run['transport']}: one key for the head, one for each of:"
             yield ", ".join(s.name for s in slots)
+            if run["transport"] == "tcp" and run["bulk"] == "signed":
+                yield "large arrays of asks: signed, not encrypted"
         else:
             kept = "; sockets lie in a folder that only this user opens"
             yield f"none over {run['transport']}{kept if run['transport'] == 'ipc' else ''}"

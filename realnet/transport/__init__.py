@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from realnet.codec import Frame
+from realnet.transport.seals import Seals
 
 OnTrouble = Callable[[str], None]
 
@@ -42,12 +43,17 @@ class Transport(Protocol):
     through `on_connection` (peer, whether there is a connection now, which lane; with an empty
     name, that an incoming one broke). `on_trouble` is told who was refused, and why. A peer whose
     endpoint is empty cannot be called: it calls us. Our own is empty if nobody can call us.
+
+    With `seals` the lane for bulk is signed: its keys must be handed over before it is used.
     """
 
     endpoint: str
     num_lanes: int
     on_connection: OnConnection | None
     on_trouble: OnTrouble | None
+
+    @property
+    def seals(self) -> Seals | None: ...
 
     def listen(self, on_message: OnMessage) -> None:
         """Start to receive; `on_message` is called on the loop with the frames of one message."""

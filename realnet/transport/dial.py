@@ -49,6 +49,7 @@ class DialTransport:
 
     endpoint = ""
     num_lanes = 1
+    seals = None
 
     def __init__(self, keys: Keys | None = None):
         self.on_connection: OnConnection | None = None

@@ -44,6 +44,7 @@ class MemoryTransport:
     """One endpoint of a `MemoryNetwork`."""
 
     num_lanes = 1
+    seals = None
 
     def __init__(self, network: MemoryNetwork, endpoint: str):
         self.endpoint = endpoint

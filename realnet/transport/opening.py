@@ -28,7 +28,12 @@ def open_transport(
     """
     keys = read_keys(folder / "keys", slot, secret) if run["security"] == "curve" else None
     if run["transport"] == "tcp":
-        return ZmqTransport(tcp_endpoint(str(run["host"])), keys, guests=bool(run["guests"]))
+        return ZmqTransport(
+            tcp_endpoint(str(run["host"])),
+            keys,
+            guests=bool(run["guests"]),
+            sign_bulk=run["bulk"] == "signed",
+        )
     # No dot before the incarnation: lanes and ranks are parted by one.
     endpoint = ipc_endpoint(sockets, f"{slot.replace('/', '-')}~{incarnation}")
     return ZmqTransport(endpoint, keys, guests=bool(run["guests"]) and keys is not None)

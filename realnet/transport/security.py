@@ -127,9 +127,18 @@ def _need_curve() -> None:
 
 
 class Doorkeeper:
-    """Answers, on a thread of its own, whether a key may come in (ZAP, ZeroMQ RFC 27)."""
+    """Answers, on a thread of its own, whether a key may come in (ZAP, ZeroMQ RFC 27).
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keys: Keys):
+    `admit` says who comes to the signed lane with a name and a password, if there is one.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        keys: Keys,
+        admit: Callable[[bytes, bytes], str | None] | None = None,
+    ):
+        self._admit = admit
         self._slots = {z85.decode(k): slot for slot, k in keys.public.items()}
         self._guests = Granted(keys.guests) if keys.guests is not None else None
         self.refused: Callable[[str], None] | None = None
@@ -160,11 +169,13 @@ class Doorkeeper:
             slot = self._slots.get(credentials[0])
             if slot is None and self._guests is not None:
                 slot = self._guests.slot_of(credentials[0])
+        elif version == b"1.0" and mechanism == b"PLAIN" and len(credentials) == 2:
+            slot = self._admit(*credentials) if self._admit is not None else None
         if slot is not None:
             return [b"1.0", number, b"200", b"OK", slot.encode(), b""]
         if self.refused is not None:
-            self.refused(
-                f"refused a connection from {address.decode(errors='replace')}: its key is none of "
-                "this run's"
-            )
+            why = "its key is none of this run's"
+            if mechanism == b"PLAIN":
+                why = "it was given no key for bulk"
+            self.refused(f"refused a connection from {address.decode(errors='replace')}: {why}")
         return [b"1.0", number, b"400", b"not a key of this run", b"", b""]

@@ -78,6 +78,19 @@ def call_from(socket: zmq.Socket[bytes], keys: Keys | None, slot: str) -> None:
         socket.set(zmq.CURVE_PUBLICKEY, keys.public[keys.slot])
 
 
+def serve_signed_on(socket: zmq.Socket[bytes]) -> None:
+    """Set what a socket for signed messages needs: the doorkeeper asks for names and passwords."""
+    serve_on(socket, None)
+    socket.set(zmq.PLAIN_SERVER, 1)
+
+
+def call_signed_from(socket: zmq.Socket[bytes], name: bytes, password: bytes) -> None:
+    """Set what a socket that will call one for signed messages needs."""
+    call_from(socket, None, "")
+    socket.set(zmq.PLAIN_USERNAME, name)
+    socket.set(zmq.PLAIN_PASSWORD, password)
+
+
 def take_message(socket: zmq.Socket[bytes]) -> tuple[list[Frame], zmq.Frame]:
     """Return the frames of the next message, and its first one for what is known of its sender.
 

@@ -15,7 +15,8 @@ or drops; memory is bounded by the grants and credits of the wires, and by the s
 
 ipc endpoints are sockets of mode 0600 in a folder of mode 0700, one for each incarnation. tcp binds
 one address, never all, and ports that the system chooses; with keys only this run's get in. The
-endpoint of several lanes is one text (`endpoints.py`). Guests, whom nobody can call, come in by a
+endpoint of several lanes is one text (`endpoints.py`). What goes in bulk may be signed instead of
+encrypted (`seals.py`). Guests, whom nobody can call, come in by a
 door of their own (`door.py`).
 
 Knows nothing of records. zmq is imported in this folder only.
@@ -42,7 +43,9 @@ from realnet.transport.endpoints import (
     endpoint_text,
     parse_endpoint,
 )
+from realnet.transport.seals import Seals
 from realnet.transport.security import Doorkeeper, Keys
+from realnet.transport.signed import SignedInbox
 from realnet.transport.sockets import (
     COPY_BELOW_BYTES,
     DONTWAIT,
@@ -51,14 +54,16 @@ from realnet.transport.sockets import (
     DRAIN,
     LINK_EVENTS,
     call_from,
+    call_signed_from,
     is_readable,
     new_socket,
     raw_recv,
     raw_send,
     serve_on,
+    serve_signed_on,
     user_of,
 )
-from realnet.ways import NUM_LANES
+from realnet.ways import BULK, NUM_LANES
 
 DOOR_LANE = 1  # its io thread: what guests take must not hold up the asks of the others
 MAX_IPC_PATH = 95  # sun_path holds 108 bytes, ZeroMQ's own prefix and the end included
@@ -108,6 +113,7 @@ class ZmqTransport:
         num_lanes: int = NUM_LANES,
         *,
         guests: bool = False,
+        sign_bulk: bool = False,
     ):
         self.on_connection: OnConnection | None = None
         self.on_trouble: OnTrouble | None = None
@@ -115,10 +121,16 @@ class ZmqTransport:
         self._keys = keys
         self._scheme = endpoint.partition(":")[0]
         self._context = zmq.Context(io_threads=num_lanes)
-        self._keeper = Doorkeeper(self._context, keys) if keys is not None else None
+        signed = sign_bulk and keys is not None and num_lanes > BULK
+        self.seals = Seals() if signed else None
+        admit = self.seals.admit if self.seals is not None else None
+        self._keeper = Doorkeeper(self._context, keys, admit) if keys is not None else None
         self._inboxes = [
             self._bind(zmq.PULL, lane, bind_address(endpoint, lane)) for lane in range(num_lanes)
         ]
+        self._signed: SignedInbox | None = None
+        if self.seals is not None:
+            self._signed = SignedInbox(self._inboxes[BULK].socket, self.seals, self._trouble)
         self._door: Door | None = None
         if guests:
             entrance = self._bind(zmq.ROUTER, min(DOOR_LANE, num_lanes - 1), door_address(endpoint))
@@ -136,7 +148,10 @@ class ZmqTransport:
 
     def _bind(self, kind: int, lane: int, endpoint: str) -> _Inbox:
         inbox = self._socket(kind, lane)
-        serve_on(inbox, self._keys)
+        if self.seals is not None and lane == BULK and kind == zmq.PULL:
+            serve_signed_on(inbox)
+        else:
+            serve_on(inbox, self._keys)
         if kind == zmq.ROUTER:
             inbox.set(zmq.ROUTER_MANDATORY, 1)  # or it drops what it cannot deliver, in silence
             inbox.set(zmq.SNDHWM, 0)
@@ -149,8 +164,10 @@ class ZmqTransport:
         """Start to receive on the running loop."""
         self._on_message = on_message
         self._loop = loop = asyncio.get_running_loop()
-        for inbox in self._inboxes:
-            if inbox.socket.type == zmq.PULL:
+        for lane, inbox in enumerate(self._inboxes):
+            if self._signed is not None and lane == BULK:
+                self._signed.listen(loop, on_message)
+            elif inbox.socket.type == zmq.PULL:
                 loop.add_reader(int(inbox.socket.fd), self._readable, inbox)
                 loop.call_soon(self._readable, inbox)  # what came before the reader was there
             loop.add_reader(int(inbox.monitor.fd), self._door_event, inbox)
@@ -183,7 +200,10 @@ class ZmqTransport:
     def _dial(self, peer: str, lane: int) -> zmq.Socket[bytes]:
         """Connect one lane of a peer."""
         out = self._socket(zmq.PUSH, lane)
-        call_from(out, self._keys, peer.partition("~")[0])
+        if self.seals is not None and lane == BULK:
+            call_signed_from(out, *self.seals.credentials(peer))
+        else:
+            call_from(out, self._keys, peer.partition("~")[0])
         monitor = out.get_monitor_socket(LINK_EVENTS)
         monitor.set(zmq.LINGER, 0)
         loop = asyncio.get_running_loop()
@@ -203,7 +223,8 @@ class ZmqTransport:
             return
         link = there.outs.get(lane)
         out = link[0] if link is not None else self._dial(peer, lane)
-        last = len(frames) - 1
+        signed = self.seals if lane == BULK else None
+        last = len(frames) - (signed is None)
         try:
             if not last:
                 raw_send(out, frames[0], DONTWAIT, len(frames[0]) < COPY_BELOW_BYTES)
@@ -218,9 +239,14 @@ class ZmqTransport:
                 if i == 0:
                     return
                 # Lost in the middle of a message: ZeroMQ drops the rest of it, if it gets the rest.
+        if signed is not None:
+            with contextlib.suppress(zmq.Again):
+                raw_send(out, signed.sign(peer, frames), DONTWAIT, True)
 
     def disconnect(self, peer: str) -> None:
         """Drop a peer and what has not reached it."""
+        if self.seals is not None:
+            self.seals.forget(peer)
         if self._door is not None:
             self._guests.discard(peer)
             self._door.forget(peer)
@@ -233,6 +259,8 @@ class ZmqTransport:
         """Send what is queued, for at most `linger_s`, and end."""
         if self._door is not None:
             self._door.close()
+        if self._signed is not None:
+            self._signed.close()
         for inbox in self._inboxes:
             if self._loop is not None:
                 with contextlib.suppress(ValueError, RuntimeError):
