@@ -33,6 +33,7 @@ from realnet.guest.node import Node
 from realnet.live import Delivery
 from realnet.message import Message, Nothing, Request, StreamRequest
 from realnet.ports import Ask, Inlet, Outlet, StateIn, StateOut, handles
+from realnet.serving import Mailbox
 from realnet.supervision import Restart
 from realnet.watches import Death
 
@@ -51,6 +52,7 @@ __all__ = [
     "Delivery",
     "Inlet",
     "LostReference",
+    "Mailbox",
     "Message",
     "NoPeer",
     "Node",

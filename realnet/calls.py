@@ -43,7 +43,7 @@ _ERRORS: dict[str, type[AskError]] = {
 class Member:
     """One member of the pool that a port asks: the ways to it, and how much it was asked."""
 
-    __slots__ = ("bulk", "far", "full", "load", "local", "name", "way")
+    __slots__ = ("bulk", "far", "full", "gone", "load", "local", "name", "way")
 
     def __init__(self, full: str, way: Way, bulk: Way):
         self.full = full
@@ -53,6 +53,7 @@ class Member:
         self.local = way.local
         self.far = way.far
         self.load = 0
+        self.gone = False
 
     def way_for(self, frames: Sequence[Frame]) -> Way:
         """Large arrays go where nothing small waits behind them."""
@@ -159,7 +160,8 @@ class Calls:
                     self._send(call, 0)
                 return await waiter  # type: ignore[no-any-return]
             except PeerDied:
-                if to is not None or not getattr(record, "safe", False):
+                # The death of one whom the member itself asked is its answer, not its own death.
+                if to is not None or not member.gone or not getattr(record, "safe", False):
                     raise
                 budget_s = call.deadline_s - self._now()
             finally:
@@ -220,6 +222,8 @@ class Calls:
                 try:
                     record = codec.decode(record, frames, sender)
                 except WireError as error:
+                    if call.items is not None:  # nobody will take the rest
+                        call.member.way.send(wire.Cancel(call.id))
                     call.fail(Refused(str(error)))
                     return
             waiter = call.waiter
@@ -248,6 +252,7 @@ class Calls:
 
     def peer_down(self, member: Member, port: Asking) -> None:
         """A member of a pool died: fail what it was asked."""
+        member.gone = True
         for call in list(self._open.values()):
             if call.member is member:
                 call.fail(

@@ -24,7 +24,7 @@ from realnet.calls import Calls
 from realnet.codec import Codec, Frame
 from realnet.config import Config, Shared
 from realnet.deadlines import Deadlines
-from realnet.errors import ConfigError, Stopping, WireError
+from realnet.errors import ConfigError, RealnetError, Stopping, WireError
 from realnet.live import (
     LiveAsk,
     LiveInlet,
@@ -306,7 +306,17 @@ class Cell:
     def begin_run(self) -> None:
         """Start the actor's main loop, once it is up."""
         if type(self.actor).run is not Actor.run:
-            self.task(self.actor.run(), "run")
+            self.task(self._run(), "run")
+
+    async def _run(self) -> None:
+        try:
+            await self.actor.run()
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Nobody cancelled it: in silence it would be up, and do nothing, for ever.
+            raise RealnetError("its run was cancelled by what it waited for") from error
 
     async def end(self, graceful: bool) -> None:
         """Drain if asked to, then stop and release everything."""
@@ -317,7 +327,8 @@ class Cell:
             await self._release()
 
     async def _release(self) -> None:
-        self._closing = self.serving.closing = True
+        self._closing = True
+        self.serving.close()
         while tasks := [t for t in self._tasks if t is not asyncio.current_task()]:
             for task in tasks:
                 task.cancel()

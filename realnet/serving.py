@@ -29,6 +29,7 @@ from realnet.ways import BULK, CONTROL, AskedHere, Take, Way
 BULK_BYTES = 1 << 18
 MAX_IDLE = 16
 UNWEIGHED = 16  # messages without large arrays: to weigh these few costs more than it tells
+TURN_S = 0.02  # how long handlers that never wait may keep the loop to themselves
 _Op, _Word, _Reply, _Body = wire.Call, wire.Tell, wire.Reply, wire.Body
 __all__ = ["Mailbox", "Serving", "caller"]
 
@@ -198,6 +199,17 @@ class Serving:
         if not call.id:
             self._cell.told(WireError(f"{self._who} dropped a word of {call.sender}: {text}"))
 
+    def close(self) -> None:
+        """The actor is being stopped: who waits for its turn hears so, and whoever comes later."""
+        self.closing = True
+        while self._mailbox:
+            call = self._mailbox.popleft()
+            call.done = True
+            call.caller.calls.pop(call.id, None)
+            self.open -= 1
+            self.open_bytes -= call.num_bytes
+            self._fail(call, "NoPeer", "it is being stopped")
+
     def peer_down(self, peer: str) -> None:
         """A caller died: nobody wants its answers."""
         for key in [k for k in self._callers if k[0] == peer]:
@@ -215,24 +227,35 @@ class Serving:
     def _rouse(self) -> None:
         """Let a worker come that is not busy."""
         self._coming = True
-        if self._idle:
-            self._idle.pop().set_result(None)
-        else:
-            self._cell.task(self._work(), "worker")
+        while self._idle:
+            idle = self._idle.pop()
+            if not idle.done():  # it is when its worker was cancelled
+                idle.set_result(None)
+                return
+        self._cell.task(self._work(), "worker")
 
     async def _work(self) -> None:
         mailbox, me = self._mailbox, asyncio.current_task()
         codec, handlers, now = self._cell.codec, self._handlers, self._cell.now
-        while True:
+        request: Any
+        reply: Any
+        while not self.closing:
             self._coming = False
+            at_s = now()
+            until_s = at_s + TURN_S
             while mailbox:
+                if at_s > until_s:  # beats and timers first: the next worker goes on after them
+                    if not self._coming:
+                        self._rouse()
+                    break
                 call = mailbox.popleft()
                 if mailbox and not self._coming:
                     self._rouse()  # should this call wait, the next ones do not
                 call.worker = me
                 current.set(call)
+                at_s = now()
                 try:
-                    if call.cancelled or call.expires_s < now():
+                    if call.cancelled or call.expires_s < at_s:
                         self._too_late(call)
                         continue
                     request = call.body
@@ -255,20 +278,27 @@ class Serving:
                             way = call.caller.way or call.caller.find_way()
                             self._reply(call, way, reply, more=False)
                 except asyncio.CancelledError:
-                    if not call.cancelled:
-                        raise  # the actor is going
-                    self._fail(call, "Cancelled", "cancelled")
+                    if call.cancelled:
+                        self._fail(call, "Cancelled", "cancelled")
+                    elif me is not None and me.cancelling():  # the actor is going
+                        if self.closing:
+                            self._fail(call, "NoPeer", "it is being stopped")
+                        raise
+                    else:  # in silence its caller would wait until its deadline
+                        self._failed(call, RuntimeError("cancelled by what its handler waited for"))
                 except Exception as error:
                     self._failed(call, error)
                 finally:
                     call.done, call.worker = True, None
+                    call.body, call.frames, call.asked = None, (), None  # tasks may keep the rest
                     self.open -= 1
                     self.open_bytes -= call.num_bytes
                     call.caller.calls.pop(call.id, None)
                     if call.cancelled:
                         _uncancel(me)
-            if len(self._idle) >= MAX_IDLE:
+            if self.closing or len(self._idle) >= MAX_IDLE:
                 return
+            request = reply = None  # an idle worker keeps no arrays
             idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._idle.append(idle)
             await idle

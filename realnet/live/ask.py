@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, TypeVar, cast
 
@@ -41,12 +42,13 @@ class LiveAsk(LivePort):
     ) -> Coroutine[Any, Any, R]:
         """Ask one member of the pool (or the one named `to`) and return its reply.
 
-        `deadline_s` is the time budget (default: the wire's, else 30 s); inside a handler it is at
-        most what is left to the call that is being answered. Raises DeadlineExceeded, PeerDied,
+        `to` is "role/0", or an address with an incarnation for that life only. `deadline_s` is the
+        time budget (default: the wire's, else 30 s); inside a handler it is at most what is left
+        to the call that is being answered. Raises DeadlineExceeded, PeerDied,
         NoPeer, Overloaded or Refused. A request type with `safe = True` is sent to another member
         when the first one dies.
         """
-        budget_s = deadline_s or self.deadline_s or DEADLINE_S
+        budget_s = self._budget(deadline_s, DEADLINE_S)
         reply = self._switch.calls.ask(self, request, budget_s, to)
         return cast("Coroutine[Any, Any, R]", reply)
 
@@ -54,7 +56,7 @@ class LiveAsk(LivePort):
         """Send a record that wants no reply to every member, or to the one named `to`."""
         parcel = Parcel(record)
         for name in [to] if to else list(self._members):
-            member = self._members.get(name)
+            member = self._named(name)
             if member is not None:
                 body, frames = parcel.body(self._switch.codec, member.local)
                 member.way_for(frames).send(wire.Tell(body), frames)
@@ -66,14 +68,14 @@ class LiveAsk(LivePort):
 
         `deadline_s` is for the whole of it (default: the wire's, else 120 s).
         """
-        budget_s = deadline_s or self.deadline_s or STREAM_DEADLINE_S
+        budget_s = self._budget(deadline_s, STREAM_DEADLINE_S)
         items = self._switch.calls.stream(self, request, budget_s)
         return cast("AsyncIterator[R]", items)
 
     def choose(self, record: Message, to: str | None) -> Member | None:
         """Return the member to ask: the one named, else the one that was asked least."""
         if to is not None:
-            member = self._members.get(to)
+            member = self._named(to)
             if member is None:
                 name, kind = to.partition("~")[0], type(record).__name__
                 raise PeerDied(f"{name} is not up ({self._switch.address} asked for {kind})")
@@ -84,6 +86,18 @@ class LiveAsk(LivePort):
         if self.affinity:
             return _kept_together(chosen, str(getattr(record, self.affinity, "")))
         return min(chosen, key=_load)
+
+    def _named(self, name: str) -> Member | None:
+        """Return the member of this address, or the present life of "role/0"."""
+        members = self._members
+        return members.get(name) or next((m for m in members.values() if m.name == name), None)
+
+    def _budget(self, deadline_s: float | None, default_s: float) -> float:
+        if deadline_s is None:
+            return self.deadline_s or default_s
+        if not math.isfinite(deadline_s):
+            raise ValueError(f"{self.name}: deadline_s = {deadline_s}: an ask ends some time")
+        return deadline_s
 
     def peer_up(self, peer: str, port: str) -> None:
         super().peer_up(peer, port)
