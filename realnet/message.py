@@ -26,7 +26,12 @@ class FrozenMeta(msgspec.StructMeta):
 
 
 class Message(msgspec.Struct, metaclass=FrozenMeta, frozen=True, array_like=True):
-    """Base of all records. The class docstring of a subclass is its protocol."""
+    """Base of all records. The class docstring of a subclass is its protocol.
+
+    An array in a record belongs to it from the moment it is sent: large ones leave without a copy,
+    some time after `send` has returned, and inside a process the receiver gets the array itself.
+    Whoever goes on writing to it sends a copy (`Grads(array.copy())`).
+    """
 
 
 class Request(Message, Generic[R]):

@@ -67,7 +67,12 @@ def wire(
         except ConfigError as error:
             problems.extend(str(error).splitlines())
             continue
-        for left, right in itertools.pairwise(stops):
+        for at, (left, right) in enumerate(itertools.pairwise(stops)):
+            # The port of a role in the middle is the one that gives, or the one that takes.
+            if at > 0 and not _gives(left, roles):
+                left = left.partition(".")[0]
+            if at < len(stops) - 2 and _gives(right, roles):
+                right = right.partition(".")[0]
             if {left.partition(".")[0], right.partition(".")[0]} & unknown:
                 continue
             try:
@@ -140,6 +145,11 @@ def _end(text: str, roles: Mapping[str, Ends], where: str) -> tuple[Ends, str]:
     return roles[role], port
 
 
+def _gives(stop: str, roles: Mapping[str, Ends]) -> bool:
+    role, _, port = stop.partition(".")
+    return role in roles and isinstance(roles[role].ports.get(port), Outlet | Ask | StateOut)
+
+
 def _fits(out: Port, into: Port | None, handles: frozenset[type[Message]]) -> bool:
     if isinstance(out, Ask):
         return into is None and all(t in handles for t in out.types)
@@ -175,9 +185,9 @@ def _hop(left: str, right: str, roles: Mapping[str, Ends], where: str, chain: st
         takes.append(f"answers {listed(t.__name__ for t in b.handles)}")
     if found:
         choices = "; ".join(
-            f"{a.name}.{o.name} -> {b.name}.{i.name if i else ''}" for o, i in found
+            f'"{a.name}.{o.name} -> {b.name}{f".{i.name}" if i else ""}"' for o, i in found
         )
-        raise ConfigError(f"{where}: {left} -> {right} fits in more than one way: {choices}")
+        raise ConfigError(f"{where}: {left} -> {right} fits in more than one way; write {choices}")
     back = f'. The other way round fits: "{right} -> {left}"' if any(_pairs(b, a)) else ""
     raise ConfigError(
         f"{where}: {left} -> {right}: the ends differ in type. {a.name} gives "

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from realnet import DeadlineExceeded, NoPeer, PeerDied, Refused
+from realnet import DeadlineExceeded, NoPeer, Overloaded, PeerDied, Refused
 from realnet.testing import Running, running
 
 ROLES = """
 import asyncio
 import time
 
-from realnet import Actor, Ask, Config, Message, Request, handles
+from realnet import Actor, Ask, Config, Mailbox, Message, Request, handles
 
 
 class Answer(Message):
@@ -42,12 +42,17 @@ class Deep(Request[Answer]):
     pass
 
 
+class Hold(Request[Answer]):
+    load: bytes
+
+
 class Word(Message):
     value: int
 
 
 class Front(Actor[Config]):
     middle = Ask(Say, SaySafely)
+    back = Ask(Hold)
 
 
 class RunConfig(Config):
@@ -90,6 +95,16 @@ class Middle(Actor[RunConfig]):
 
 
 class Back(Actor[Config]):
+    mailbox = Mailbox(messages=30, bytes=200_000)
+
+    async def start(self) -> None:
+        self.may_go = asyncio.Event()
+
+    @handles
+    async def hold(self, request: Hold) -> Answer:
+        await self.may_go.wait()
+        return Answer(len(request.load))
+
     @handles
     async def deep(self, request: Deep) -> Answer:
         return Answer(0)
@@ -112,6 +127,7 @@ kind = "asked.py:Back"
 [wires]
 say  = "front -> middle"
 deep = "middle -> back"
+hold = "front -> back"
 """
 
 
@@ -211,3 +227,22 @@ async def test_what_was_answered_is_not_kept(tmp_path: Path) -> None:
         assert not [r for r in gc.get_objects() if type(r) in kinds and r.value == 4_711]
         kept = asked.Say("", 4_711)
         assert [r for r in gc.get_objects() if type(r) in kinds and r.value == 4_711] == [kept]
+
+
+@pytest.mark.parametrize("size", [0, 20_000])
+async def test_a_full_mailbox_refuses_at_once(size: int, tmp_path: Path) -> None:
+    async with asking(tmp_path) as (run, front, asked):
+        await run.until(lambda: bool(front.back.peers))
+        back = run.actor("back/0")
+        asks = [asyncio.ensure_future(front.back(asked.Hold(b"x" * size))) for _ in range(60)]
+        await run.until(lambda: any(ask.done() for ask in asks))
+        taken = back._world.serving.open
+        assert 0 < taken <= 30
+        assert taken == 30 or size  # either the messages or their bytes are too many
+        back.may_go.set()
+        ends = await asyncio.wait_for(asyncio.gather(*asks, return_exceptions=True), 10)
+        assert all(isinstance(end, Overloaded) or end.value == size for end in ends)
+        refused = [str(end) for end in ends if isinstance(end, Overloaded)]
+        assert len(refused) == 60 - taken
+        assert "back/0: the mailbox is full" in refused[0]
+        assert (await front.back(asked.Hold(b"12"))).value == 2  # there is room again

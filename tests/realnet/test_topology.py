@@ -70,6 +70,55 @@ def test_like_copies_a_sibling_and_false_removes(folder: Path) -> None:
     assert "base.toml: [roles.source]: its port level follows Level, and no wire ends" in left
 
 
+TWO_WAYS = """
+from realnet import Actor, Config, Delivery, Inlet, Message, Outlet
+
+class Thing(Message):
+    value: int
+
+class Begin(Actor[Config]):
+    out = Outlet(Thing)
+
+class Middle(Actor[Config]):
+    things = Inlet(Thing)
+    good = Outlet(Thing)
+    bad = Outlet(Thing)
+
+class End(Actor[Config]):
+    things = Inlet(Thing)
+"""
+TWO_WAYS_NET = """
+[roles.begin]
+kind = "two.py:Begin"
+[roles.middle]
+kind = "two.py:Middle"
+[roles.end]
+kind = "two.py:End"
+[roles.bin]
+kind = "two.py:End"
+[wires]
+rest = "middle.bad -> bin"
+"""
+
+
+def test_a_port_in_the_middle_of_a_chain_is_that_of_its_side(tmp_path: Path) -> None:
+    (tmp_path / "two.py").write_text(TWO_WAYS)
+
+    def plan(work: str) -> Plan:
+        (tmp_path / "t.toml").write_text(f'{TWO_WAYS_NET}work = "{work}"\n')
+        return resolve(read_source(tmp_path / "t.toml"))
+
+    for work in ("begin -> middle.good -> end", "begin.out -> middle.good -> end.things"):
+        wires = {(w.from_role, w.from_port, w.to_role, w.to_port) for w in plan(work).wires}
+        assert ("begin", "out", "middle", "things") in wires
+        assert ("middle", "good", "end", "things") in wires
+    choices = 'write "middle.good -> end.things"; "middle.bad -> end.things"'
+    for work in ("begin -> middle -> end", "begin -> middle.things -> end"):
+        with pytest.raises(ConfigError, match="more than one way") as caught:
+            plan(work)
+        assert choices in str(caught.value)
+
+
 def test_place_puts_a_role_into_anothers_processes(folder: Path) -> None:
     plan = made(folder, '[roles.helper]\nplace = "worker"\n')
     assert [s.roles for s in plan.slots] == [
