@@ -50,7 +50,7 @@ class RunTable(Config):
         Literal["signed", "encrypted"],
         doc(
             "asks with large arrays, over tcp with keys: signed (who reads along sees them, but "
-            "cannot change or add any), or encrypted like all else, at a tenth of the rate"
+            "cannot change or add any), or encrypted like all else, at a fourth of the rate"
         ),
     ] = "signed"
 

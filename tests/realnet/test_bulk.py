@@ -24,7 +24,10 @@ from realnet.ways import BULK, NUM_LANES
 
 SIZE = 300_000
 FRAMES: list[Frame] = [b"head", b"one" * 1000, b"", b"two" * 1000]
-KINDS = [HMAC_SHA256, pytest.param(GMAC, marks=pytest.mark.skipif(GMAC not in codes(), reason="-"))]
+KINDS = [
+    HMAC_SHA256,
+    pytest.param(GMAC, marks=pytest.mark.skipif(GMAC not in codes(), reason="needs cryptography")),
+]
 
 
 @pytest.fixture
