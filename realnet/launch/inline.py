@@ -27,7 +27,7 @@ class _Slot:
 
 
 class InlineLauncher:
-    """The slots that live in this loop."""
+    """The slots that live in this loop. `force_codec`: as bytes inside a slot as well."""
 
     def __init__(
         self,
@@ -37,7 +37,9 @@ class InlineLauncher:
         head_endpoint: str,
         attempt: int = 1,
         resumed: bool = False,
+        force_codec: bool = False,
     ):
+        self._force_codec = force_codec
         self._attempt, self._resumed = attempt, resumed
         self._plan = plan
         self._folder = folder
@@ -49,7 +51,8 @@ class InlineLauncher:
         """Start a slot as a node of this loop."""
         transport = self._network.transport(f"{slot}~{incarnation}")
         info = run_info(self._plan, self._folder, self._attempt, self._resumed)
-        node = Node(f"{slot}~{incarnation}", transport, info, self._plan.wires)
+        name, wires = f"{slot}~{incarnation}", self._plan.wires
+        node = Node(name, transport, info, wires, force_codec=self._force_codec)
         task = asyncio.get_running_loop().create_task(self._live(node, slot, incarnation))
         self._slots[slot] = _Slot(node, task, exited)
         return 0

@@ -100,15 +100,20 @@ class Running:
 
 
 @asynccontextmanager
-async def running(text: str, folder: Path) -> AsyncIterator[Running]:
-    """Run a topology given as text until the block ends; then stop it in order."""
+async def running(text: str, folder: Path, *, force_codec: bool = False) -> AsyncIterator[Running]:
+    """Run a topology given as text until the block ends; then stop it in order.
+
+    Roles that share a process hand each other their records as they are; with `force_codec` these
+    go through bytes and back too, so that what could not travel fails here.
+    """
     plan = plan_of(text, folder)
     run_folder = folder / "run"
     run_folder.mkdir(exist_ok=True)
     write_plan(plan, run_folder)
     network = MemoryNetwork()
     node = Node(HEAD_SLOT, network.transport("head"), run_info(plan, run_folder, 1, False))
-    launcher = InlineLauncher(plan, run_folder, network, node.transport.endpoint)
+    endpoint = node.transport.endpoint
+    launcher = InlineLauncher(plan, run_folder, network, endpoint, force_codec=force_codec)
     record = Record(run_folder, time.monotonic(), 1)
     cell = node.add(Head, parse_address(HEAD), HeadConfig(grace_s=10.0))
     head = cell.actor

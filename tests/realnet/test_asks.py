@@ -81,7 +81,7 @@ class Middle(Actor[RunConfig]):
                 pass
         if request.how == "wait":
             await self.clock.sleep(1e6)
-        return Answer(request.value)
+        return Answer(request.value, request.rest)
 
     @handles
     async def safely(self, request: SaySafely) -> Answer:
@@ -246,3 +246,21 @@ async def test_a_full_mailbox_refuses_at_once(size: int, tmp_path: Path) -> None
         assert len(refused) == 60 - taken
         assert "back/0: the mailbox is full" in refused[0]
         assert (await front.back(asked.Hold(b"12"))).value == 2  # there is room again
+
+
+@pytest.mark.parametrize("force_codec", [False, True])
+async def test_the_codec_is_skipped_in_a_process_unless_it_is_forced(
+    force_codec: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "asked.py").write_text(ROLES)
+    net = NET.format(cancelled="false").replace("count = 2", 'place = "front"')
+    async with running(net, tmp_path, force_codec=force_codec) as run:
+        await run.until(lambda: run.is_up("front/0"))
+        front, middle = run.actor("front/0"), run.actor("middle/0")
+        asked = import_module(type(front).__module__)
+        rest = [1, 2]
+        reply = await front.middle(asked.Say("", 3, rest))
+        assert reply == asked.Answer(3, [1, 2])
+        assert (reply.rest is rest) is not force_codec
+        front.middle.tell(asked.Word(1))
+        await run.until(lambda: middle.words == 1)
