@@ -11,6 +11,7 @@ Knows nothing of sockets or actors. Called by `node.py` for every packet, and by
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
@@ -282,6 +283,7 @@ def _inside(value: Any) -> Iterator[tuple[str, Any]]:
             yield f"[{place}]", item
 
 
+@functools.cache  # as `may_be_deep`
 def _is_plain(kind: type) -> bool:
     """Tell whether a record type is made of plain values only, through and through."""
     seen: set[int] = set()

@@ -10,6 +10,7 @@ Knows nothing of records' meaning, sockets or arrays. Called by `codec.py`.
 
 from __future__ import annotations
 
+import functools
 import re
 import struct
 from typing import Any
@@ -122,6 +123,7 @@ def check_objects(
                 raise TooLarge(f"{what} is nested deeper than {max_depth} levels")
 
 
+@functools.cache  # reading a type costs more than the rest of making a codec
 def may_be_deep(kind: type[msgspec.Struct]) -> bool:
     """Tell whether the type of a record lets its depth grow without end."""
     try:

@@ -16,6 +16,7 @@ Knows nothing of sockets, clocks or records: payloads are opaque. Called by `lin
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Any, NamedTuple
 
@@ -89,6 +90,12 @@ class Session:
     def busy(self) -> bool:
         """Tell whether `tick` must be called: something is owed, or not acknowledged."""
         return self.connected and (self._ack_at_s is not None or bool(self._kept))
+
+    @property
+    def due_s(self) -> float:
+        """When `tick` has something to do next, while nothing else happens and it is `busy`."""
+        probe_s = self._probe_at_s if self._kept else math.inf
+        return probe_s if self._ack_at_s is None else min(self._ack_at_s, probe_s)
 
     def next(self) -> tuple[int, int]:
         """Return the number and the acknowledgement that the next batch must carry."""

@@ -3,8 +3,8 @@
 A link has lanes, so that small things do not wait behind large ones: control (asks, state), data
 (shared work), bulk. Each lane is a session of its own with its own order. Operations for one lane
 that come up in one turn of the loop leave as one batch. `link.py` decides what is sent again,
-acknowledged and dropped; this carries it out over a transport. One timer serves all links and runs
-only while something is owed or not acknowledged.
+acknowledged and dropped; this carries it out over a transport. One timer serves all links and is
+set only while something is owed or not acknowledged.
 
 Knows nothing of actors, ports or who is alive: `node.py` owns it and is told of what comes in.
 """
@@ -12,6 +12,7 @@ Knows nothing of actors, ports or who is alive: `node.py` owns it and is told of
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -25,7 +26,7 @@ from realnet.codec import (
     Frame,
 )
 from realnet.errors import TooLarge, WireError
-from realnet.link import Effect, Session, Signal, Transmit
+from realnet.link import ACK_S, Effect, Session, Signal, Transmit
 from realnet.message import Message
 from realnet.transport import Transport
 from realnet.transport.endpoints import parse_endpoint
@@ -495,22 +496,25 @@ class Links:
 
     # ------------------------------------------------------------ time
 
-    def _arm(self) -> None:
+    def _arm(self, after_s: float = ACK_S) -> None:
+        """Tick once more. What begins to be owed from now on is due no sooner than in ACK_S."""
         if self._timer is None and not self._owner.closed:
-            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+            self._timer = asyncio.get_running_loop().call_later(after_s, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
         if self._owner.closed:
             return
-        now_s, busy = self._now(), False
+        now_s, due_s = self._now(), math.inf
         for lanes in list(self._links.values()):
             for lane in lanes:
-                if lane.open and lane.session.busy:
-                    self._do(lane, lane.session.tick(now_s))
-                    busy = busy or lane.session.busy
-        if busy:
-            self._arm()
+                session = lane.session
+                if lane.open and session.busy:
+                    if session.due_s <= now_s:
+                        self._do(lane, session.tick(now_s))
+                    due_s = min(due_s, session.due_s)
+        if due_s < math.inf:
+            self._arm(min(max(due_s - now_s, TICK_S), ACK_S))
 
 
 def _num_frames(op: wire.AnyOp) -> int:

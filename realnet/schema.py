@@ -55,6 +55,7 @@ def schema_of(record: type[msgspec.Struct]) -> Schema:
     return Schema(name, writer.records)
 
 
+@functools.cache
 def schema_hash(record: type[msgspec.Struct]) -> str:
     """Return a digest of `schema_of(record)`; two ends of a wire compare it at hello.
 

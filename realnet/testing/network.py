@@ -170,12 +170,12 @@ class SimulatedNetwork:
             return
         weather = self.weather
         copied: list[Frame] = [f if type(f) is bytes else bytes(f) for f in frames]
+        held = bool(self._cut) and (link.from_slot, link.to_slot) in self._cut
         copies = 1
         if weather.loss or weather.duplicate or weather.reorder:
             copies -= self.rng.random() < weather.loss
             self.lost += copies == 0
             copies += copies > 0 and self.rng.random() < weather.duplicate
-        held = (link.from_slot, link.to_slot) in self._cut
         for _ in range(copies):
             if link.queue and self.rng.random() < weather.reorder:
                 link.queue.insert(len(link.queue) - 1, copied)
@@ -190,15 +190,17 @@ class SimulatedNetwork:
         if there is None:
             return
         loop = asyncio.get_running_loop()
-        weather = self.weather
+        weather, now_s = self.weather, loop.time()
         delay_s = weather.least_s + self.rng.random() * (weather.most_s - weather.least_s)
         if self._slow:
             delay_s *= self._slow.get((link.from_slot, link.to_slot), 1.0)
-        link.last_s = max(link.last_s, loop.time() + delay_s)
+        arrival_s = now_s + delay_s
+        if arrival_s > link.last_s:
+            link.last_s = arrival_s
         loop.call_at(link.last_s, self._arrive, link, context=there[1])
 
     def _arrive(self, link: _Link) -> None:
-        if (link.from_slot, link.to_slot) in self._cut or not link.queue:
+        if not link.queue or (self._cut and (link.from_slot, link.to_slot) in self._cut):
             return  # cut while under way: it waits for the heal; or its sender died
         there = self._listeners.get(link.receiver)
         if there is not None:

@@ -79,7 +79,7 @@ def test_beats_forgive_the_time_that_the_watcher_was_away() -> None:
 
 @pytest.mark.parametrize("reserve", [0, 1])
 def test_a_circle_without_a_reserve_stands_still(reserve: int) -> None:
-    scenario = make(4)._replace(faults=(Fault(0.0, "slow", "sink/0", "head"),), stop_s=None)
+    scenario = make(11)._replace(faults=(Fault(0.0, "slow", "sink/0", "head"),), stop_s=None)
     roles = dict(scenario.plan.roles)
     for name, config in (("source", {"pause_s": 0.0}), ("worker", {"window": 2})):
         roles[name] = structs.replace(roles[name], config={**roles[name].config, **config})
