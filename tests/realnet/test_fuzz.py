@@ -69,7 +69,7 @@ def test_an_actor_that_fails_is_found(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(fuzz, "capture", capture)
     monkeypatch.setattr(custody.Consumer, "grants", grants)
-    assert "planted" in "".join(fuzz.fuzz("4", 200, tmp_path).failures)
+    assert "planted" in "".join(fuzz.fuzz("4", 3000, tmp_path).failures)
 
 
 @pytest.mark.parametrize("kind", sendable(record_types()), ids=lambda kind: kind.__name__)
