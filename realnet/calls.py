@@ -308,7 +308,9 @@ class Calls:
 
     def _send(self, call: _Open, credit: int) -> None:
         member, id = call.member, call.id
-        budget_s = call.deadline_s - call.since_s
+        # One that is asked again after a death may be late: a negative budget would be no budget,
+        # and the whole batch that it is in would be refused.
+        budget_s = max(call.deadline_s - call.since_s, 0.0)
         try:
             far = member.far
             if far is not None and not credit:  # unless it holds arrays:

@@ -99,3 +99,19 @@ async def test_asks_fail_by_name(tmp_path: Path) -> None:
         with pytest.raises(Refused, match="minus one"):  # of the next incarnation
             await worker.helper(pipeline.Scale(-1))
         await run.until(lambda: any("helper/0 failed" in e for e in run.events()))
+
+
+async def test_an_ask_that_is_late_already_harms_no_other(tmp_path: Path) -> None:
+    """As one that is asked again after a death: it was sent with a budget below nothing."""
+    from importlib import import_module
+
+    async with running(topology(tmp_path, num=0, workers=1), tmp_path) as run:
+        await until_worked(run)
+        worker = run.actor("worker/0")
+        pipeline = import_module(type(worker).__module__)
+        late = asyncio.ensure_future(worker.helper(pipeline.Scale(-2), deadline_s=-0.5))
+        beside = asyncio.ensure_future(worker.helper(pipeline.Scale(1), deadline_s=5.0))
+        with pytest.raises(DeadlineExceeded):
+            await late
+        assert (await beside).factor == 1
+        assert not any("damaged" in e for e in run.events())
