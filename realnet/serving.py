@@ -23,7 +23,7 @@ from realnet import wire
 from realnet.codec import Codec, Frame
 from realnet.context import caller, current
 from realnet.errors import AskError, RealnetError, WireError, listed, nearest
-from realnet.message import Message, Request, StreamRequest
+from realnet.message import Message, Request, StreamRequest, reply_type
 from realnet.ways import BULK, CONTROL, AskedHere, Take, Way
 
 BULK_BYTES = 1 << 18
@@ -113,6 +113,9 @@ class Serving:
         self._cell = cell
         self._who = who
         self._handlers = handlers
+        self._replies: dict[type[Message], type[Message]] = {
+            kind: reply_type(kind) for kind in handlers if issubclass(kind, Request)
+        }
         self._bound = mailbox
         self._callers: dict[tuple[str, str], _Caller] = {}
         self._mailbox: deque[_Call] = deque()
@@ -237,6 +240,7 @@ class Serving:
     async def _work(self) -> None:
         mailbox, me = self._mailbox, asyncio.current_task()
         codec, handlers, now = self._cell.codec, self._handlers, self._cell.now
+        replies = self._replies
         request: Any
         reply: Any
         while not self.closing:
@@ -270,8 +274,8 @@ class Serving:
                         await handler(request)
                     else:
                         reply = await handler(request)
-                        if reply is None and not isinstance(request, Request):
-                            raise self._not_asked(call, request)
+                        if type(reply) is not replies.get(type(request)):
+                            self._check_reply(call, request, reply)
                         if call.asked is not None:
                             call.asked.answer(reply)
                         else:
@@ -314,6 +318,17 @@ class Serving:
         return WireError(
             f"{self._who} answers no {kind}, which {call.sender} sent."
             f"{nearest(kind, known)} It answers: {listed(known)}"
+        )
+
+    def _check_reply(self, call: _Call, request: Message, reply: Any) -> None:
+        """Raise unless a reply is what its request declares; a subclass is not: it is not sent."""
+        wanted = self._replies.get(type(request))
+        if wanted is None:
+            raise self._not_asked(call, request)
+        handler = getattr(self._handlers[type(request)], "__name__", "its handler")
+        raise TypeError(
+            f"{handler} of {self._who} answered {type(request).__name__} with a "
+            f"{type(reply).__name__}, and what it declares is {wanted.__name__}"
         )
 
     def _not_asked(self, call: _Call, request: Message) -> WireError:

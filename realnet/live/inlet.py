@@ -16,7 +16,7 @@ from realnet.affinity import End
 from realnet.codec import Frame
 from realnet.custody import AckTo, Consumer
 from realnet.delivery import TICKS
-from realnet.errors import ConfigError, RealnetError, WireError
+from realnet.errors import ConfigError, NoPeer, Overloaded, PeerDied, RealnetError, WireError
 from realnet.live.base import Switch
 from realnet.live.delivery import Delivery
 from realnet.live.share import SharePort
@@ -25,6 +25,7 @@ from realnet.parcel import record_of
 from realnet.ports import Bounds
 
 M = TypeVar("M", bound=Message)
+TRIES, PAUSE_S, MAX_PAUSE_S = 8, 0.05, 2.0  # of a handler whose callee is not there: 5 s in all
 
 
 class LiveInlet(SharePort, Generic[M]):
@@ -115,7 +116,7 @@ class LiveInlet(SharePort, Generic[M]):
 
     async def _handle(self, delivery: Delivery[M]) -> None:
         try:
-            await self._handler(delivery)
+            await self._tried(delivery)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -124,6 +125,22 @@ class LiveInlet(SharePort, Generic[M]):
                 f"the handler of {self.name} {delivery.key} was cancelled by what it waited for"
             ) from None
         delivery.handled()
+
+    async def _tried(self, delivery: Delivery[M]) -> None:
+        """Call the handler; again, a few times, when whom it asked is not there.
+
+        The death of somebody else is no failure of this actor: it is back before long, or its
+        pool has others. What the handler sent before may be sent twice: its key tells.
+        """
+        for again in range(TRIES - 1):
+            try:
+                await self._handler(delivery)
+                return
+            except (PeerDied, NoPeer, Overloaded) as error:
+                who, text = str(self._switch.address), f"another try of {self.name}: {error}"
+                with self._switch.waits.on(who, text):
+                    await asyncio.sleep(min(MAX_PAUSE_S, PAUSE_S * 2**again))
+        await self._handler(delivery)
 
     def _finish(self, key: str, aside: str | None) -> None:
         self.done += 1

@@ -79,6 +79,8 @@ class Middle(Actor[RunConfig]):
                 await self.clock.sleep(1e6)
             except asyncio.CancelledError:
                 pass
+        if request.how == "wrong":
+            return Word(1)
         if request.how == "wait":
             await self.clock.sleep(1e6)
         return Answer(request.value, request.rest)
@@ -147,6 +149,19 @@ async def test_a_handler_that_is_cancelled_from_within_answers(tmp_path: Path) -
         with pytest.raises(Refused, match="cancelled by what its handler waited for"):
             await asyncio.wait_for(front.middle(asked.Say("cancelled")), 5)
         await run.until(lambda: any("/0 failed: RuntimeError" in e for e in run.events()))
+
+
+async def test_a_reply_of_another_type_is_the_fault_of_who_answers(tmp_path: Path) -> None:
+    async with asking(tmp_path) as (run, front, asked):
+        text = "say of middle/[01] answered Say with a Word, and what it declares is Answer"
+        with pytest.raises(Refused, match=text):
+            await front.middle(asked.Say("wrong"))
+        await run.until(
+            lambda: (
+                any("/0 failed: TypeError" in e for e in run.events())
+                or any("/1 failed: TypeError" in e for e in run.events())
+            )
+        )
 
 
 async def test_a_run_that_is_cancelled_from_within_is_a_failure(tmp_path: Path) -> None:
