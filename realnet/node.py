@@ -9,6 +9,7 @@ Knows nothing of how processes are started, of topologies' text, or of sockets b
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ from realnet.control import HEAD_SLOT, Observation, Peer, member_of
 from realnet.deadlines import Deadlines
 from realnet.errors import WireError
 from realnet.links import Links
+from realnet.strangers import Strangers
 from realnet.topology.plan import WirePlan
 from realnet.transport import Transport
 from realnet.waits import Waits
@@ -98,6 +100,8 @@ class Node:
         self._dead: set[str] = set()
         self._slot_of: dict[str, str] = {}
         self._early: dict[str, deque[tuple[_Entry, wire.AnyOp, Sequence[Frame]]]] = {}
+        self._strangers = Strangers()
+        self._looking = False
         self._told: dict[str, float] = {}
         self.closed = False
         run = f"{run_info.name} (attempt {run_info.attempt})"
@@ -154,6 +158,7 @@ class Node:
         if peer.slot in self._peers or peer.slot == self.slot or peer.slot in self._dead:
             return
         self._peers[peer.slot] = peer
+        self._strangers.met(peer.slot)
         if peer.wires:
             self._guest_wires[peer.slot] = peer.wires
         for actor in (*peer.actors, member_of(peer.slot), peer.slot):
@@ -212,6 +217,7 @@ class Node:
     def peer_down(self, slot: str, why: str = "") -> None:
         """An incarnation is dead: its ports, open calls and links go; whoever watches is told."""
         self._dead.add(slot)
+        self._strangers.met(slot)
         self._told_up.discard(slot)
         self._early.pop(slot, None)
         self._links.close(slot)
@@ -294,7 +300,7 @@ class Node:
     def consider(self, entry: _Entry, op: wire.AnyOp, frames: Sequence[Frame]) -> None:
         """An operation came from another process, in order, and it is not yet known whose."""
         slot, route = entry.slot, entry.route
-        if slot in self._dead or not self._may(slot, route):
+        if slot in self._dead or not self._may(slot, route) or self._is_wrong(slot):
             return
         known = slot in self._peers or route.to.startswith(("head/", "@"))
         if not known or self._too_early(slot, route.sender, op):
@@ -311,6 +317,30 @@ class Node:
         if slot in self._peers and (slot in self._up or not route.port):
             entry.take = take
         take(op, frames)
+
+    def _is_wrong(self, slot: str) -> bool:
+        """Tell whether a process that is not known cannot be one of this run; say so."""
+        if slot in self._peers or slot == HEAD_SLOT:
+            return False
+        wrong = self._strangers.spoke(slot, self._peers, self.clock.now())
+        if wrong:
+            self.told(WireError(wrong))
+        self._look_again()
+        return bool(wrong)
+
+    def _look_again(self) -> None:
+        due_s = self._strangers.due_s
+        if due_s is not None and not self._looking:
+            self._looking = True
+            delay_s = max(0.0, due_s - self.clock.now())
+            asyncio.get_running_loop().call_later(delay_s, self._look)
+
+    def _look(self) -> None:
+        self._looking = False
+        if not self.closed:
+            for text in self._strangers.overdue(self.clock.now()):
+                self.told(WireError(text))
+            self._look_again()
 
     def _too_early(self, slot: str, sender: str, op: wire.AnyOp) -> bool:
         """Tell whether this must wait until more is known of who says it."""

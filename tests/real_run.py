@@ -127,3 +127,32 @@ class RealRun:
 def ready(run: RealRun) -> bool:
     """Tell whether work has come through the pipeline of `realnet/pipeline.py`."""
     return any("100 squares" in e for e in run.events())
+
+
+def squares(run: RealRun) -> int:
+    return max((int(e.split()[0]) for e in run.events() if "squares since" in e), default=0)
+
+
+def goes_on(run: RealRun) -> None:
+    now = squares(run)
+    run.until(lambda: squares(run) > now)
+
+
+def listening(run: RealRun) -> dict[str, list[str]]:
+    """Slot -> the addresses on which its process listens."""
+    found: dict[str, list[str]] = {}
+    sockets = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A":
+                sockets[words[9]] = words[1]
+    for slot, pid in {**run.members(), "head/0": run.process.pid}.items():
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                target = os.readlink(fd)
+            except OSError:
+                continue
+            if target.startswith("socket:[") and target[8:-1] in sockets:
+                found.setdefault(slot, []).append(sockets[target[8:-1]])
+    return found

@@ -11,41 +11,10 @@ from pathlib import Path
 
 import pytest
 import zmq
-from real_run import RealRun, ready
-
-from realnet import wire
-from realnet.codec import Codec
+from attack import batch
+from real_run import RealRun, goes_on, listening, ready
 
 TCP = ("--set", 'run.transport="tcp"')
-
-
-def squares(run: RealRun) -> int:
-    return max((int(e.split()[0]) for e in run.events() if "squares since" in e), default=0)
-
-
-def goes_on(run: RealRun) -> None:
-    now = squares(run)
-    run.until(lambda: squares(run) > now)
-
-
-def listening(run: RealRun) -> dict[str, list[str]]:
-    """Slot -> the addresses on which its process listens."""
-    found: dict[str, list[str]] = {}
-    sockets = {}
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            words = line.split()
-            if words[3] == "0A":
-                sockets[words[9]] = words[1]
-    for slot, pid in {**run.members(), "head/0": run.process.pid}.items():
-        for fd in Path(f"/proc/{pid}/fd").iterdir():
-            try:
-                target = os.readlink(fd)
-            except OSError:
-                continue
-            if target.startswith("socket:[") and target[8:-1] in sockets:
-                found.setdefault(slot, []).append(sockets[target[8:-1]])
-    return found
 
 
 @pytest.fixture
@@ -61,12 +30,6 @@ def sockets() -> Iterator[Callable[[], zmq.Socket[bytes]]]:
     for socket in made:
         socket.close(linger=0)
     context.term()
-
-
-def batch(run: str, sender: str, to: str) -> bytes:
-    head = wire.Head(wire.PROTOCOL, run, sender, to, 0, 1)
-    ops = [(1, wire.Route(to, "", sender, "")), (1, wire.Cancel(1))]
-    return Codec().encode_batch(head, ops)
 
 
 def test_a_run_over_tcp_lets_nobody_in(
