@@ -12,6 +12,7 @@ Knows nothing of sockets or actors. Called by `node.py` for every packet, and by
 from __future__ import annotations
 
 import functools
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
@@ -37,6 +38,7 @@ def _no_array(value: Any) -> Any:
     raise TypeError(f"a record holds a {type(value).__name__} where its type allows none")
 
 
+_NUMBERS = struct.Struct(">BQBQBI")  # two integers of 64 bits, and how long an array is
 _ONE_OP = msgspec.msgpack.Decoder(tuple[int, wire.AnyOp])
 _CALL, _REPLY = (kind.__struct_config__.tag for kind in (wire.Call, wire.Reply))
 _PLAIN = msgspec.msgpack.Encoder(enc_hook=_no_array)
@@ -196,18 +198,18 @@ class Codec:
         return _ONE_OP.decode(buffer)[1]
 
     def open_batch(self, run: str, sender: str, to: str, lane: int) -> bytes:
-        """Return the beginning that all batches of a lane of a link have: see `wire.Head`."""
+        """Return how every batch of a lane of a link begins (see `wire.Head`), with room for the
+        numbers that `close_batch` writes: what follows it is never copied again.
+        """
         fields = (wire.PROTOCOL, run, sender, to, lane)
-        return b"\x92\x97" + b"".join(_PLAIN.encode(field) for field in fields)
+        return b"\x92\x97" + b"".join(_PLAIN.encode(f) for f in fields) + bytes(_NUMBERS.size)
 
     def close_batch(
-        self, begin: bytes, number: int, ack: int, count: int, ops: bytes | bytearray
-    ) -> bytes:
-        """Return the header frame of a batch whose `count` operations have been written."""
-        encode = _PLAIN.encode
-        return b"".join(
-            (begin, encode(number), encode(ack), b"\xdd", count.to_bytes(4, "big"), ops)
-        )
+        self, batch: bytearray, begin: bytes, number: int, ack: int, count: int
+    ) -> None:
+        """Write the numbers of a batch that started with `begin` and has `count` operations."""
+        at = len(begin) - _NUMBERS.size
+        _NUMBERS.pack_into(batch, at, 0xCF, number, 0xCF, ack, 0xDD, count)
 
     def encode_batch(self, head: wire.Head, ops: Iterable[tuple[int, wire.AnyOp]] = ()) -> bytes:
         """Return the header frame of a batch, made at once."""

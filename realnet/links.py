@@ -84,6 +84,7 @@ class _Lane:
         self,
         peer: str,
         number: int,
+        begin: bytes,
         flush: Callable[[_Lane], None],
         end_turn: Callable[[_Lane], None],
     ):
@@ -93,7 +94,8 @@ class _Lane:
         self.session = Session(connected=False)
         self.open = False
         self.met = False  # whether there was a connection before
-        self.buffer = bytearray()
+        self.begin = begin  # of every batch
+        self.buffer = bytearray(begin)
         self.frames: list[Frame] = []
         self.count = 0
         self.bytes = 0
@@ -105,7 +107,6 @@ class _Lane:
         self.entries: dict[int, Entry] = {}
         self.flush = flush
         self.end_turn = end_turn
-        self.begin = b""  # of every batch
 
     def added(self, size: int) -> None:
         """An operation of `size` bytes was written: see that it leaves."""
@@ -259,7 +260,10 @@ class Links:
 
     def _lanes(self, peer: str) -> list[_Lane]:
         num = min(NUM_LANES, self._transport.num_lanes)
-        return [_Lane(peer, n, self._flush, self._end_turn) for n in range(num)]
+        begins = [self._codec.open_batch(self._run, self._slot, peer, n) for n in range(num)]
+        return [
+            _Lane(peer, n, begin, self._flush, self._end_turn) for n, begin in enumerate(begins)
+        ]
 
     def _up(self, lane: _Lane) -> None:
         """What waits for a peer may go to the transport."""
@@ -370,15 +374,13 @@ class Links:
             return
         session = lane.session
         number, ack = session.next()
-        codec = self._codec
-        if not lane.begin:
-            lane.begin = codec.open_batch(self._run, self._slot, lane.peer, lane.number)
-        payload: list[Frame] = [codec.close_batch(lane.begin, number, ack, count, lane.buffer)]
+        batch, lane.buffer = lane.buffer, bytearray(lane.begin)
+        self._codec.close_batch(batch, lane.begin, number, ack, count)
+        payload: list[Frame] = [batch]
         if lane.frames:
             payload += lane.frames
             lane.frames = []
         num_bytes, lane.bytes, lane.count = lane.bytes, 0, 0
-        lane.buffer.clear()
         self._do(lane, session.send(payload, num_bytes, self._now()))
         if self._timer is None:
             self._arm()

@@ -147,6 +147,8 @@ def test_calls_written_directly_are_the_same_bytes() -> None:
     assert not codec.put_reply(ways, 7, 5, sample()), "it holds an array"
     begin = codec.open_batch("run", "a/0~1", "b/0~1", 2)
     head = wire.Head(wire.PROTOCOL, "run", "a/0~1", "b/0~1", 2, 300, 299)
-    batch = codec.decode_batch([codec.close_batch(begin, 300, 299, 2, plain)])
+    frame = bytearray(begin) + plain
+    codec.close_batch(frame, begin, 300, 299, 2)
+    batch = codec.decode_batch([frame])
     assert batch.head == head
     assert [type(op) for _, op in batch.ops] == [wire.Call, wire.Reply]
