@@ -30,10 +30,9 @@ from realnet.errors import (
 )
 from realnet.message import Message
 from realnet.waits import Wait, Waits
-from realnet.ways import AskedHere, Take, Way
+from realnet.ways import AskedHere, Take, Way, is_bulk
 
 STREAM_CREDIT = 64
-BULK_BYTES = 1 << 18
 _Call, _Reply, _Body = wire.Call, wire.Reply, wire.Body
 _ERRORS: dict[str, type[AskError]] = {
     c.__name__: c for c in (DeadlineExceeded, PeerDied, NoPeer, Refused, Overloaded)
@@ -57,7 +56,7 @@ class Member:
 
     def way_for(self, frames: Sequence[Frame]) -> Way:
         """Large arrays go where nothing small waits behind them."""
-        return self.bulk if sum(len(f) for f in frames) > BULK_BYTES else self.way
+        return self.bulk if is_bulk(frames) else self.way
 
 
 class Asking(Protocol):

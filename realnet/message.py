@@ -70,11 +70,6 @@ def reply_type(request: type[Message]) -> type[Message]:
     )
 
 
-def is_stream(request: type[Message]) -> bool:
-    """Tell whether this request type is answered by a stream."""
-    return issubclass(request, StreamRequest)
-
-
 def kind_of(record: type[Message]) -> str:
     """Return the name of a record type on the wire."""
     return record.__name__

@@ -2,7 +2,7 @@
 
 Inside one process the record itself stands where a `wire.Body` would.
 
-Knows nothing of links or ports. Used by the live ports, `calls.py` and `serving.py`.
+Knows nothing of links or ports. Used by the live ports.
 """
 
 from __future__ import annotations

@@ -73,11 +73,6 @@ class CodeReference:
     place: str
     name: str
 
-    @property
-    def in_file(self) -> bool:
-        """Whether it names a file, not a module."""
-        return self.place.endswith(".py")
-
 
 AnyReference = HubReference | PathReference | NewReference | RunReference | CodeReference
 

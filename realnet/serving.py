@@ -24,9 +24,8 @@ from realnet.codec import Codec, Frame
 from realnet.context import caller, current
 from realnet.errors import AskError, RealnetError, WireError, listed, nearest
 from realnet.message import Message, Request, StreamRequest, reply_type
-from realnet.ways import BULK, CONTROL, AskedHere, Take, Way
+from realnet.ways import BULK, CONTROL, AskedHere, Take, Way, is_bulk
 
-BULK_BYTES = 1 << 18
 MAX_IDLE = 16
 UNWEIGHED = 16  # messages without large arrays: to weigh these few costs more than it tells
 TURN_S = 0.02  # how long handlers that never wait may keep the loop to themselves
@@ -372,7 +371,7 @@ class Serving:
         if not more and way.far is not None and way.far.reply(call.id, reply):
             return
         body, frames = self._cell.codec.pack(reply)
-        if frames and not more and sum(len(f) for f in frames) > BULK_BYTES:
+        if frames and not more and is_bulk(frames):
             way = call.caller.bulk
         way.send(_Reply(call.id, body, more), frames)
 

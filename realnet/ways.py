@@ -44,6 +44,12 @@ class Take(Protocol):
 
 CONTROL, DATA, BULK = 0, 1, 2
 NUM_LANES = 3
+BULK_BYTES = 1 << 18
+
+
+def is_bulk(frames: Sequence[Frame]) -> bool:
+    """Tell whether large arrays belong on the lane where nothing small waits behind them."""
+    return sum(len(f) for f in frames) > BULK_BYTES
 
 
 class FarWay(Protocol):
