@@ -1,4 +1,4 @@
-"""The command line: run and report (and the verbs of `cli_topology.py` and `cli_runs.py`).
+"""The command line: run and report (and the verbs of `cli_topology.py`, `cli_runs.py` and plugins).
 
 Thin: reads a topology, hands it on, prints errors without tracebacks. Knows nothing of roles.
 """
@@ -19,6 +19,7 @@ from rich.console import Console
 from realnet import cli_guests, cli_topology
 from realnet.cli_runs import RUNS, VERBS, find_run
 from realnet.cli_topology import file_argument, set_option
+from realnet.cli_verbs import load_verb, registered_verbs
 from realnet.errors import ConfigError, RealnetError
 from realnet.topology import Plan, Source, read_plan, read_source, resolve
 from realnet.topology.kinds import load_object
@@ -33,7 +34,15 @@ _THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class _Tidy(click.Group):
-    """Shows realnet's own errors as what they are: text for the user."""
+    """Shows realnet's own errors as what they are: text for the user. Finds packages' verbs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *registered_verbs()})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        own = super().get_command(ctx, cmd_name)
+        added = registered_verbs().get(cmd_name) if own is None else None
+        return own if added is None else load_verb(added)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
