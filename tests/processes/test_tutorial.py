@@ -3,47 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shlex
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pages import ROOT, blocks, check_code, realnet, run_commands
 from real_run import RealRun
 
 from realnet.observe.status import read_status
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 DATA = ROOT / "topologies" / "data" / "words"
-CODE = "".join(
-    (ROOT / path).read_text(encoding="utf-8")
-    for path in (
-        "realnet/examples/words.py",
-        "tests/realnet/test_words.py",
-        "topologies/words.toml",
-    )
-)
-
-
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
-
-
-def realnet(folder: Path, line: str, told: str = "") -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    return subprocess.run(
-        [sys.executable, "-m", "realnet.cli", *shlex.split(line, comments=True)[1:]],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path, "COLUMNS": "200"},
-        input=told,
-        capture_output=True,
-        text=True,
-        timeout=50,
-    )
+FILES = ("realnet/examples/words.py", "tests/realnet/test_words.py", "topologies/words.toml")
+BLOCKS = blocks("tutorial.md")
 
 
 def found(times: int) -> dict[str, object]:
@@ -59,29 +32,12 @@ def found(times: int) -> dict[str, object]:
 
 
 def test_the_code_on_the_page_is_the_code() -> None:
-    pieces = [text for language, text in BLOCKS if language in ("python", "toml")]
-    assert len(pieces) >= 9
-    for piece in pieces:
-        assert piece in CODE, piece
+    assert check_code(BLOCKS, FILES) >= 9
 
 
 @pytest.mark.slow
 def test_the_commands_on_the_page_run(tmp_path: Path) -> None:
-    said, commands = "", 0
-    for language, text in BLOCKS:  # what is said follows, in a block without a language
-        if language == "sh":
-            said = ""
-            for line in text.splitlines():
-                done = realnet(tmp_path, line)
-                wrong = "windwo" in line
-                assert done.returncode == (2 if wrong else 0), line + done.stdout + done.stderr
-                said += done.stdout + done.stderr
-                commands += 1
-        elif said and not language:
-            for line in text.splitlines():
-                assert line.strip() in said, said
-            said = ""
-    assert commands >= 10
+    assert run_commands(BLOCKS, tmp_path, wrong=lambda line: "windwo" in line) >= 10
     assert json.loads((tmp_path / "runs" / "first" / "words.json").read_text()) == found(1)
     assert json.loads((tmp_path / "runs" / "inline" / "words.json").read_text()) == found(1)
 
