@@ -1,22 +1,43 @@
-"""What an engine is: the sync core that writes tokens, driven in the generator's compute thread.
+"""What an engine is, seen from the generator: async, with weights that are swapped under its work.
 
-Knows the protocol, its configuration and the kinds there are; knows nothing of torch, actors or
-where weights come from. Called by the generator.
+    Engine   what a generator works with: streams of deltas, `stage`, `swap`, `score`, death
+      SteppedEngine    drives a `Core`, which is synchronous, in the generator's compute thread
+        Core           realnet's own torch engine, the fake engine, vLLM in this process
+      VllmEngine       vLLM's AsyncLLM, which has a process and a loop of its own
+
+The seam is async because vLLM is: its requests, pauses and weights are coroutines that end when
+another process says so. A core is the other way round: it wants one thread that steps it, and pays
+nothing for asyncio while it steps. One adapter (`stepped.py`) makes the second look like the first.
+An engine that needs neither implements `Engine` by itself.
+
+Every engine keeps these promises, and `tests/engines` holds them to it: token ids in and out; the
+log-probability of the distribution that was sampled from; a delta is of one version; a swap loses
+no token and doubles none; what is staged wrong leaves the running weights as they are; a request
+that is aborted gives what it has.
+
+Knows the protocols, their configuration and the kinds there are; knows nothing of torch, vLLM,
+actors or where weights come from. Called by the generator.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 
 from realnet.config import Config, doc
-from realnet.errors import ConfigError
-from realnet.roles.messages import Delta, Generate, Version
+from realnet.errors import ConfigError, RealnetError
+from realnet.roles.generator.room import Room
+from realnet.roles.messages import Delta, Floats, Generate, Ints, Manifest, Version
 from realnet.roles.tables import Policy
+
+
+class EngineDied(RealnetError):
+    """An engine cannot go on: its process ended, or its weights are neither old nor new."""
 
 
 class FakeConfig(Config):
@@ -46,8 +67,71 @@ class EngineConfig(Config):
     fake: Annotated[FakeConfig, doc('of kind = "fake"')] = FakeConfig()
 
 
+class Surroundings(Protocol):
+    """What an engine needs of its generator."""
+
+    def compute(self, fn: Callable[..., Any], *args: Any, label: str) -> Awaitable[Any]: ...
+    def waiting(self, on: str) -> AbstractAsyncContextManager[None]: ...
+
+
 class Engine(Protocol):
-    """Writes tokens for many requests at once.
+    """Writes tokens for many requests at once. All in the generator's loop. See the module."""
+
+    takes_weights: bool
+    """Whether versions have bytes for it; a version of an engine without is only a name."""
+
+    @property
+    def version(self) -> Version | None:
+        """The version that writes now; None before the first `swap`: requests wait until then."""
+
+    @property
+    def num_running(self) -> int:
+        """Requests that are being written."""
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for their turn."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens written so far, to all requests."""
+
+    async def start(self) -> None:
+        """Build what writes. Raises ConfigError, by name, for what this engine cannot run."""
+
+    async def run(self) -> None:
+        """Work until cancelled. Raises EngineDied within a second of the engine's death."""
+
+    async def close(self) -> None:
+        """Let go of everything, an engine's own processes included."""
+
+    def stream(self, request: Generate) -> AsyncGenerator[Delta, None]:
+        """Yield the deltas of a request until one with `finish`; closing this early ends it.
+
+        Raises RealnetError when this engine can never serve it, EngineDied when it is dead.
+        """
+
+    def abort(self) -> None:
+        """End all requests: their streams bring what they have, with finish "abort"."""
+
+    async def stage(self, manifest: Manifest, room: Room) -> None:
+        """Prepare the version whose bytes are in `room`, while tokens are written.
+
+        The room stays as it is until `swap` returned. Raises RealnetError and keeps the old.
+        """
+
+    async def swap(self) -> float:
+        """Let the staged version write from the next token on; return how long tokens waited, s.
+
+        All or nothing. Raises EngineDied when neither could be had.
+        """
+
+    async def score(self, sequences: Sequence[Ints]) -> list[Floats]:
+        """Return log pi(ids[t] | ids[:t]) for t >= 1 of each sequence, at temperature 1."""
+
+
+class Core(Protocol):
+    """Writes tokens for many requests at once, as far as it is stepped.
 
     `submit`, `abort` and `poke` may be called from any thread; the rest from one thread at a time.
     A request that was submitted gets deltas from `step` until one with `finish`; their tokens are
@@ -91,6 +175,9 @@ class Engine(Protocol):
     def swap(self) -> None:
         """Let the staged version write from the next token on."""
 
+    def score(self, sequences: Sequence[Ints]) -> list[Floats]:
+        """Return log pi(ids[t] | ids[:t]) for t >= 1 of each sequence, at temperature 1."""
+
 
 def check_device(device: str) -> None:
     """Refuse a device whose name is none. Whether it is there only the engine can tell."""
@@ -101,9 +188,24 @@ def check_device(device: str) -> None:
 
 
 def make_engine(
-    config: EngineConfig, policy: Policy, vocab_size: int, base: Path, seed: int
+    config: EngineConfig,
+    policy: Policy,
+    vocab_size: int,
+    base: Path,
+    seed: int,
+    around: Surroundings,
 ) -> Engine:
-    """Return an engine of the configured kind. `seed` draws for requests that bring no seed."""
+    """Return an engine of the configured kind, not started. `seed` draws for requests without."""
+    from realnet.roles.generator.stepped import SteppedEngine
+
+    def make() -> Core:
+        return make_core(config, policy, vocab_size, base, seed)
+
+    return SteppedEngine(make, around, config.block, takes_weights=config.kind != "fake")
+
+
+def make_core(config: EngineConfig, policy: Policy, vocab_size: int, base: Path, seed: int) -> Core:
+    """Return the core of a stepped engine. `seed` draws for requests that bring no seed."""
     if config.kind == "fake":
         from realnet.roles.generator.fake_engine import FakeEngine
 

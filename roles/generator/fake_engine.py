@@ -12,7 +12,7 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,13 @@ import numpy as np
 from realnet.errors import ensure
 from realnet.roles.generator.engine import EngineConfig
 from realnet.roles.generator.row import Inbox, Row, check
-from realnet.roles.messages import Delta, Generate, Version
+from realnet.roles.messages import Delta, Floats, Generate, Ints, Version
 
 ANY_ID = 2**31 - 1
 
 
 class FakeEngine:
-    """See `engine.Engine`. `sleep` is what waiting for the rate is: a simulation hands its own."""
+    """See `engine.Core`. `sleep` is what waiting for the rate is: a simulation hands its own."""
 
     def __init__(
         self,
@@ -93,6 +93,10 @@ class FakeEngine:
             if row.unsent:
                 self._ready.append((row.id, row.delta(self._version)))
         self._version, self._staged = self._staged, None
+
+    def score(self, sequences: Sequence[Ints]) -> list[Floats]:
+        flat = -math.log(self._config.fake.vocab)
+        return [np.full(len(ids) - 1, flat, np.float32) for ids in sequences]
 
     def _receive(self) -> None:
         for request_id, row in self._inbox.take():

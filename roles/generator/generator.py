@@ -2,7 +2,8 @@
 
 It follows the announcements of its policy's parameter server, copies the newest version when one
 appears, and swaps it in between tokens, in the middle of sequences. Requests for a pinned version
-(evaluation) are written by a second engine, the pinned lane, that has one version at a time.
+(evaluation) are written by a second engine, the pinned lane, that has one version at a time. When
+an engine dies the generator dies with it: whoever asked goes on elsewhere with what it has.
 
 Knows nothing of tickets, groups, rewards or text. The driver and other agents ask it.
 """
@@ -18,13 +19,20 @@ from typing import Annotated, Any
 from realnet import Actor, Config, StateIn, doc, handles
 from realnet.config import Seconds, Shared
 from realnet.errors import RealnetError
-from realnet.roles.generator.engine import Engine, EngineConfig, check_device, make_engine
+from realnet.roles.generator.engine import (
+    Engine,
+    EngineConfig,
+    EngineDied,
+    check_device,
+    make_engine,
+)
 from realnet.roles.generator.lane import Lane
+from realnet.roles.generator.room import Room
 from realnet.roles.messages import Announced, Delta, Generate, Held, Version
 from realnet.roles.models.check import check_policy
 from realnet.roles.models.reference import load_tokenizer
 from realnet.roles.tables import Policy
-from realnet.roles.weights import WeightReader, WeightsDamaged, WeightsGone, tensors
+from realnet.roles.weights import WeightReader, WeightsDamaged, WeightsGone
 
 _AGAIN_S = 0.5  # until a version that could not be copied is tried again
 
@@ -60,36 +68,31 @@ class Generator(Actor[GeneratorConfig]):
         policy = self.one(Policy)
         tokenizer = load_tokenizer(policy, self.run_info.base)
         self._vocab_size = tokenizer.vocab_size
-        self._work = asyncio.Event()
         self._announced: Announced | None = None
         self._news = asyncio.Condition()
         self._swapped = asyncio.Condition()
         self._reader = WeightReader()
-        self._buffer = bytearray()
-        self._loading = asyncio.Lock()  # one buffer: one version is copied at a time
+        self._room = Room()
+        self._loading = asyncio.Lock()  # one room: one version is copied at a time
         self._pinning = asyncio.Lock()
         self._stall_s = 0.0
         self._pinned: Lane | None = None
-        self._main = Lane(await self._engine(), self._work.set)
+        self._main = Lane(await self._engine())
 
     async def run(self) -> None:
-        """Step the lanes in turn while there is work; otherwise wait."""
+        """Follow versions, and write."""
         self.spawn(self._follow(), name="follow versions")
         self.spawn(self._figures(), name="figures")
-        block = self.config.engine.block
-        while True:
-            lanes = [lane for lane in (self._main, self._pinned) if lane and lane.has_work]
-            if not lanes:
-                self._work.clear()
-                what = "requests" if self._main.engine.version else "the first version"
-                async with self.waiting(what):
-                    await self._work.wait()
-            for lane in lanes:
-                lane.deliver(await self.compute(lane.engine.step, block, label="generate"))
+        await self._main.engine.run()
 
     async def stop(self) -> None:
-        # In the compute thread, after a copy that may still be going on there.
-        await self.compute(self._reader.close, label="close weights")
+        for lane in (getattr(self, "_main", None), getattr(self, "_pinned", None)):
+            if lane is not None:
+                await lane.engine.close()
+        if hasattr(self, "_reader"):
+            # In the compute thread, after a copy that may still be going on there.
+            await self.compute(self._reader.close, label="close weights")
+            self._room.close()
 
     @handles
     async def generate(self, request: Generate) -> AsyncIterator[Delta]:
@@ -98,9 +101,12 @@ class Generator(Actor[GeneratorConfig]):
             await self._reached(request.at_least)
         lane = await self._lane(request.pinned)
         try:
-            async with aclosing(lane.stream(request)) as deltas:
+            async with aclosing(lane.engine.stream(request)) as deltas:
                 async for delta in deltas:
                     yield delta
+        except EngineDied:
+            # `run` ends this generator for it. Who asked is told of a death, not of a refusal.
+            await asyncio.Event().wait()
         finally:
             lane.release()
 
@@ -130,25 +136,14 @@ class Generator(Actor[GeneratorConfig]):
         """Copy a version and swap it in. Only the swap, and the copy's turn, hold tokens up."""
         manifest = held.manifest
         async with self._loading:
-            if self.config.engine.kind == "fake":
-                weights = {}
-            else:
-                if len(self._buffer) != manifest.num_bytes:
-                    self._buffer = bytearray(manifest.num_bytes)
-                await self.compute(self._reader.copy, held, self._buffer, label="copy weights")
-                weights = tensors(manifest, self._buffer)
-            await self.compute(engine.stage, weights, manifest.version, label="stage weights")
-            stall_s = await self.compute(self._swap, engine, label="swap weights")
+            if engine.takes_weights:
+                view = self._room.make(manifest.num_bytes)
+                await self.compute(self._reader.copy, held, view, label="copy weights")
+            await engine.stage(manifest, self._room)
+            stall_s = await engine.swap()
         self._stall_s = max(self._stall_s, stall_s)
-        self._work.set()
         async with self._swapped:
             self._swapped.notify_all()
-
-    def _swap(self, engine: Engine) -> float:
-        """Swap, in the compute thread; return how long tokens waited for it."""
-        start_s = self.clock.now()
-        engine.swap()
-        return self.clock.now() - start_s
 
     async def _reached(self, version: Version) -> None:
         """Wait until tokens are written by this version or a newer one."""
@@ -158,15 +153,16 @@ class Generator(Actor[GeneratorConfig]):
                     await self._swapped.wait()
 
     async def _engine(self) -> Engine:
-        return await self.compute(
-            make_engine,
+        engine = make_engine(
             self.config.engine,
             self.one(Policy),
             self._vocab_size,
             self.run_info.base,
             self.rng.getrandbits(63),
-            label="build engine",
+            self,
         )
+        await engine.start()
+        return engine
 
     # ------------------------------------------------------------ pinned versions
 
@@ -177,7 +173,8 @@ class Generator(Actor[GeneratorConfig]):
         async with self._pinning:  # in order, so that a stream of one pin does not starve another
             lane = self._pinned
             if lane is None:
-                lane = self._pinned = Lane(await self._engine(), self._work.set)
+                lane = self._pinned = Lane(await self._engine())
+                self.spawn(lane.engine.run(), name="pinned lane")
             if lane.engine.version != pinned:
                 held = await self._find(pinned)
                 async with self.waiting("the pinned lane to be idle"):
@@ -216,7 +213,7 @@ class Generator(Actor[GeneratorConfig]):
         while True:
             await self.clock.sleep(self.config.figures)
             lanes = [lane for lane in (self._main, self._pinned) if lane]
-            written, now_s = sum(lane.tokens for lane in lanes), self.clock.now()
+            written, now_s = sum(lane.engine.tokens for lane in lanes), self.clock.now()
             version = self._main.engine.version
             self.metrics(
                 tokens_per_s=(written - tokens) / max(now_s - since_s, 1e-9),

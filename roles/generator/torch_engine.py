@@ -12,7 +12,7 @@ recomputed keys and values is a prefill of every running row with the new weight
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,8 @@ from realnet.roles.generator.engine import EngineConfig
 from realnet.roles.generator.kv_cache import KVCache
 from realnet.roles.generator.prefill import prefill
 from realnet.roles.generator.row import Inbox, Row, check
-from realnet.roles.messages import Delta, Generate, Version
+from realnet.roles.generator.scoring import score
+from realnet.roles.messages import Delta, Floats, Generate, Ints, Version
 from realnet.roles.models.shape import Shape
 from realnet.roles.tables import Policy
 
@@ -33,7 +34,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class TorchEngine:
-    """See `engine.Engine`. Rows in use are always the first ones of the cache."""
+    """See `engine.Core`. Rows in use are always the first ones of the cache."""
 
     def __init__(self, shape: Shape, policy: Policy, config: EngineConfig, seed: int) -> None:
         self._device = torch.device(
@@ -217,3 +218,11 @@ class TorchEngine:
         (self._decoder.weights, self._version), self._staged = self._staged, None
         if self._config.kv == "recompute" and self._rows:
             self._prefill(0)
+
+    # ------------------------------------------------------------ scores
+
+    @torch.inference_mode()
+    def score(self, sequences: Sequence[Ints]) -> list[Floats]:
+        longest = max(len(ids) for ids in sequences)
+        cache = KVCache(self._shape, len(sequences), longest, self._dtype, self._device)
+        return score(self._decoder, cache, sequences)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from realnet.roles.generator.engine import EngineConfig, FakeConfig, make_engine
+from realnet.roles.generator.engine import EngineConfig, FakeConfig, make_core
 from realnet.roles.generator.fake_engine import FakeEngine
 from realnet.roles.messages import Delta, Generate, Sampling, Version
 from realnet.roles.tables import Policy
@@ -119,7 +119,7 @@ def test_rate_is_waited_for_through_the_given_sleep() -> None:
 def test_fake_engine_needs_no_torch() -> None:
     policy = Policy(model="new:llama", tokenizer="new:chars", context=64)
     assert isinstance(
-        make_engine(EngineConfig(kind="fake"), policy, 40, policy_base(), 0), FakeEngine
+        make_core(EngineConfig(kind="fake"), policy, 40, policy_base(), 0), FakeEngine
     )
     code = (
         "import sys, realnet.roles.generator.fake_engine, realnet.roles.models.reference\n"

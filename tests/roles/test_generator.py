@@ -26,7 +26,8 @@ from realnet.roles.driver.driver import Driver, DriverConfig
 from realnet.roles.generator.engine import EngineConfig, FakeConfig
 from realnet.roles.generator.fake_engine import FakeEngine
 from realnet.roles.generator.generator import Generator, GeneratorConfig
-from realnet.roles.generator.lane import Lane
+from realnet.roles.generator.room import Room
+from realnet.roles.generator.stepped import SteppedEngine
 from realnet.roles.messages import (
     Announced,
     Attempt,
@@ -409,27 +410,42 @@ async def test_damaged_weights_are_an_event_and_the_next_version_is_taken(tmp_pa
 # ---------------------------------------------------------------- parts
 
 
-async def test_a_lane_routes_deltas_and_aborts_what_is_closed() -> None:
-    woken: list[int] = []
-    engine = FakeEngine(EngineConfig(kind="fake", flush=2), 64, 0)
-    lane = Lane(engine, lambda: woken.append(1))
-    assert not lane.has_work
-    streams = [lane.stream(generate(max_tokens=n)) for n in (4, 6)]
+class Around:
+    """A compute thread for an engine without a generator: steps are counted."""
+
+    def __init__(self) -> None:
+        self.labels: list[str] = []
+
+    async def compute(self, fn: Callable[..., Any], *args: Any, label: str) -> Any:
+        self.labels.append(label)
+        return fn(*args)
+
+    @asynccontextmanager
+    async def waiting(self, on: str) -> AsyncIterator[None]:
+        self.labels.append(on)
+        yield
+
+
+async def test_a_stepped_engine_routes_deltas_and_aborts_what_is_closed() -> None:
+    around = Around()
+    config = EngineConfig(kind="fake", flush=2, fake=FakeConfig(mean=50.0))
+    engine = SteppedEngine(lambda: FakeEngine(config, 64, 0), around, 2, takes_weights=False)
+    await engine.start()
+    running = asyncio.create_task(engine.run())
+    streams = [engine.stream(generate(max_tokens=n)) for n in (4, 6)]
     first = [asyncio.ensure_future(anext(s)) for s in streams]
-    await asyncio.sleep(0)
-    assert len(woken) == 2
-    assert not lane.has_work  # no version yet
-    engine.stage({}, Version("policy", 0, 0))
-    engine.swap()
-    assert lane.has_work
-    lane.deliver(engine.step(2))
+    await soon(lambda: engine.num_waiting == 2)
+    assert around.labels == ["build engine", "the first version"]  # no step before a version
+    await engine.stage(Manifest(Version("policy", 0, 0), (), 0, ""), Room())
+    await engine.swap()
     assert [len((await f).token_ids) for f in first] == [2, 2]
     await streams[0].aclose()
-    lane.deliver(engine.step(8))
     rest = [d async for d in streams[1]]
     assert sum(len(d.token_ids) for d in rest) == 4
     assert rest[-1].finish == "length"
-    assert not lane.has_work
+    await soon(lambda: around.labels[-1] == "requests")
+    assert not engine.num_running
+    running.cancel()
 
 
 def test_config_is_read_from_a_table_and_mistakes_are_told() -> None:

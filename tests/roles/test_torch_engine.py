@@ -13,7 +13,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from realnet.errors import ConfigError, RealnetError
-from realnet.roles.generator.engine import EngineConfig, make_engine
+from realnet.roles.generator.engine import EngineConfig, make_core
 from realnet.roles.generator.prefill import batches
 from realnet.roles.generator.torch_engine import TorchEngine
 from realnet.roles.messages import Delta, Generate, Sampling, Version
@@ -413,10 +413,10 @@ def test_prefill_groups_stay_in_budget() -> None:
     assert sorted(r for g in groups for r in g) == sorted(lengths)
 
 
-def test_make_engine_and_a_context_beyond_the_model(tmp_path: Path) -> None:
-    made = make_engine(EngineConfig(slots=2), POLICY, VOCAB, Path(), 0)
+def test_make_core_and_a_context_beyond_the_model(tmp_path: Path) -> None:
+    made = make_core(EngineConfig(slots=2), POLICY, VOCAB, Path(), 0)
     assert isinstance(made, TorchEngine)
     model(1).save_pretrained(tmp_path / "m")
     far = Policy(model="./m", context=CONTEXT + 1)
     with pytest.raises(ConfigError, match=r"Lower \[policy\]\.context"):
-        make_engine(EngineConfig(slots=2), far, VOCAB, tmp_path, 0)
+        make_core(EngineConfig(slots=2), far, VOCAB, tmp_path, 0)
