@@ -16,7 +16,7 @@ from realnet import Actor, Config, Delivery, Inlet, Outlet, doc, handles
 from realnet.config import Bytes, Seconds, Shared
 from realnet.errors import ConfigError
 from realnet.roles.messages import Judge, Judgement, Rollout, Scored
-from realnet.roles.rewards import RewardPool, Unscored, check_reference
+from realnet.roles.rewards import RewardPool, check_reference, score
 from realnet.roles.tables import Task
 
 _ROW_EVERY_S = 10.0
@@ -120,37 +120,15 @@ class Rewarder(Actor[RewarderConfig]):
         return Judgement(tuple(await asyncio.gather(*map(self._score, request.rollouts))))
 
     async def _score(self, rollout: Rollout) -> Scored:
-        task = self._tasks.get(rollout.task)
-        if task is None:
-            return self._unscored(rollout, {}, f"no task {rollout.task!r} in this topology")
-        parts: dict[str, float] = {}
-        answers = [self._part(reference, rollout) for reference in task.reward]
-        reasons: list[str] = []
-        for reference, answer in zip(task.reward, await asyncio.gather(*answers), strict=True):
-            if isinstance(answer, Unscored):
-                reasons.append(str(answer))
-            else:
-                parts[reference] = answer
-        if reasons:
-            return self._unscored(rollout, parts, "; ".join(reasons))
-        reward = sum(weight * parts[reference] for reference, weight in task.reward.items())
-        self._sum += reward
-        self._scored += 1
-        return Scored(rollout, reward, parts)
-
-    async def _part(self, reference: str, rollout: Rollout) -> float | Unscored:
-        try:
-            return await self._pool.score(
-                reference, rollout.prompt, rollout.text, rollout.answer, rollout.stop
-            )
-        except Unscored as unscored:
-            return unscored
-
-    def _unscored(self, rollout: Rollout, parts: dict[str, float], fault: str) -> Scored:
+        scored = await score(self._pool, self._tasks, rollout)
+        if scored.reward is not None:
+            self._sum += scored.reward
+            self._scored += 1
+            return scored
         self._faults += 1
         if self._faults <= _SHOWN:
-            self.event(f"{rollout.key} has no score: {fault}", task=rollout.task)
-        return Scored(rollout, None, parts, fault)
+            self.event(f"{rollout.key} has no score: {scored.fault}", task=rollout.task)
+        return scored
 
 
 def _to_log(text: str) -> None:

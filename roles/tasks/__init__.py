@@ -5,7 +5,13 @@ nothing of models, rewards or the network, and of tokenizers only what they can 
 their packages. Used by the prompter, the evaluator, the trainer's warm start and `realnet check`.
 """
 
-from realnet.roles.tasks.asking import CannotAsk, TextCodec, check_asking, make_ticket
+from realnet.roles.tasks.asking import (
+    CannotAsk,
+    TextCodec,
+    check_asking,
+    make_ticket,
+    templated,
+)
 from realnet.roles.tasks.dataset import EVAL_CAP, Dataset, Problem, check_tasks, demos
 
 __all__ = [
@@ -18,4 +24,5 @@ __all__ = [
     "check_tasks",
     "demos",
     "make_ticket",
+    "templated",
 ]

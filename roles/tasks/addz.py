@@ -14,18 +14,13 @@ Knows nothing of models, tokens, rewards or files. Called by the dataset library
 
 from __future__ import annotations
 
-import hashlib
 import random
 from typing import NamedTuple
 
+from realnet.roles.tasks.making import SLIP, THINK, answers_directly, direct, held_out, thought
+
 WIDTH = 6  # digits of a padded number
 LEVELS = (2, 3, 4, 5, 6)  # significant digits of the larger number
-SLIP = 0.12  # chance that a demonstration's column gets its incoming carry wrong
-DIRECT = 0.65  # share of direct answers in the late stage
-LATE = 0.7  # the late stage of the warm start begins here: before it, all demonstrations think
-HELD_OUT = 16  # one prompt in so many is held out
-
-THINK, ANSWER = "<think>", "</think>"
 
 
 class Sum(NamedTuple):
@@ -39,11 +34,6 @@ class Sum(NamedTuple):
     def prompt(self) -> str:
         """Return the question as it is asked."""
         return f"{self.left:0{WIDTH}d}+{self.right:0{WIDTH}d}="
-
-
-def held_out(prompt: str) -> bool:
-    """Tell whether this prompt is kept for evaluation."""
-    return hashlib.md5(prompt.encode(), usedforsecurity=False).digest()[0] % HELD_OUT == 0
 
 
 def row(seed: int, k: int, *, held_out: bool) -> dict[str, str]:
@@ -69,9 +59,8 @@ def demo(seed: int, k: int, progress: float) -> tuple[str, str]:
     """
     rng = random.Random(f"addz demo {seed} {k}")
     problem = _draw(rng, False)
-    direct = rng.random() < DIRECT
-    if progress >= LATE and direct:
-        return problem.prompt, f"{THINK}{ANSWER}{problem.left + problem.right}"
+    if answers_directly(rng, progress):
+        return problem.prompt, direct(str(problem.left + problem.right))
     return problem.prompt, think(problem, rng, SLIP)
 
 
@@ -89,7 +78,7 @@ def think(problem: Sum, rng: random.Random, slip: float) -> str:
         total += column % 10 * 10**place
         carry = column // 10
     total += carry * 10**problem.level
-    return f"{THINK}{','.join(columns)}{ANSWER}{total}"
+    return thought(columns, str(total))
 
 
 def _draw(rng: random.Random, want_held_out: bool) -> Sum:

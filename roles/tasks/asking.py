@@ -56,11 +56,8 @@ def make_ticket(
     ticket's `prompt` is the text before the chat template: what rewards and people want to read.
     Raises CannotAsk, naming task and row.
     """
-    text = problem.prompt
     try:
-        if problem.chat:
-            text = tokenizer.chat([{"role": "user", "content": text}])
-        ids = np.asarray(tokenizer.encode(text), dtype=np.int32)
+        ids = np.asarray(tokenizer.encode(templated(problem, tokenizer)), dtype=np.int32)
     except ConfigError as error:  # one odd row of many ends its ticket, not the run
         raise CannotAsk(f"task {task!r}, {problem.source}: {error}") from None
     room = policy.context - len(ids)
@@ -88,6 +85,13 @@ def make_ticket(
         pinned=pinned,
         at_least=at_least,
     )
+
+
+def templated(problem: Problem, tokenizer: TextCodec) -> str:
+    """Return the text that the model is given: through the chat template when the task says so."""
+    if not problem.chat:
+        return problem.prompt
+    return tokenizer.chat([{"role": "user", "content": problem.prompt}])
 
 
 def check_asking(dataset: Dataset, names: Iterable[str], policy: Policy, codec: TextCodec) -> None:

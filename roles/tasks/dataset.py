@@ -111,6 +111,16 @@ class Dataset:
         task = self._opened(name)
         return name, task.problem(task.place(j), held_out=False)
 
+    def nth(self, name: str, j: int) -> Problem:
+        """Return the j-th problem of one task, in the order in which it is trained on."""
+        task = self._opened(name)
+        return task.problem(task.place(j), held_out=task.task.use == "eval")
+
+    def num_rows(self, name: str) -> int:
+        """Return how many problems a task has, its limit counted; 0: no end of them."""
+        task = self._opened(name)
+        return task.size(task.task.limit) or 0
+
     def held_out(self, name: str, cap: int = EVAL_CAP) -> list[Problem]:
         """Return the problems that a task is measured on: its `limit`, or else at most `cap`.
 

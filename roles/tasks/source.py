@@ -15,8 +15,14 @@ from typing import Any, Protocol
 from realnet.errors import ConfigError, LostReference, listed, nearest
 from realnet.roles.tasks.template import describe, near_file
 
-# name in "new:NAME" = the module that makes its rows
-MADE: dict[str, str] = {"addz": "realnet.roles.tasks.addz"}
+# name in "new:NAME" = the module, or an object in one, that makes its rows
+MADE: dict[str, str] = {
+    "addz": "realnet.roles.tasks.addz",
+    "modz": "realnet.roles.tasks.modz:TRAINED",
+    "modz_unseen": "realnet.roles.tasks.modz:UNSEEN",
+    "sortz": "realnet.roles.tasks.sortz:TRAINED",
+    "sortz_unseen": "realnet.roles.tasks.sortz:UNSEEN",
+}
 
 
 class Maker(Protocol):
@@ -123,8 +129,9 @@ def made(kind: str, where: str) -> Maker:
             f'{where}.data = "new:{kind}": no such made task.{nearest(kind, MADE)} '
             f"There are: {listed(f'new:{name}' for name in MADE)}"
         )
-    module: Any = importlib.import_module(MADE[kind])
-    maker: Maker = module
+    place, _, name = MADE[kind].partition(":")
+    module: Any = importlib.import_module(place)
+    maker: Maker = getattr(module, name) if name else module
     return maker
 
 
