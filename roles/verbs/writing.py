@@ -13,7 +13,7 @@ import numpy as np
 
 from realnet.roles.driver.answer import Partial
 from realnet.roles.driver.driver import sampling_of
-from realnet.roles.generator.engine import make_engine
+from realnet.roles.generator.engine import make_core
 from realnet.roles.generator.generator import GeneratorConfig
 from realnet.roles.messages import Generate, Ints, Rollout, SampleKey, Sampling, Segment, Ticket
 from realnet.roles.models.tokenizer import Tokenizer
@@ -31,7 +31,7 @@ class Writer:
         config = msgspec.structs.replace(config, kind="torch", slots=slots or config.slots)
         policy = setting.policy
         self._tokenizer, self._block = tokenizer, config.block
-        self._engine = make_engine(config, policy, tokenizer.vocab_size, setting.base, policy.seed)
+        self._engine = make_core(config, policy, tokenizer.vocab_size, setting.base, policy.seed)
         self._engine.stage(weights.arrays, weights.version)
         self._engine.swap()
         self.version = weights.version
