@@ -62,8 +62,8 @@ class Task(Shared):
 
     data: Annotated[
         str,
-        doc('"./file.jsonl" beside the topology, or "new:NAME" (made on the spot)'),
-        Reference("hf", "path", "new"),
+        doc('"./file.jsonl" beside the topology, "new:NAME" or your own "file.py:name" (made)'),
+        Reference("hf", "path", "new", "code"),
     ]
     reward: Annotated[dict[str, float], doc('{ math = 1.0, "file.py:function" = 0.1 }')]
     prompt: Annotated[str, doc('template with {column}s, or the path of one ("prompts/x.txt")')] = (

@@ -56,7 +56,7 @@ def run_commands(
     pieces: Sequence[tuple[str, str]],
     folder: Path,
     *,
-    wrong: Callable[[str], bool],
+    wrong: Callable[[str], bool] = lambda line: False,
     timeout_s: float = 50,
 ) -> int:
     """Run the `sh` blocks, one line at a time; the block without a language that follows is a part

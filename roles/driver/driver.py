@@ -1,7 +1,8 @@
-"""The single-turn driver: a ticket becomes `group` rollouts and a `GroupClosed`.
+"""The driver: a ticket becomes `group` rollouts and a `GroupClosed`.
 
-It asks a generator (the one in its own process if it can) for all answers of a ticket at once,
-holds their tokens, and lets another generator go on when one dies.
+An answer is one turn, unless a subclass plays longer episodes (`Driver.play`, `episode.py`). It
+asks a generator (the one in its own process if it can) for all answers of a ticket at once, holds
+their tokens, and lets another generator go on when one dies.
 
 Knows nothing of models, weights or rewards. The prompter feeds it; an evaluator asks it.
 """
@@ -9,17 +10,15 @@ Knows nothing of models, weights or rewards. The prompter feeds it; an evaluator
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Annotated
-
-import msgspec
-import numpy as np
 
 from realnet import Actor, Ask, Config, Delivery, Inlet, Outlet, doc, handles
 from realnet.config import Seconds
 from realnet.errors import RealnetError, Stopping
-from realnet.roles.driver.answer import Partial, write
+from realnet.roles.driver.episode import Episode
 from realnet.roles.messages import (
     Attempt,
     Delta,
@@ -27,9 +26,6 @@ from realnet.roles.messages import (
     GroupClosed,
     Rollout,
     Rollouts,
-    SampleKey,
-    Sampling,
-    Segment,
     Ticket,
 )
 from realnet.roles.models.reference import load_tokenizer
@@ -113,36 +109,27 @@ class Driver(Actor[DriverConfig]):
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
 
+    async def play(self, episode: Episode) -> None:
+        """Play one episode. A subclass writes turns and calls tools here; this is one answer."""
+        await episode.write()
+
     async def _rollout(self, ticket: Ticket, sample: int) -> Rollout:
         start_s = self.clock.now()
-        sampling = sampling_of(ticket, sample, self._tokenizer.eos_id)
-        request = Generate(
-            policy=ticket.key.policy,
-            prompt_ids=ticket.prompt_ids,
-            sampling=sampling,
-            tokens_so_far=np.zeros(0, np.int32),
-            session=str(ticket.key),
-            pinned=ticket.pinned,
-            at_least=ticket.at_least,
-        )
-        partial = Partial()
-        stop = await write(self._ask, request, partial, self._pause)
-        if partial.continued:
-            self._continued += partial.continued
+        episode = Episode(ticket, sample, self._tokenizer, self._ask, self._pause)
+        try:
+            await self.play(episode)
+        except RealnetError:
+            raise
+        except Exception as error:  # somebody's own turns and tools: that ticket's failure only
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            raise RealnetError(
+                f"{type(self).__name__}.play raised {type(error).__name__}: {error} "
+                f"({Path(at.filename).name} line {at.lineno})"
+            ) from error
+        if episode.continued:
+            self._continued += episode.continued
             self.metrics(continued=self._continued)
-        tokens = partial.tokens
-        prompt = Segment("prompt", ticket.prompt_ids, np.zeros(0, np.float32))
-        return Rollout(
-            key=SampleKey(ticket.key, sample),
-            task=ticket.task,
-            prompt=ticket.prompt,
-            text=self._tokenizer.decode(tokens[:-1] if stop == "stop" else tokens),
-            answer=ticket.answer,
-            segments=(prompt, partial.segment()),
-            stop=stop,
-            generated_s=self.clock.now() - start_s,
-            episode=str(SampleKey(ticket.key, sample)),
-        )
+        return episode.rollout(self.clock.now() - start_s)
 
     def _ask(self, request: Generate) -> AsyncIterator[Delta]:
         return self.engine.stream(request, deadline_s=self.config.deadline)
@@ -150,15 +137,3 @@ class Driver(Actor[DriverConfig]):
     async def _pause(self, seconds: float) -> None:
         async with self.waiting("a generator to go on with"):
             await self.clock.sleep(seconds)
-
-
-def sampling_of(ticket: Ticket, sample: int, eos_id: int) -> Sampling:
-    """Return how one answer is drawn: it ends at eos at least, and a seed is its own."""
-    sampling = ticket.sampling
-    if not sampling.stop_ids:
-        sampling = msgspec.structs.replace(sampling, stop_ids=(eos_id,))
-    if sampling.seed is not None:
-        text = f"{ticket.key}#{sample} {sampling.seed}"
-        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-        sampling = msgspec.structs.replace(sampling, seed=int.from_bytes(digest, "big") >> 1)
-    return sampling

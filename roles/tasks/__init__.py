@@ -13,6 +13,7 @@ from realnet.roles.tasks.asking import (
     templated,
 )
 from realnet.roles.tasks.dataset import EVAL_CAP, Dataset, Problem, check_tasks, demos
+from realnet.roles.tasks.source import is_made
 
 __all__ = [
     "EVAL_CAP",
@@ -23,6 +24,7 @@ __all__ = [
     "check_asking",
     "check_tasks",
     "demos",
+    "is_made",
     "make_ticket",
     "templated",
 ]

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from realnet.errors import ConfigError, listed, nearest
 from realnet.roles.tables import Task
 from realnet.roles.tasks.order import Mix, derive, shuffled
-from realnet.roles.tasks.source import JsonLines, MadeRows, made, open_source
+from realnet.roles.tasks.source import JsonLines, MadeRows, is_made, made, open_source
 from realnet.roles.tasks.template import Template, read_template
 
 EVAL_CAP = 192
@@ -167,14 +167,22 @@ def check_tasks(
         dataset.train(0)
 
 
-def demos(task: Task, k: int, progress: float = 0.0, where: str = "[tasks]") -> tuple[str, str]:
+def demos(
+    task: Task, k: int, progress: float = 0.0, where: str = "[tasks]", base: Path = Path()
+) -> tuple[str, str]:
     """Return the k-th demonstration (prompt, response) of a made task, for a warm start.
 
     Raises ConfigError for a task that is read from a file: it has no demonstrations.
     """
-    if not task.data.startswith("new:"):
+    if not is_made(task.data):
         raise ConfigError(
             f"{where}.data = {task.data!r}: a warm start needs demonstrations, which only made "
             'tasks ("new:addz") have. Start from a trained model, or leave the warm start out'
         )
-    return made(task.data.removeprefix("new:"), where).demo(task.seed, k, progress)
+    maker = made(task.data, base, where)
+    if not hasattr(maker, "demo"):
+        raise ConfigError(
+            f"{where}.data = {task.data!r} makes no demonstrations for the warm start: give it a "
+            "method demo(seed, k, progress) that returns (prompt, response)"
+        )
+    return maker.demo(task.seed, k, progress)

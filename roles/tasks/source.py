@@ -1,4 +1,4 @@
-"""Rows of a task: from a file of JSON lines, or made on the spot by a module in this folder.
+"""Rows of a task: from a file of JSON lines, or made on the spot, here or by somebody's own code.
 
 Knows what a `data` reference means. Knows nothing of prompts, order or rewards. Called by
 `dataset.py`.
@@ -6,6 +6,7 @@ Knows what a `data` reference means. Knows nothing of prompts, order or rewards.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 from collections.abc import Iterable
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from realnet.errors import ConfigError, LostReference, listed, nearest
+from realnet.references import CodeReference, parse_reference
 from realnet.roles.tasks.template import describe, near_file
+from realnet.topology.kinds import load_object
 
 # name in "new:NAME" = the module, or an object in one, that makes its rows
 MADE: dict[str, str] = {
@@ -26,7 +29,10 @@ MADE: dict[str, str] = {
 
 
 class Maker(Protocol):
-    """What a module of made problems offers."""
+    """What makes problems: a module of this folder, or an object that "file.py:name" names.
+
+    `demo` is needed for a warm start only.
+    """
 
     def row(self, seed: int, k: int, *, held_out: bool) -> dict[str, str]:
         """Return the k-th row; held-out rows are never among the others."""
@@ -95,13 +101,13 @@ class JsonLines:
 
 
 class MadeRows:
-    """Rows from a module of this folder: as many as wanted, from a seed."""
+    """Rows from a maker: as many as wanted, from a seed."""
 
     count: int | None = None
 
-    def __init__(self, kind: str, seed: int, where: str) -> None:
-        self._kind, self._seed = kind, seed
-        self.maker = made(kind, where)
+    def __init__(self, reference: str, seed: int, base: Path, where: str) -> None:
+        self._reference, self._seed = reference, seed
+        self.maker = made(reference, base, where)
 
     def row(self, index: int, *, held_out: bool) -> dict[str, str]:
         """Return the index-th row of the training or of the held-out problems."""
@@ -109,7 +115,7 @@ class MadeRows:
 
     def name(self, index: int) -> str:
         """Return the reference and the number that make this row again."""
-        return f"new:{self._kind} seed {self._seed} row {index}"
+        return f"{self._reference} seed {self._seed} row {index}"
 
     def require(self, columns: Iterable[str], where: str, what: str) -> None:
         """Raise ConfigError when the rows made here lack one of these columns."""
@@ -117,13 +123,26 @@ class MadeRows:
         for column in columns:
             if column not in row:
                 raise ConfigError(
-                    f"{where}: {what} needs the column {column!r}, which new:{self._kind} does "
+                    f"{where}: {what} needs the column {column!r}, which {self._reference} does "
                     f"not make.{nearest(column, row)} It makes: {listed(row)}"
                 )
 
 
-def made(kind: str, where: str) -> Maker:
-    """Return the module behind "new:KIND". Raises ConfigError with the nearest right name."""
+def is_made(reference: str) -> bool:
+    """Tell whether this is made on the spot, by "new:NAME" or by somebody's own code."""
+    if reference.startswith("new:"):
+        return True
+    try:
+        return isinstance(parse_reference(reference), CodeReference)
+    except ValueError:
+        return False
+
+
+def made(reference: str, base: Path, where: str) -> Maker:
+    """Return what makes the rows of "new:KIND" or "file.py:name". Raises ConfigError."""
+    kind = reference.removeprefix("new:")
+    if kind == reference:
+        return _own(reference, base, where)
     if kind not in MADE:
         raise LostReference(
             f'{where}.data = "new:{kind}": no such made task.{nearest(kind, MADE)} '
@@ -135,10 +154,31 @@ def made(kind: str, where: str) -> Maker:
     return maker
 
 
+@functools.lru_cache(maxsize=64)  # a warm start asks for each of its demonstrations
+def _own(reference: str, base: Path, where: str) -> Maker:
+    """Load somebody's own maker, and try its first row."""
+    place = f"{where}.data"
+    found: Any = load_object(reference, base, place)
+    maker: Maker = found() if isinstance(found, type) else found
+    try:
+        row = maker.row(0, 0, held_out=False)
+    except Exception as error:  # whatever somebody's code raises
+        raise ConfigError(
+            f'{place} = "{reference}": it needs a method row(seed, k, *, held_out) that returns a '
+            f"row of texts; calling it raised {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(row, dict) or any(not isinstance(v, str) for v in row.values()):
+        raise ConfigError(
+            f'{place} = "{reference}": row(0, 0, held_out=False) returned {row!r}: a dict of '
+            'texts is needed, {"question": "...", "answer": "..."}'
+        )
+    return maker
+
+
 def open_source(reference: str, seed: int, base: Path, where: str) -> JsonLines | MadeRows:
     """Return the rows that a `data` reference means. Raises ConfigError."""
-    if reference.startswith("new:"):
-        return MadeRows(reference.removeprefix("new:"), seed, where)
+    if is_made(reference):
+        return MadeRows(reference, seed, base, where)
     if reference.startswith("hf:"):
         raise ConfigError(
             f"{where}.data = {reference!r}: this build reads local files and made tasks, and "
@@ -149,7 +189,8 @@ def open_source(reference: str, seed: int, base: Path, where: str) -> JsonLines 
     if not reference.endswith((".jsonl", ".json")):
         raise ConfigError(
             f"{where}.data = {reference!r}: not a reference to data. Write a file of JSON lines, "
-            f'"./data/train.jsonl", or a made task: {listed(f"new:{name}" for name in MADE)}'
+            f'"./data/train.jsonl", a made task: {listed(f"new:{name}" for name in MADE)}, or your '
+            'own code that makes them, "file.py:name"'
         )
     return JsonLines(base / reference, where)
 

@@ -6,18 +6,23 @@ Knows tasks, not models. Called by the trainer.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from realnet.errors import ConfigError
 from realnet.roles.tables import Task
-from realnet.roles.tasks import demos
+from realnet.roles.tasks import demos, is_made
 
 
-def demonstrations(tasks: Mapping[str, Task]) -> Callable[[int, float], tuple[str, str]]:
+def demonstrations(
+    tasks: Mapping[str, Task], base: Path
+) -> Callable[[int, float], tuple[str, str]]:
     """Return the function (k, progress) -> (prompt, response) over the made tasks, in turns.
+
+    `base` is the topology's folder: somebody's own code that makes a task lies beside it.
 
     Raises ConfigError when no task that is trained on can give demonstrations.
     """
-    made = [(n, t) for n, t in tasks.items() if t.use == "train" and t.data.startswith("new:")]
+    made = [(n, t) for n, t in tasks.items() if t.use == "train" and is_made(t.data)]
     if not made:
         raise ConfigError(
             "[roles.trainer].warm_start needs demonstrations, which only made tasks have: add one "
@@ -26,6 +31,7 @@ def demonstrations(tasks: Mapping[str, Task]) -> Callable[[int, float], tuple[st
 
     def demo(k: int, progress: float) -> tuple[str, str]:
         name, task = made[k % len(made)]
-        return demos(task, k // len(made), progress, f"[tasks.{name}]")
+        return demos(task, k // len(made), progress, f"[tasks.{name}]", base)
 
+    demo(0, 0.0)
     return demo

@@ -93,7 +93,7 @@ class Trainer(Actor[TrainerConfig]):
         check_rule(config, shared[Policy])
         check_reference(config, shared[Policy], base)
         if config.warm_start.steps:
-            demonstrations(shared[Task])
+            demonstrations(shared[Task], base)
 
     # ------------------------------------------------------------ start
 
@@ -175,7 +175,7 @@ class Trainer(Actor[TrainerConfig]):
             self._loop.call_soon_threadsafe(self._warmer, step, of, signs)
 
         if self.config.warm_start.steps:
-            self._learner.warm_start(demonstrations(self.all(Task)), report)
+            self._learner.warm_start(demonstrations(self.all(Task), self.run_info.base), report)
 
     def _warmer(self, step: int, of: int, signs: dict[str, float]) -> None:
         self.progress(f"warm start {step}/{of}")

@@ -10,7 +10,7 @@ import pytest
 
 from realnet.errors import DeadlineExceeded, NoPeer, PeerDied, RealnetError, Refused
 from realnet.roles.driver.answer import ATTEMPTS, REFUSALS, Partial, write
-from realnet.roles.driver.driver import sampling_of
+from realnet.roles.driver.episode import sampling_of
 from realnet.roles.messages import Delta, Generate, Sampling, Span, Ticket, TicketKey, Version
 
 

@@ -187,3 +187,32 @@ def test_all_wrong_tasks_are_told_at_once(base: Path) -> None:
         check_tasks({"a": task("new:x"), "b": task(prompt="{z}")}, base)
     assert "[tasks.a]" in str(caught.value)
     assert "[tasks.b]" in str(caught.value)
+
+
+def own(folder: Path, text: str) -> Dataset:
+    (folder / "mine.py").write_text(text)
+    return Dataset({"mine": task("mine.py:Mine")}, folder)
+
+
+ROW = "def row(self, seed, k, *, held_out):\n        return {'question': f'{k}', 'answer': '1'}\n"
+
+
+def test_somebodys_own_code_makes_problems(tmp_path: Path) -> None:
+    name, problem = own(tmp_path, f"class Mine:\n    {ROW}").train(7)
+    assert (name, problem.prompt, problem.answer) == ("mine", "7", "1")
+    assert problem.source == "mine.py:Mine seed 0 row 7"
+    with pytest.raises(ConfigError, match=r"give it a method demo\(seed, k, progress\)"):
+        demos(task("mine.py:Mine"), 0, base=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Mine = 3", "needs a method row.*'int' object has no attribute 'row'"),
+        (f"class Mine:\n    {ROW}".replace("'1'", "1"), "a dict of texts is needed"),
+        ("def mine(): ...", 'mine.py has no "Mine". Did you mean "mine"'),
+    ],
+)
+def test_what_somebodys_own_code_does_wrong_is_told(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        own(tmp_path, text).train(0)
