@@ -99,7 +99,9 @@ def warm_weights(setting: Setting, tokenizer: Tokenizer, kept: Path, report: Rep
     if path.is_file():
         return Weights(_load(path), version, f"its warm start ({path})")
     learner = Learner(policy, config, tokenizer, setting.base)
-    learner.warm_start(demonstrations(setting.tasks), lambda step, of, _: report(step, of))
+    learner.warm_start(
+        demonstrations(setting.tasks, setting.base), lambda step, of, _: report(step, of)
+    )
     weights = dict(named_weights(learner.model))
     kept.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".partial")

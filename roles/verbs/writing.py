@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from realnet.roles.driver.answer import Partial
-from realnet.roles.driver.driver import sampling_of
+from realnet.roles.driver.episode import sampling_of
 from realnet.roles.generator.engine import make_core
 from realnet.roles.generator.generator import GeneratorConfig
 from realnet.roles.messages import Generate, Ints, Rollout, SampleKey, Sampling, Segment, Ticket

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ def test_the_smallest_first_and_what_is_left() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_repeat_and_keep_to_their_set(name: str) -> None:
-    maker: Any = made(name, "")
+    maker: Any = made(f"new:{name}", Path(), "")
     for wanted in (False, True):
         rows = [maker.row(3, k, held_out=wanted) for k in range(100)]
         assert rows == [maker.row(3, k, held_out=wanted) for k in range(100)]
@@ -66,7 +67,7 @@ def test_unseen_sizes_are_never_drawn_and_never_demonstrated() -> None:
 
 @pytest.mark.parametrize("name", ["addz", "modz", "sortz"])
 def test_demonstrations_fit_the_demo_and_become_direct_late(name: str) -> None:
-    maker: Any = made(name, "")
+    maker: Any = made(f"new:{name}", Path(), "")
     tokenizer = Tokenizer.new_chars()
     early = [maker.demo(0, k, 0.5) for k in range(300)]
     late = [maker.demo(0, k, 0.9) for k in range(300)]
