@@ -17,11 +17,12 @@ import msgspec
 from rich.console import Console
 
 from realnet import cli_guests, cli_topology
+from realnet.cli_begin import Start, start_again, start_fork, start_new, write_down
 from realnet.cli_runs import RUNS, VERBS, find_run
 from realnet.cli_topology import file_argument, set_option
 from realnet.cli_verbs import load_verb, registered_verbs
 from realnet.errors import ConfigError, RealnetError
-from realnet.topology import Plan, Source, read_plan, read_source, resolve
+from realnet.topology import Plan, Source, read_plan
 from realnet.topology.kinds import load_object
 
 if TYPE_CHECKING:
@@ -81,32 +82,46 @@ for _verb in (*cli_topology.VERBS, *VERBS, *cli_guests.VERBS):
 @file_argument
 @set_option
 @click.option("--name", default="", help="Name of the run's folder under runs/.")
-@click.option("--resume", is_flag=True, help="Go on with the newest run of this topology.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with the newest run of this topology, or --name. Most keys may have changed.",
+)
+@click.option(
+    "--from",
+    "origin",
+    default="",
+    metavar="RUN[@STEP]",
+    help="Begin a new run with the weights of another: its newest checkpoint, @STEP, or @best.",
+)
 @click.option("--inline", is_flag=True, help="All roles in one process and loop (to debug).")
 @click.option("--runs", type=click.Path(path_type=Path), default=RUNS, show_default=True)
 def run(
-    topology: Path, overrides: tuple[str, ...], name: str, resume: bool, inline: bool, runs: Path
+    topology: Path,
+    overrides: tuple[str, ...],
+    name: str,
+    resume: bool,
+    origin: str,
+    inline: bool,
+    runs: Path,
 ) -> None:
     """Run a topology on this machine until it is done. Ctrl-C stops it in order."""
-    sys.exit(_run(topology, overrides, name, resume, inline, runs))
-
-
-def _run(
-    topology: Path, overrides: tuple[str, ...], name: str, resume: bool, inline: bool, runs: Path
-) -> int:
-    from realnet.run import run_plan
-    from realnet.runfolder import RunFolder, new_name, newest_run
-
-    source = read_source(topology, overrides)
+    if resume and origin:
+        raise click.UsageError("--resume goes on with a run, --from begins a new one: choose one")
     if resume:
-        path = runs / name if name else newest_run(runs, source.title)
-        read_plan(path)  # it must be a run
-        made = resolve(source, path.name)
+        start = start_again(topology, overrides, name, runs)
+    elif origin:
+        start = start_fork(topology, overrides, name, runs, origin)
     else:
-        path = runs / (name or new_name(runs, source.title))
-        if (path / "plan.json").exists():
-            raise ConfigError(f"{path} exists; resume it with --resume, or choose another --name")
-        made = resolve(source, path.name)
+        start = start_new(topology, overrides, name, runs)
+    sys.exit(_run(topology, start, resume, inline, runs))
+
+
+def _run(topology: Path, start: Start, resume: bool, inline: bool, runs: Path) -> int:
+    from realnet.run import run_plan
+    from realnet.runfolder import RunFolder
+
+    made, path = start.plan, start.path
     folder = RunFolder(path, resumed=resume)
     where = "" if runs == RUNS else f" --runs {runs}"
     again = f"go on with: realnet run {topology} --resume --name {path.name}{where}"
@@ -117,7 +132,10 @@ def _run(
         raise
     try:
         view.say(f"{path}  ({'resumed, ' if resume else ''}attempt {folder.attempt})")
-        (folder.path / "topology.toml").write_text(_resolved(source), encoding="utf-8")
+        for change in start.changes:
+            view.say(f"changed: {change}")
+        write_down(start, folder)
+        (folder.path / "topology.toml").write_text(_resolved(start.source), encoding="utf-8")
         if inline:
             outcome = asyncio.run(run_plan(made, folder, view, inline=True))
         else:

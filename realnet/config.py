@@ -56,6 +56,15 @@ class Shared(Config):
     table: ClassVar[str] = ""
     many: ClassVar[bool] = False
 
+    @classmethod
+    def binds(cls, table: Mapping[str, Any]) -> str:
+        """Return why a run that was begun with this entry needs it to the end, or "".
+
+        `table` is the entry as plain values. A resumed run can neither lose nor gain a binding
+        entry, nor change its fields that are marked `Fixed`.
+        """
+        return ""
+
 
 C = TypeVar("C", bound=Config)
 _UNIT_TYPES = (Seconds, Bytes, Steps)

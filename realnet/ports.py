@@ -162,12 +162,22 @@ class Ask(Port):
 
 
 class StateIn(Port, Generic[M]):
-    """Follows the latest value that another role shows."""
+    """Follows the latest value that another role shows.
+
+    `optional`: a topology may leave it unwired; its value is then always None.
+    """
 
     wire = "state"
 
-    def __init__(self, kind: type[M], *, joined_by: Literal["", "policy"] = ""):
+    def __init__(
+        self,
+        kind: type[M],
+        *,
+        joined_by: Literal["", "policy"] = "",
+        optional: bool = False,
+    ):
         super().__init__(kind, joined_by=joined_by)
+        self.optional = optional
 
     @overload
     def __get__(self, actor: None, owner: type) -> StateIn[M]: ...

@@ -324,3 +324,19 @@ class PolicyStatus(Message):
     step: int
     room: int
     finished: bool = False
+
+
+# ---------------------------------------------------------------- measurement
+
+
+class Measured(Message):
+    """What held-out problems say of one version; `values` by name, as "eval/TASK/pass@1"."""
+
+    version: Version
+    values: dict[str, float]
+
+
+class Measurements(Message):
+    """State of an evaluator: its newest measurements, oldest first."""
+
+    newest: tuple[Measured, ...] = ()

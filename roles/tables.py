@@ -6,8 +6,12 @@ models or of files. Roles and their libraries declare in `shared` which of these
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
+import msgspec
+
+from realnet.changes import Fixed, Past
 from realnet.config import Config, Seconds, Shared, Steps, doc
 from realnet.references import Reference
 
@@ -21,17 +25,31 @@ class Policy(Shared):
         str,
         doc('a folder with a Hugging Face model, or "new:llama" / "new:qwen2"'),
         Reference("hf", "path", "new", "run"),
+        Fixed("the checkpoint's weights are of that model"),
     ]
     tokenizer: Annotated[
         str,
         doc('a folder, "new:chars" or "new:bytes"; empty: the model\'s'),
         Reference("hf", "path", "new"),
+        Fixed("weights, and the rollouts in the journal, are about its token ids", fork=False),
     ] = ""
-    shape: Annotated[dict[str, int | float | bool], doc("of a new model: keys of its config")] = {}
-    dtype: Annotated[Literal["fp32", "bf16"], doc("of weights and compute")] = "fp32"
+    shape: Annotated[
+        dict[str, int | float | bool],
+        doc("of a new model: keys of its config"),
+        Fixed("the checkpoint's weights have that shape", fork=False),
+    ] = {}
+    dtype: Annotated[
+        Literal["fp32", "bf16"],
+        doc("of weights and compute"),
+        Fixed("the checkpoint's weights and moments are kept in it"),
+    ] = "fp32"
     context: Annotated[int, doc("longest prompt + answer, in tokens", ge=8)] = 1024
     batch: Annotated[int, doc("tickets a step", ge=1)] = 32
-    group: Annotated[int, doc("answers a ticket", ge=1)] = 8
+    group: Annotated[
+        int,
+        doc("answers a ticket", ge=1),
+        Fixed("tickets that are out, and groups in the journal, have so many answers"),
+    ] = 8
     max_age: Annotated[
         int, doc("η: how many versions old a token may be; 0: synchronous", ge=0)
     ] = 1
@@ -44,7 +62,16 @@ class Policy(Shared):
     ] = "mask"
     max_tokens: Annotated[int, doc("longest answer, in tokens", ge=1)] = 256
     temperature: Annotated[float, doc("of sampling, in training", gt=0)] = 1.0
-    seed: Annotated[int, doc("of everything random in this policy")] = 0
+    seed: Annotated[
+        int,
+        doc("of everything random in this policy"),
+        Fixed("the checkpoint goes on with the random state that came of it"),
+    ] = 0
+
+    @classmethod
+    def binds(cls, table: Mapping[str, Any]) -> str:
+        """A policy is kept under its name."""
+        return "ledger, journal and checkpoints of a policy are kept under its name"
 
 
 class Answer(Config):
@@ -52,6 +79,9 @@ class Answer(Config):
 
     column: Annotated[str, doc("the column")] = "answer"
     after: Annotated[str, doc("only what follows the last of these in the column")] = ""
+
+
+_ORDER = "which problem a ticket's number names follows from it, and tickets are trained once"
 
 
 class Task(Shared):
@@ -64,6 +94,7 @@ class Task(Shared):
         str,
         doc('"./file.jsonl" beside the topology, "new:NAME" or your own "file.py:name" (made)'),
         Reference("hf", "path", "new", "code"),
+        Fixed(_ORDER),
     ]
     reward: Annotated[dict[str, float], doc('{ math = 1.0, "file.py:function" = 0.1 }')]
     prompt: Annotated[str, doc('template with {column}s, or the path of one ("prompts/x.txt")')] = (
@@ -73,20 +104,41 @@ class Task(Shared):
     columns: Annotated[dict[str, str], doc("name in the template = column of the data")] = {}
     answer: Annotated[Answer, doc('{ column = "answer", after = "####" }')] = Answer()
     use: Annotated[
-        Literal["train", "eval"], doc("trained on, or measured on held-out problems")
+        Literal["train", "eval"],
+        doc("trained on, or measured on held-out problems"),
+        Fixed(_ORDER),
     ] = "train"
-    weight: Annotated[float, doc("share of this task in the mix", gt=0)] = 1.0
-    limit: Annotated[int, doc("use only the first so many problems; 0: all", ge=0)] = 0
-    seed: Annotated[int, doc("of the order (and of problems made on the spot)")] = 0
+    weight: Annotated[float, doc("share of this task in the mix", gt=0), Fixed(_ORDER)] = 1.0
+    limit: Annotated[
+        int, doc("use only the first so many problems; 0: all", ge=0), Fixed(_ORDER)
+    ] = 0
+    seed: Annotated[int, doc("of the order (and of problems made on the spot)"), Fixed(_ORDER)] = 0
     temperature: Annotated[float, doc("of sampling, in evaluation (0: greedy)", ge=0)] = 1.0
     samples: Annotated[int, doc("answers a problem, in evaluation", ge=1)] = 1
+
+    @classmethod
+    def binds(cls, table: Mapping[str, Any]) -> str:
+        """A task that is trained on decides what tickets ask; a measured one does not."""
+        trained = table.get("use", "train") == "train"
+        return "the order of problems follows from all tasks that are trained on" if trained else ""
 
 
 class Save(Config):
     """`run.save`: when checkpoints are written and how many stay."""
 
     every: Annotated[Steps, doc('for example "20 steps"')] = Steps(20)
-    keep: Annotated[int, doc("checkpoints that stay", ge=1)] = 2
+    keep: Annotated[int, doc("checkpoints that stay: the newest so many", ge=1)] = 2
+    best: Annotated[
+        str,
+        doc(
+            'what the best checkpoint has most of, "eval.TASK.pass@1": it stays as well, and every '
+            "version that is measured is saved; empty: only the newest stay"
+        ),
+    ] = ""
+    journal: Annotated[
+        Literal["needed", "all"],
+        doc("rollouts that stay: those a resume may need, or all, so that a run can be replayed"),
+    ] = "needed"
     export: Annotated[Literal["hf", "none"], doc("write a Hugging Face folder at the end")] = "hf"
 
     def __post_init__(self) -> None:
@@ -110,6 +162,14 @@ class Schedule(Shared):
     until: Annotated[Until, doc('{ steps = 300, time = "3h" }')] = Until()
     eval: Annotated[Steps, doc('how often held-out tasks are measured: "10 steps"')] = Steps(10)
     save: Annotated[Save, doc('{ every = "20 steps", keep = 3 }')] = Save()
+    origin: Annotated[
+        str,
+        doc(
+            'the run whose weights this one begins with: "NAME", "NAME@40" or "NAME@best", or a '
+            "folder instead of the name (what `realnet run --from` writes); empty: none"
+        ),
+        Past("the run was begun already"),
+    ] = msgspec.field(default="", name="from")
 
     def __post_init__(self) -> None:
         """Refuse measuring every no steps."""

@@ -223,6 +223,8 @@ def _open_ends(roles: Mapping[str, Ends], wires: list[WirePlan]) -> list[str]:
         for port in role.ports.values():
             if (role.name, port.name) in used or isinstance(port, StateOut):
                 continue
+            if isinstance(port, StateIn) and port.optional:
+                continue
             verb = {Inlet: "takes", Outlet: "gives", Ask: "asks", StateIn: "follows"}[type(port)]
             names = ", ".join(t.__name__ for t in port.types)
             here = [r.name for r in roles.values() if _joins(role, port, r)]

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
-from realnet import Actor, Ask, Config, StateIn, doc
+from realnet import Actor, Ask, Config, StateIn, StateOut, doc
 from realnet.config import Seconds, Shared
 from realnet.errors import AskError, ConfigError, Refused
 from realnet.roles.evaluator.measure import Measure
@@ -26,6 +27,8 @@ from realnet.roles.messages import (
     Announced,
     Attempt,
     Judge,
+    Measured,
+    Measurements,
     PolicyStatus,
     Scored,
     Ticket,
@@ -46,6 +49,7 @@ from realnet.roles.tasks import (
 _TRIES = 4
 _PAUSE_S = 0.5
 _FIRST_STATUS_S = 3.0
+_TOLD = 8  # measurements in the state: whoever follows it misses none of a quick few
 
 
 class EvaluatorConfig(Config):
@@ -65,6 +69,7 @@ class Evaluator(Actor[EvaluatorConfig]):
     shared = (Policy, Task, Schedule)
     versions = StateIn(Announced, joined_by="policy")
     status = StateIn(PolicyStatus, joined_by="policy")
+    measured = StateOut(Measurements, joined_by="policy")
     driver = Ask(Attempt)
     rewarder = Ask(Judge)
 
@@ -107,6 +112,7 @@ class Evaluator(Actor[EvaluatorConfig]):
         self._passed: Version | None = None  # nothing up to here is due any more
         self._measured: Version | None = None
         self._pin: Version | None = None
+        self._told: deque[Measured] = deque(maxlen=_TOLD)
 
     # ------------------------------------------------------------ when
 
@@ -203,6 +209,9 @@ class Evaluator(Actor[EvaluatorConfig]):
             samples += measure.samples
         if row:
             self.metrics(step=version.number, **row)
+        if row and self._pin == version:  # else another version wrote some of the answers
+            self._told.append(Measured(version, row))
+            self.measured.set(Measurements(tuple(self._told)))
         await self.compute(self._write, version, samples, label="write samples")
 
     async def _measure(self, name: str, version: Version) -> Measure:

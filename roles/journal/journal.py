@@ -116,10 +116,21 @@ class Journal:
         os.fsync(self._file)
         self.segment = segments[-1]
 
-    def replay(self) -> Iterator[Entry]:
-        """Yield every record in the order of appending. Raises JournalDamaged."""
+    @property
+    def first(self) -> int:
+        """The number of the first segment that is there; 0: none. Raises JournalDamaged."""
+        segments = self._segments()
+        return segments[0] if segments else 0
+
+    def replay(self, begin: int = 0) -> Iterator[Entry]:
+        """Yield every record, from segment `begin` on, in the order of appending.
+
+        Reading alone needs no `open`. Raises JournalDamaged.
+        """
         segments = self._segments()
         for index in segments:
+            if index < begin:
+                continue
             for frame in frames.read(self._path(index), last=index == segments[-1]):
                 if isinstance(frame, frames.Frame):
                     yield Entry(index, frame.kind, frame.body)

@@ -13,6 +13,7 @@ from typing import Any
 
 import jinja2
 import tokenizers
+import xxhash
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
@@ -69,6 +70,11 @@ class Tokenizer:
             return template.render(messages=messages, add_generation_prompt=True, **self._tokens)
         except jinja2.TemplateError as error:
             raise ConfigError(f"chat template of tokenizer {self._where}: {error}") from None
+
+    def digest(self) -> str:
+        """Return a digest of which id stands for which token."""
+        vocab = sorted(self._core.get_vocab(with_added_tokens=True).items())
+        return xxhash.xxh3_64_hexdigest(json.dumps(vocab).encode())
 
     def save(self, folder: Path) -> None:
         """Write the files from which AutoTokenizer.from_pretrained(folder) builds the same."""

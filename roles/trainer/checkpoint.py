@@ -61,12 +61,13 @@ class Checkpoints:
     def __init__(self, folder: Path, *, keep: int) -> None:
         self.folder = folder
         self.keep = keep
+        self.spared: Callable[[list[int]], set[int]] = lambda steps: set()  # these stay as well
 
     def save(self, step: int, small: Mapping[str, bytes], write: Callable[[Path], None]) -> Path:
         """Write the checkpoint of a step, whole or not at all; return its folder.
 
-        `write(folder)` puts the large files there. Older checkpoints beyond `keep` go after this
-        one is durable. Raises CheckpointError naming path, sizes and what to do.
+        `write(folder)` puts the large files there. Older checkpoints beyond `keep` that are not
+        spared go after this one is durable. Raises CheckpointError naming path, sizes, what to do.
         """
         final = self.folder / f"step_{step:06d}"
         part = self.folder / f"{final.name}.tmp"
@@ -115,6 +116,18 @@ class Checkpoints:
             )
         return None
 
+    def at(self, step: int) -> Found:
+        """Return the checkpoint of a step, proved to be whole. Raises CheckpointError."""
+        known = dict(self.all())
+        if step not in known:
+            steps = ", ".join(map(str, known)) or "none"
+            raise CheckpointError(
+                f"{self.folder} has no checkpoint of step {step}. Steps there: {steps}"
+            )
+        if reason := _damage(known[step], step):
+            raise CheckpointError(f"checkpoint {known[step]} is damaged: {reason}")
+        return Found(step, known[step])
+
     def all(self) -> list[tuple[int, Path]]:
         """Return (step, folder) of every finished checkpoint, oldest first."""
         if not self.folder.is_dir():
@@ -128,8 +141,11 @@ class Checkpoints:
 
     def _prune(self) -> None:
         with contextlib.suppress(OSError):  # what cannot be removed now goes the next time
-            for _, folder in self.all()[: -self.keep]:
-                _remove(folder)
+            known = self.all()
+            spared = self.spared([step for step, _ in known])
+            for step, folder in known[: -self.keep]:
+                if step not in spared:
+                    _remove(folder)
 
     def _failed(self, step: int, part: Path, error: OSError) -> CheckpointError:
         need = free = 0

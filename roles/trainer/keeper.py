@@ -14,6 +14,10 @@ from typing import Any, Protocol
 import msgspec
 
 from realnet.errors import CheckpointError
+from realnet.observe.record import read_rows
+from realnet.roles.messages import Measured
+from realnet.roles.tables import Save
+from realnet.roles.trainer.best import Best, measured_rows, row_name
 from realnet.roles.trainer.checkpoint import Checkpoints, Found
 from realnet.roles.trainer.meta import read_meta
 from realnet.roles.trainer.store import Store
@@ -33,22 +37,56 @@ class Saves(Protocol):
 
 
 class Keeper:
-    """The checkpoints and books of one trainer. `saved` is the step of the last checkpoint."""
+    """The checkpoints and books of one trainer. `saved` is the step of the last checkpoint.
+
+    `measured_every` is how many steps lie between two versions that are measured.
+    """
 
     def __init__(
         self,
         actor: Surroundings,
         store: Store,
-        checkpoints: Checkpoints,
         learner: Saves,
         folder: Path,
+        policy: Save,
+        measured_every: int,
     ) -> None:
-        self.checkpoints = checkpoints
+        self.checkpoints = Checkpoints(folder / "checkpoints", keep=policy.keep)
+        self.checkpoints.spared = self._spared
+        self.best = Best(row_name(policy.best), measured_every) if policy.best else None
         self.saved = -1
+        self._policy = policy
+        self._measured_every = measured_every
         self._actor = actor
         self._store = store
         self._learner = learner
         self._folder = folder
+
+    def due(self, step: int) -> bool:
+        """Tell whether a checkpoint is to be written after this step."""
+        every = self._policy.every
+        if self.best is not None and step % self._measured_every == 0:
+            return True
+        return step // every > self.saved // every
+
+    def read_measured(self, path: Path) -> None:
+        """Enter what metrics.jsonl says of versions that still are (blocking)."""
+        if self.best is not None:
+            self.best.add_all(measured_rows(read_rows(path), self.best.name))
+            self.best.forget_after(self._store.step)
+
+    def measured(self, news: Measured) -> None:
+        """Enter what held-out problems say of a version."""
+        lineage = self._store.lineage
+        if self.best is None or self.best.name not in news.values:
+            return
+        if not lineage.abandoned(news.version, self._store.version):
+            self.best.add(news.version.number, news.values[self.best.name])
+
+    def best_step(self) -> int | None:
+        """Return the step of the best checkpoint; None when none was measured."""
+        steps = [step for step, _ in self.checkpoints.all()]
+        return self.best.of(steps) if self.best is not None else None
 
     async def save(self, elapsed_s: float) -> bool:
         """Write a checkpoint, if there is none of this step. False, and told, when it failed."""
@@ -66,6 +104,8 @@ class Keeper:
             return False
         self.saved = step
         await store.journal.rotate()
+        if self._policy.journal == "all":
+            return True
         needed = await self._actor.compute(self._oldest_needed, label="checkpoint")
         await store.journal.trim(needed)
         return True
@@ -90,13 +130,19 @@ class Keeper:
     def _write(self, folder: Path) -> None:
         self._learner.save(folder / "learner")
 
-    def _oldest_needed(self) -> int:
-        """Return the first journal segment that any checkpoint which is kept needs.
+    def _spared(self, steps: list[int]) -> set[int]:
+        """Return the checkpoints that stay though newer ones do: the best, a replay's beginning."""
+        begun = {0} if self._policy.journal == "all" else set()
+        return begun | (self.best.spared(steps) if self.best is not None else set())
 
-        One whose meta.json does not read can never be gone back to: it needs nothing.
+    def _oldest_needed(self) -> int:
+        """Return the first journal segment that any of the newest checkpoints needs.
+
+        One whose meta.json does not read can never be gone back to: it needs nothing. Nor does
+        one that only stays because it is the best: it is forked from, not resumed.
         """
         needed: list[int] = []
-        for step, folder in self.checkpoints.all():
+        for step, folder in self.checkpoints.all()[-self._policy.keep :]:
             with contextlib.suppress(CheckpointError):
                 needed.append(read_meta(Found(step, folder)).journal_from)
         return min(needed, default=0)

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from realnet.errors import RealnetError
+from realnet.errors import CheckpointError, RealnetError
 from realnet.roles.algorithms.advantages import Array
 from realnet.roles.algorithms.kl import divergence
 from realnet.roles.algorithms.normalise import token_scale
@@ -73,6 +73,7 @@ class Learner:
         )
         self.rng = torch.Generator().manual_seed(policy.seed)
         self.steps = 0
+        self.tokens = tokenizer.digest()
 
     def warm_start(self, demos: Demos, report: Report) -> None:
         """Train on demonstrations as `config.warm_start` says; `steps = 0` does nothing."""
@@ -151,6 +152,27 @@ class Learner:
         self.optimizer.restore(state)
         self.rng.set_state(state["generator"])
         self.steps = scalars["steps"]
+
+    def adopt(self, folder: Path) -> str:
+        """Begin with the weights that another learner saved; return what came of its moments.
+
+        Counters and random state stay those of a beginning. Moments of the optimizer come along
+        when they are of the same kind. Raises CheckpointError when the weights do not fit.
+        """
+        weights, state, _ = learner_files.read(folder)
+        own = dict(self.named)
+        cast = {n: w.to(own[n].dtype) if n in own else w for n, w in weights.items()}
+        learner_files.check_weights(folder / learner_files.MODEL, cast, own)
+        load_named_weights(self.model, cast)
+        self.optimizer.begin_anew()
+        if any(weights[name].dtype != own[name].dtype for name in own):
+            return "with moments of its own, since the weights are of another dtype"
+        try:
+            self.optimizer.restore(state)
+        except CheckpointError:
+            self.optimizer.begin_anew()
+            return "with moments of its own, since the other's optimizer was another"
+        return "with its optimizer's moments"
 
     def export(self, folder: Path) -> None:
         """Write a folder that others load as a Hugging Face model."""

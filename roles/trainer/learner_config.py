@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from realnet.changes import Fixed, Past
 from realnet.config import Config, doc
 from realnet.errors import ConfigError, RealnetError
 from realnet.roles.algorithms.contradictions import Contradiction, refuse_policy, refuse_reference
@@ -56,6 +57,7 @@ class LearnerConfig(Config):
     reference: Annotated[
         str,
         doc('what a KL is measured against: "start", the policy as it was at step 0, or a folder'),
+        Fixed("the policy as it was at step 0 was not kept", to=(START,)),
     ] = ""
     lr: Annotated[float, doc("learning rate of AdamW", gt=0)] = 1e-6
     schedule: Annotated[
@@ -86,7 +88,11 @@ class LearnerConfig(Config):
     ] = "auto"
     # Several processes with several threads each on the same cores slow each other down 100-fold.
     threads: Annotated[int, doc("of torch on the CPU; 1: repeats bit for bit", ge=1)] = 1
-    warm_start: Annotated[WarmStart, doc("supervised training before version 0")] = WarmStart()
+    warm_start: Annotated[
+        WarmStart,
+        doc("supervised training before version 0"),
+        Past("the run is past its warm start"),
+    ] = WarmStart()
 
     def __post_init__(self) -> None:
         """Refuse contradictions when the table is read, not when a run has started."""

@@ -93,6 +93,12 @@ class AdamW:
             }
         self.forget()
 
+    def begin_anew(self) -> None:
+        """Forget all moments, as if no update had been made."""
+        self.inner.state.clear()
+        self.refresh()
+        self.forget()
+
     def refresh(self) -> None:
         """Take fp32 copies again after somebody else wrote the weights."""
         for (_, weight), (_, master) in zip(self.weights, self.masters, strict=True):

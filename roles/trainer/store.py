@@ -26,8 +26,10 @@ from realnet.roles.messages import Group, GroupClosed, Scored, Version
 from realnet.roles.tables import Policy
 from realnet.roles.trainer import records
 from realnet.roles.trainer.assembly import Assembly, Hopeless
+from realnet.roles.trainer.batches import Batches
 from realnet.roles.trainer.checkpoint import Found
 from realnet.roles.trainer.meta import Meta, read_meta
+from realnet.roles.trainer.record_writer import RecordWriter
 from realnet.roles.trainer.records import Batch, Ended, Forked, Handed, Issued, Redo
 from realnet.roles.trainer.staleness import Lateness, stale
 
@@ -53,6 +55,8 @@ class Store:
         self.published = -1  # the last step whose version generators can have; -1: none yet
         self.trained_s = 0.0
         self.asks = ""  # digest of what tickets ask: of the tasks and the answers a ticket
+        self.tokens = ""  # digest of the vocabulary
+        self.origin = ""  # the run and version that this run was forked from
         self.lost_steps = 0  # steps begun after the checkpoint that `rebuild` found
         self.fruitless = 0  # tickets set aside since the last whole group
         self.unfit: Callable[[Group], str] = lambda group: ""  # why not to train on it; "": do
@@ -60,9 +64,9 @@ class Store:
         self.lateness = Lateness(policy)
         self.unfit_step = 0  # the same, since the last step
         self.on_aside: Callable[[int, str], None] = lambda ticket, reason: None
-        self._full = full
+        self._writer = RecordWriter(journal, full)
         self._redo: set[int] = set()  # open tickets that nobody has: to go out again
-        self._plans: dict[int, tuple[int, ...]] = {}
+        self._batches = Batches(policy, self.assembly, lambda count: self.ledger.oldest(count))
         self._first_segment: dict[int, int] = {}  # where the oldest sample of an open ticket is
 
     @property
@@ -97,8 +101,7 @@ class Store:
                     "start over"
                 )
             return
-        self._plans = {s: t for s, t in self._plans.items() if s > self.step}
-        self.lost_steps = len(self._plans)
+        self.lost_steps = self._batches.keep_after(self.step)
         self.fruitless = 0  # what ended the life before may have been mended
         self.ledger.check()
 
@@ -111,6 +114,7 @@ class Store:
         )
         self.lineage = Lineage.restore(found.read("lineage.msgpack"))
         self.trained_s = meta.trained_s
+        self.origin = meta.origin
         if (meta.number, found.step) != (self.step, self.step):
             raise CheckpointError(
                 f"{found.folder} says step {meta.number} and its ledger {self.step}: its files are "
@@ -118,6 +122,18 @@ class Store:
             )
         for ticket in self.ledger.tickets(TicketState.BUFFERED):
             self.ledger.unbuffer(ticket)  # its rollouts are in the journal: whole again in a moment
+
+    def fork(self, lineage: Lineage, at: Version, origin: str) -> None:
+        """Begin this run with the weights of another's version: a ledger and a branch of its own.
+
+        Steps are counted from 0 again. The branch is one that the other run had not used by then,
+        so no version has the name of one that the weights came through. Durable with the first
+        checkpoint, before which nothing is published.
+        """
+        lineage.policy = self.name
+        lineage.resume(at)
+        self.lineage = lineage
+        self.origin = origin
 
     async def resume(self, at: Version, asked: str = "") -> int:
         """Open a new branch, durable, at the version that was loaded.
@@ -138,7 +154,8 @@ class Store:
 
     def _stale(self, branch: int) -> tuple[int, ...]:
         """Return the tickets of whole groups without any token that will carry gradient."""
-        planned = [t for step in sorted(self._plans) for t in self._plans[step]]
+        plans = self._batches.plans
+        planned = [t for step in sorted(plans) for t in plans[step]]
         groups = {g.key.ticket: g for g in self.assembly.oldest(self.assembly.ready)}
         turn = dict.fromkeys([*(t for t in planned if t in groups), *groups])
         at = Version(self.name, branch, self.step)
@@ -185,7 +202,7 @@ class Store:
         known = [t for t in handed if self.ledger.is_waiting(t)]
         if known:
             self._apply(Handed(tuple(known)), self.journal.segment)
-            self.journal.queue([records.pack(Handed(tuple(known)))])
+            self._writer.queue(Handed(tuple(known)))
         news = [(t, reason) for t, reason in set_aside if self.ledger.is_open(t)]
         await self._keep(*(Ended(ticket, reason) for ticket, reason in news))
 
@@ -205,39 +222,18 @@ class Store:
 
     def batch_ready(self) -> list[Group] | None:
         """Return the groups of the next step, the same as before a death; None: not enough."""
-        plan = self._plans.get(self.step + 1, ())
-        planned = [group for t in plan if (group := self.assembly.whole(t)) is not None]
-        if planned and len(planned) == len(plan):
-            return planned
-        self._plans.pop(self.step + 1, None)
-        if self.assembly.ready < self.policy.batch:
-            return None
-        if self.policy.over_age == "hold":
-            return None if self.held_by() is not None else self._in_order()
-        return self.assembly.oldest(self.policy.batch)
+        return self._batches.next(self.step + 1)
 
     def held_by(self) -> int | None:
-        """Return the first ticket without a whole group that `over_age = "hold"` waits for.
-
-        Steps take tickets in the order of issue. At most (max_age + 1) * batch are out, so each is
-        trained at most max_age steps after it was issued: no token of it can be older. None: the
-        batch is there, or nothing is held.
-        """
-        if self.policy.over_age != "hold":
-            return None
-        first = self.ledger.oldest(self.policy.batch)
-        return next((t for t in first if self.assembly.whole(t) is None), None)
-
-    def _in_order(self) -> list[Group]:
-        found = [self.assembly.whole(t) for t in self.ledger.oldest(self.policy.batch)]
-        return [group for group in found if group is not None]
+        """Return the first ticket without a whole group that `over_age = "hold"` waits for."""
+        return self._batches.held_by()
 
     async def retire(self, groups: Sequence[Group]) -> int:
         """Send away what `over_age` does not want in the next step; return how many groups.
 
         A batch that was begun before a death is the same again: nothing of it goes.
         """
-        if self.step + 1 in self._plans:
+        if self._batches.begun(self.step + 1):
             return 0
         going = self.lateness.going(groups, self.lineage, self.version)
         if going and self.policy.over_age == "requeue":
@@ -250,16 +246,16 @@ class Store:
     async def begin_step(self, groups: Sequence[Group]) -> None:
         """Make durable that these groups are the next step's, and so everything in them."""
         tickets = tuple(group.key.ticket for group in groups)
-        if self._plans.get(self.step + 1) != tickets:
+        if self._batches.plans.get(self.step + 1) != tickets:
             await self._keep(Batch(self.step + 1, tickets))
         else:
-            await self._sync()
+            await self._writer.sync()
 
     def trained(self, groups: Sequence[Group]) -> Version:
         """The step was taken; return the version it made. Durable with the next checkpoint."""
         tickets = [group.key.ticket for group in groups]
         self.ledger.train(tickets)
-        self._plans.pop(self.step, None)
+        self._batches.plans.pop(self.step, None)
         self.lateness.trained(tickets)
         for ticket in tickets:
             self._forget(ticket)
@@ -276,7 +272,16 @@ class Store:
         self.ledger.check()
         version = self.version
         needed = min([*self._first_segment.values(), self.journal.segment])
-        meta = Meta(self.name, version.branch, version.number, needed, self.trained_s, self.asks)
+        meta = Meta(
+            policy=self.name,
+            branch=version.branch,
+            number=version.number,
+            journal_from=needed,
+            trained_s=self.trained_s,
+            asks=self.asks,
+            tokens=self.tokens,
+            origin=self.origin,
+        )
         return {
             "ledger.msgpack": self.ledger.snapshot(),
             "lineage.msgpack": self.lineage.snapshot(),
@@ -288,28 +293,7 @@ class Store:
     async def _keep(self, *news: Message) -> None:
         """Apply records and make them durable, in one order."""
         segment = self.journal.segment
-        changed = [record for record in news if self._apply(record, segment)]
-        try:
-            await self.journal.append_all([records.pack(record) for record in changed])
-        except JournalFull as error:
-            await self._wait_for_space(error)
-
-    async def _sync(self) -> None:
-        try:
-            await self.journal.sync()
-        except JournalFull as error:
-            await self._wait_for_space(error)
-
-    async def _wait_for_space(self, error: JournalFull) -> None:
-        """Try until there is room: what is queued keeps its place, nothing is acknowledged."""
-        while True:
-            if self._full is None:
-                raise error
-            await self._full(error)
-            try:
-                return await self.journal.sync()
-            except JournalFull as again:
-                error = again
+        await self._writer.write([record for record in news if self._apply(record, segment)])
 
     def _apply(self, record: Message, segment: int) -> bool:
         """Change what is known. Returns False for what changes nothing: a duplicate."""
@@ -327,7 +311,7 @@ class Store:
             case Forked(branch, parent, number):
                 self.lineage.record(branch, parent, number)
             case Batch(step, tickets):
-                self._plans[step] = tickets
+                self._batches.plans[step] = tickets
             case _:
                 raise RealnetError(
                     f"the journal holds a {type(record).__name__}: not the trainer's"

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from realnet import Actor, Ask, Delivery, Inlet, StateOut, doc, handles
+from realnet import Actor, Ask, Delivery, Inlet, StateIn, StateOut, doc, handles
 from realnet.config import Shared
 from realnet.errors import CheckpointError
 from realnet.message import Nothing
@@ -25,6 +25,7 @@ from realnet.roles.messages import (
     CommitVersion,
     Group,
     GroupClosed,
+    Measurements,
     OpenSlot,
     PolicyStatus,
     ReportTickets,
@@ -35,7 +36,8 @@ from realnet.roles.messages import (
 )
 from realnet.roles.models.check import check_policy
 from realnet.roles.tables import Policy, Schedule, Task
-from realnet.roles.trainer.checkpoint import Checkpoints, Found
+from realnet.roles.trainer.beginning import Beginning
+from realnet.roles.trainer.best import check_best
 from realnet.roles.trainer.demonstrations import demonstrations
 from realnet.roles.trainer.failures import Failures, judge_arrivals
 from realnet.roles.trainer.keeper import Keeper
@@ -45,7 +47,8 @@ from realnet.roles.trainer.learner_config import (
     check_reference,
     check_rule,
 )
-from realnet.roles.trainer.meta import digest_of_tasks, read_meta
+from realnet.roles.trainer.meta import digest_of_tasks
+from realnet.roles.trainer.origin import ONLY, check_origin, policy_folder
 from realnet.roles.trainer.publisher import Publisher
 from realnet.roles.trainer.selection import unfit_groups
 from realnet.roles.trainer.store import Store
@@ -53,10 +56,9 @@ from realnet.roles.trainer.store import Store
 if TYPE_CHECKING:
     from realnet.roles.trainer.learner import Learner
 
-_ONLY = "policy"  # what a topology's one [policy] is called
 _PAUSE_S = 5.0  # between tries when the disk is full
 _LAST_TRIES = 3  # of the last checkpoint
-_WARM_ROW = 20  # updates of the warm start for one row of metrics
+_MEASURE_S = 600.0  # the longest wait for the measurement of the last version
 _SHOWN = 5  # set-aside tickets told one by one; the ledger counts all
 
 
@@ -78,6 +80,7 @@ class Trainer(Actor[TrainerConfig]):
     shared = (Policy, Schedule, Task)
     scored = Inlet(Scored, window=1024)
     closed = Inlet(GroupClosed, joined_by="policy", window=256)
+    measured = StateIn(Measurements, joined_by="policy", optional=True)
     server = Ask(OpenSlot, CommitVersion, joined_by="policy")
     status = StateOut(PolicyStatus, joined_by="policy")
 
@@ -92,6 +95,8 @@ class Trainer(Actor[TrainerConfig]):
         check_policy(shared[Policy], base)
         check_rule(config, shared[Policy])
         check_reference(config, shared[Policy], base)
+        check_best(shared[Schedule].save.best, shared[Task])
+        check_origin(shared[Schedule].origin, shared[Policy])
         if config.warm_start.steps:
             demonstrations(shared[Task], base)
 
@@ -105,33 +110,25 @@ class Trainer(Actor[TrainerConfig]):
         self._full_told_s = -_PAUSE_S
         self._asides = 0
         self._policy, self._schedule = self.one(Policy), self.one(Schedule)
-        name = self.policy_name or _ONLY
-        # Several policies in one run keep their journals and checkpoints apart.
-        folder = self.run_info.folder / ("" if name == _ONLY else name)
+        name = self.policy_name or ONLY
+        folder = self._folder = policy_folder(self.run_info.folder, name)
         folder.mkdir(exist_ok=True)
-        self._folder = folder
         self._failures = Failures(folder / "failures", self.config.failures)
-        self._journal = Journal(folder / "journal", notice=self._notice)
-        self._store = Store(name, self._policy, self._journal, self._disk_full)
-        self._store.unfit = unfit_groups(self.config.rule)
-        self._store.asks = digest_of_tasks(self.all(Task), self._policy.group)
         self._loop = asyncio.get_running_loop()
+        self._journal = Journal(folder / "journal", notice=self._notice)
+        self._store = store = Store(name, self._policy, self._journal, self._disk_full)
+        store.unfit = unfit_groups(self.config.rule)
+        store.asks = digest_of_tasks(self.all(Task), self._policy.group)
         self.progress("building the model")
         self._learner: Learner = await self.compute(self._build, label="build model")
-        checkpoints = Checkpoints(folder / "checkpoints", keep=self._schedule.save.keep)
-        self._keeper = Keeper(self, self._store, checkpoints, self._learner, folder)
+        store.tokens = self._learner.tokens
+        save, every = self._schedule.save, self._schedule.eval
+        self._keeper = Keeper(self, store, self._learner, folder, save, every)
         self._publisher = Publisher(self, self.server, self.clock.sleep, self._learner.weights)
-        self.progress("reading checkpoint and journal")
-        found = await self.compute(self._rebuild, label="read checkpoint")
-        if found is not None:
-            await self._resume(found)
-        else:
-            await self.compute(self._warm_start, label="warm start")
-            await self.compute(self._learner.refer, folder, label="keep reference")
-            if not await self._keeper.save(0.0):
-                raise CheckpointError(f"{folder}: the first checkpoint could not be written")
-        self._began_s = self.clock.now() - self._store.trained_s
-        self._store.on_aside = self._tell_aside
+        beginning = Beginning(self, store, self._keeper, self._learner, folder)
+        await beginning.begin(self.config, self._schedule, self.all(Task))
+        self._began_s = self.clock.now() - store.trained_s
+        store.on_aside = self._tell_aside
         self._ready.set()
 
     def _build(self) -> Learner:
@@ -141,47 +138,6 @@ class Trainer(Actor[TrainerConfig]):
         base = self.run_info.base
         tokenizer, steps = load_tokenizer(self._policy, base), self._schedule.until.steps
         return Learner(self._policy, self.config, tokenizer, base, horizon=steps)
-
-    def _rebuild(self) -> Found | None:
-        """Load the newest whole checkpoint and replay the journal after it."""
-        self._journal.open()
-        found = self._keeper.checkpoints.newest(self._notice)
-        self._store.rebuild(found)
-        if found is not None:
-            self._learner.load(found.folder / "learner")
-            self._learner.refer(self._folder)
-        return found
-
-    async def _resume(self, found: Found) -> None:
-        """Go on from a checkpoint, on a branch of its own."""
-        store = self._store
-        meta = read_meta(found)
-        again = await store.resume(meta.version, meta.asks)
-        self._keeper.saved = found.step
-        what = "resumed" if self.run_info.resumed else "was restarted and resumed"
-        text = f"{self.address} {what} at step {found.step} as {store.version}"
-        if store.lost_steps:
-            text += f"; {store.lost_steps} steps begun after it are taken again"
-        if meta.asks and meta.asks != store.asks:
-            text += "; the tasks are not what they were: tickets answered in part are asked anew"
-        if again:
-            text += f"; {again} tickets are answered again: what they hold is of no use"
-        self.event(text, step=found.step)
-
-    def _warm_start(self) -> None:
-        """Train on demonstrations, in the compute thread."""
-
-        def report(step: int, of: int, signs: dict[str, float]) -> None:
-            self._loop.call_soon_threadsafe(self._warmer, step, of, signs)
-
-        if self.config.warm_start.steps:
-            self._learner.warm_start(demonstrations(self.all(Task), self.run_info.base), report)
-
-    def _warmer(self, step: int, of: int, signs: dict[str, float]) -> None:
-        self.progress(f"warm start {step}/{of}")
-        if step % _WARM_ROW == 0 or step == of:
-            row = {"warm_step": step, **{f"warm_{name}": value for name, value in signs.items()}}
-            self.metrics(step=None, **row)
 
     # ------------------------------------------------------------ what comes in
 
@@ -235,7 +191,10 @@ class Trainer(Actor[TrainerConfig]):
         self._ring()
         await self._publish()
         if self._schedule.until.time is not None:
-            self.spawn(self._time_up(), name="end of time")
+            end_s = self._began_s + self._schedule.until.time
+            self.spawn(self._ring_at(end_s), name="end of time")
+        if self._keeper.best is not None:
+            self.spawn(self._follow_measurements(), name="follow measurements")
         while not self._over():
             start_s = self.clock.now()
             await self._groups()
@@ -246,12 +205,20 @@ class Trainer(Actor[TrainerConfig]):
                 continue
             row["publish_s"] = await self._publish()
             self.metrics(step=self._store.step, **row)
-            every = self._schedule.save.every
-            if self._store.step // every > self._keeper.saved // every:
+            if self._keeper.due(self._store.step):
                 async with self._stepping:
                     await self._keeper.save(self._elapsed_s())
         if not self._draining:
             await self._end()
+
+    async def _follow_measurements(self) -> None:
+        """Hear how good versions are, so that the best checkpoint stays."""
+        news = await self.measured.get()
+        while True:
+            for one in news.newest:
+                self._keeper.measured(one)
+            self._ring()
+            news = await self.measured.changed()
 
     def _over(self) -> bool:
         until = self._schedule.until
@@ -260,13 +227,6 @@ class Trainer(Actor[TrainerConfig]):
 
     def _elapsed_s(self) -> float:
         return self.clock.now() - self._began_s
-
-    async def _time_up(self) -> None:
-        """Wake the loop when the time of the run is over."""
-        time_s = self._schedule.until.time
-        if time_s is not None:
-            await self.clock.sleep(max(0.0, time_s - self._elapsed_s()))
-            self._ring()
 
     async def _groups(self) -> None:
         """Wait until a batch is whole, or it is over."""
@@ -361,11 +321,39 @@ class Trainer(Actor[TrainerConfig]):
                     raise CheckpointError(f"the last checkpoint failed {_LAST_TRIES} times")
                 async with self.waiting("space on the disk for the last checkpoint"):
                     await self.clock.sleep(_PAUSE_S)
-            if self._schedule.save.export == "hf":
-                self.progress("exporting")
-                await self.compute(self._learner.export, self._folder / "export", label="export")
+            await self._export()
             await self._keeper.close_books()
         self.finish(f"trained {self._store.step} steps")
+
+    async def _export(self) -> None:
+        """Write Hugging Face folders: of the last version, and of the best if that is another."""
+        await self._last_measured()
+        best = self._keeper.best_step()
+        if best is not None:
+            self.event(f"best by {self._schedule.save.best}: step {best}", best_step=best)
+        if self._schedule.save.export != "hf":
+            return
+        self.progress("exporting")
+        await self.compute(self._learner.export, self._folder / "export", label="export")
+        if best is not None and best != self._store.step:
+            found = self._keeper.checkpoints.at(best)
+            await self.compute(self._learner.load, found.folder / "learner", label="export")
+            await self.compute(self._learner.export, self._folder / "export-best", label="export")
+
+    async def _last_measured(self) -> None:
+        """Wait until the last version is measured, if somebody measures and best ones are kept."""
+        best, step = self._keeper.best, self._store.step
+        if best is None or self.measured.value is None:
+            return
+        end_s = self.clock.now() + _MEASURE_S
+        self.spawn(self._ring_at(end_s), name="end of measuring")
+        async with self.waiting("the measurement of the last version"):
+            while step not in best.values and not self._draining and self.clock.now() < end_s:
+                await self._bell.wait()
+
+    async def _ring_at(self, time_s: float) -> None:
+        await self.clock.sleep(max(0.0, time_s - self.clock.now()))
+        self._ring()
 
     async def drain(self) -> None:
         """Finish the step that is going on and save, so that a resume goes on exactly here."""

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from trainer_world import World, in_turns
 
 from realnet.actor import Actor, Clock, RunInfo
 from realnet.address import Address
 from realnet.config import Config, Shared
 from realnet.message import Message
+from realnet.roles.journal import Journal
+from realnet.roles.trainer import trainer as trainer_module
+from realnet.roles.trainer.trainer import Trainer
 from realnet.waits import Waits
 
 
@@ -110,6 +116,8 @@ class ScriptedState:
         self._shown += 1
         self._news.set()
 
+    set = show
+
     async def get(self) -> Any:
         return await self.changed() if self.value is None else self._look()
 
@@ -180,3 +188,17 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     made = Bench(tmp_path)
     yield made
     await made.close()
+
+
+@pytest.fixture
+def world(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., World]:
+    """A maker of worlds; every trainer gets the world's current learner."""
+
+    def make(steps: int = 6, every: int = 2, max_age: int = 1) -> World:
+        made = World(bench, tmp_path, steps, every, max_age)
+        monkeypatch.setattr(Trainer, "_build", lambda trainer: made.learner)
+        monkeypatch.setattr(trainer_module, "Journal", partial(Journal, run=in_turns))
+        monkeypatch.setattr(os, "fsync", lambda file: None)
+        return made
+
+    return make

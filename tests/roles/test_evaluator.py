@@ -55,6 +55,7 @@ class Scene:
     def __init__(self, bench: Any) -> None:
         self.bench = bench
         self.versions, self.status = bench.state(), bench.state()
+        self.shown = bench.state()
         self.asked: list[Ticket] = []
         self.gone: set[Version] = set()
         self.failures: list[Exception] = []
@@ -103,6 +104,7 @@ class Scene:
         ports = {
             "versions": self.versions,
             "status": self.status,
+            "measured": self.shown,
             "driver": self.bench.ask(self.driver),
             "rewarder": self.bench.ask(self.rewarder),
         }

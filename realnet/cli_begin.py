@@ -1,0 +1,107 @@
+"""What `realnet run` begins: a new run, a run that goes on, or one forked from another's weights.
+
+A run that goes on takes keys that were changed since, as far as they may change, and its record
+says which: a line each in events.jsonl, and the plan of each attempt in its folder.
+
+Knows nothing of roles: what a fork takes along is said in `[run].from`, which they read. Called by
+`cli.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import msgspec
+
+from realnet.cli_runs import find_run
+from realnet.errors import ConfigError
+from realnet.observe.record import Record
+from realnet.runfolder import RunFolder, new_name, newest_run
+from realnet.topology import Plan, Source, read_plan, read_source, resolve
+from realnet.topology.changes import Change, compare, refuse
+from realnet.topology.plan import write_plan
+
+_FROM = "from"  # the key of [run] that names the origin of a fork
+
+
+class Start(NamedTuple):
+    """A run to be carried out: its topology, its plan, its folder, what changed since before."""
+
+    source: Source
+    plan: Plan
+    path: Path
+    changes: tuple[Change, ...] = ()
+
+
+def start_new(topology: Path, overrides: tuple[str, ...], name: str, runs: Path) -> Start:
+    """Return a run that does not exist yet. Raises ConfigError when it does."""
+    source = read_source(topology, overrides)
+    path = runs / (name or new_name(runs, source.title))
+    if (path / "plan.json").exists():
+        raise ConfigError(f"{path} exists; resume it with --resume, or choose another --name")
+    return Start(source, resolve(source, path.name), path)
+
+
+def start_fork(
+    topology: Path, overrides: tuple[str, ...], name: str, runs: Path, origin: str
+) -> Start:
+    """Return a new run that begins with the weights of another: `origin` is RUN[@step].
+
+    Raises RunFolderError when there is no such run.
+    """
+    run, step = _point(origin)
+    text = str(find_run(runs, run).resolve()) + (f"@{step}" if step else "")
+    given = f"run.{_FROM}={msgspec.json.encode(text).decode()}"
+    return start_new(topology, (*overrides, given), name, runs)
+
+
+def start_again(topology: Path, overrides: tuple[str, ...], name: str, runs: Path) -> Start:
+    """Return a run that goes on, with what changed of its topology.
+
+    Raises ConfigError naming each key that cannot change, why, and what to do instead.
+    """
+    source = read_source(topology, overrides)
+    path = find_run(runs, name) if name else newest_run(runs, source.title)
+    before = read_plan(path)
+    plan = resolve(source, path.name)
+    origin = before.shared.get("run", {}).get("", {}).get(_FROM)
+    if origin and _FROM not in source.tables.get("run", {}):
+        # It was forked on the command line; that it was is no change now. What it was forked from
+        # is not needed any more, so nobody has to find it.
+        plan.shared["run"][""][_FROM] = origin
+    changes = compare(before, plan)
+    refuse(changes, path.name, str(topology))
+    return Start(source, plan, path, tuple(changes.taken))
+
+
+def write_down(start: Start, folder: RunFolder) -> None:
+    """Write what this attempt runs, and what is not as before, into the run's record."""
+    write_plan(start.plan, folder.logs.parent)
+    if not start.changes:
+        return
+    now_s = time.monotonic()
+    record = Record(folder.path, now_s, folder.attempt)
+    for change in start.changes:
+        row = {
+            "text": f"changed: {change}",
+            "changed": change.key,
+            "before": change.before,
+            "after": change.after,
+        }
+        record.write("head/0", "event", now_s, row)
+    record.close()
+
+
+def _point(text: str) -> tuple[str, str]:
+    """Return the run and the step ("" for the newest) of "RUN@step"."""
+    run, at, step = text.rpartition("@")
+    if not at or "/" in step or not run:
+        return text, ""
+    if not (step == "best" or step.isdecimal()):
+        raise click.BadParameter(
+            f"{text}: write RUN, RUN@step with a number, or RUN@best", param_hint="--from"
+        )
+    return run, step
