@@ -53,7 +53,7 @@ def write_export(origin: Origin, folder: Path) -> None:
     from realnet.roles.models.reference import load_tokenizer
     from realnet.roles.trainer import learner_files
 
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     base = Path(origin.plan.base)
     table = origin.plan.shared["policy"][origin.policy]
     policy = read_table(Policy, table, f"{origin.run}/plan.json: [policy]")
