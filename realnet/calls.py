@@ -145,18 +145,22 @@ class Calls:
     ) -> Message:
         """Ask and wait for the reply. See `LiveAsk.__call__`."""
         while True:
-            member = port.choose(record, to) if to is not None or port.only is None else port.only
+            member = port.only if to is None else None
             if member is None:
-                budget_s = await self._somebody(port, record, budget_s)
-                continue
+                member = port.choose(record, to)
+                if member is None:
+                    budget_s = await self._somebody(port, record, budget_s)
+                    continue
             waiter = (self._loop or self._find_loop()).create_future()
             call = self._start(port, member, record, budget_s, waiter)
+            left = False
             try:
-                if member.local:
-                    here: Any = call  # in the place of a `wire.Call`
-                    member.way.send(here)
-                else:
+                far = member.far
+                if far is not None:
+                    left = far.call(call.id, call.deadline_s - call.since_s, call.trace, record)
+                if not left:  # it stays in this process, or holds arrays
                     self._send(call, 0)
+                    left = True
                 return await waiter  # type: ignore[no-any-return]
             except PeerDied:
                 # The death of one whom the member itself asked is its answer, not its own death.
@@ -164,7 +168,7 @@ class Calls:
                     raise
                 budget_s = call.deadline_s - self._now()
             finally:
-                if call.ended:
+                if call.ended or not left:
                     self.end(call)
                 else:
                     self._give_up(call)
@@ -179,7 +183,11 @@ class Calls:
         call.items = []
         taken = 0
         try:
-            self._send(call, STREAM_CREDIT)
+            try:
+                self._send(call, STREAM_CREDIT)
+            except BaseException:
+                call.ended = True  # it never left
+                raise
             while True:
                 while not call.items and not call.ended:
                     call.waiter = asyncio.get_running_loop().create_future()
@@ -296,6 +304,10 @@ class Calls:
             trace = context.trace
             if not context.done and context.expires_s < deadline_s:
                 deadline_s = context.expires_s  # who asked us does not wait longer
+        if deadline_s < now_s:
+            # It may be late already (asked again after a death): a negative budget would be no
+            # budget, and the whole batch that it is in would be refused.
+            deadline_s = now_s
         self._next = id = self._next + 1
         call = _Open(
             id, record, deadline_s, trace or next(traces), self, port, member, now_s, waiter
@@ -307,25 +319,17 @@ class Calls:
 
     def _send(self, call: _Open, credit: int) -> None:
         member, id = call.member, call.id
-        # One that is asked again after a death may be late: a negative budget would be no budget,
-        # and the whole batch that it is in would be refused.
-        budget_s = max(call.deadline_s - call.since_s, 0.0)
-        try:
-            far = member.far
-            if far is not None and not credit:  # unless it holds arrays:
-                sent = far.call((id, budget_s, call.trace, id), call.record)
-                if sent:
-                    return
-            if member.local:
-                body: Any = call.record
-                member.way.send(_Call(id, budget_s, body, credit, call.trace, id))
-            else:
-                body, frames = self._codec.pack(call.record)
-                way = member.way_for(frames) if frames else member.way
-                way.send(_Call(id, budget_s, body, credit, call.trace, id), frames)
-        except BaseException:
-            call.ended = True  # it never left
-            raise
+        if member.local and not credit:
+            here: Any = call  # in the place of a `wire.Call`
+            member.way.send(here)
+            return
+        budget_s = call.deadline_s - call.since_s
+        body: Any = call.record
+        frames: Sequence[Frame] = ()
+        if not member.local:
+            body, frames = self._codec.pack(call.record)
+        way = member.way_for(frames) if frames else member.way
+        way.send(_Call(id, budget_s, body, credit, call.trace, id), frames)
 
     def _find_loop(self) -> asyncio.AbstractEventLoop:
         self._loop = asyncio.get_running_loop()

@@ -150,17 +150,22 @@ class Codec:
             raise self._not_plain(record, error) from error
 
     def put_call(
-        self, buffer: bytearray, route: int, call: tuple[int, float, int, int], record: Message
+        self,
+        buffer: bytearray,
+        route: int,
+        id: int,
+        budget_s: float,
+        trace: int,
+        record: Message,
     ) -> bool:
-        """Write a `wire.Call` (id, budget, trace, span) as `put` would; False if it has arrays.
+        """Write a `wire.Call` whose span is its id as `put` would; False if it has arrays.
 
         To make the operation first would cost as much as to write it.
         """
         kind = self._plain.get(type(record)) or self.plain_kind(record)
         if not kind:
             return False
-        id, budget_s, trace, span = call
-        op = (_CALL, id, budget_s, (kind, record, 0), 0, trace, span)
+        op = (_CALL, id, budget_s, (kind, record, 0), 0, trace, id)
         try:
             _PLAIN.encode_into((route, op), buffer, -1)
         except Exception as error:

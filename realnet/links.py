@@ -34,6 +34,8 @@ from realnet.ways import BULK, CONTROL, NUM_LANES, Take
 
 FLUSH_BYTES = 1 << 20
 FLUSH_OPS = 32  # then the other end works on these while the next are made
+ALMOST = FLUSH_OPS - 1
+SMALL_BYTES = FLUSH_BYTES // FLUSH_OPS  # so many of these need no look at how much there is
 TICK_S = 0.1
 CUT_S = 3.0
 # What is refused at the other end must not leave, or it would be sent again for ever.
@@ -68,16 +70,16 @@ class _Lane:
         *(
             "begin",
             "buffer",
-            "bytes",
             "count",
             "end_turn",
             "entries",
             "flush",
+            "frame_bytes",
             "frames",
             "loop",
             "met",
         ),
-        *("number", "open", "opened", "ops", "peer", "quiet", "routes", "scheduled", "session"),
+        *("number", "open", "opened", "peer", "quiet", "routes", "scheduled", "session", "turn"),
     )
 
     def __init__(
@@ -97,9 +99,9 @@ class _Lane:
         self.begin = begin  # of every batch
         self.buffer = bytearray(begin)
         self.frames: list[Frame] = []
+        self.frame_bytes = 0
         self.count = 0
-        self.bytes = 0
-        self.ops = 0  # of this turn
+        self.turn = 0  # operations of this turn that have left
         self.quiet = False  # the last turn had one operation
         self.scheduled = False
         self.opened = 0
@@ -108,17 +110,15 @@ class _Lane:
         self.flush = flush
         self.end_turn = end_turn
 
-    def added(self, size: int) -> None:
-        """An operation of `size` bytes was written: see that it leaves."""
+    def added(self) -> None:
+        """An operation was written: see that it leaves."""
         self.count += 1
-        self.ops += 1
-        self.bytes += size
         if not self.scheduled:
             self.scheduled = True
             self.loop.call_soon(self.end_turn, self)
             if self.quiet:
                 self.flush(self)  # the last turn had no second one: do not wait for it
-        elif self.count >= FLUSH_OPS or self.bytes > FLUSH_BYTES:
+        elif self.count >= FLUSH_OPS or len(self.buffer) + self.frame_bytes > FLUSH_BYTES:
             self.flush(self)
 
 
@@ -153,34 +153,43 @@ class RemoteWay:
         size = len(lane.buffer) - start
         if frames or size > MAX_BODY_BYTES:
             self._add_frames(_kind(op), frames, start, size)
-        lane.added(size)
+        lane.added()
 
-    def call(self, call: tuple[int, float, int, int], record: Message) -> bool:
-        """Send a call (id, budget, trace, span) of a record without arrays; False if it has any."""
+    def call(self, id: int, budget_s: float, trace: int, record: Message) -> bool:
+        """Send a call of a record without arrays, its own span; False if the record has any."""
         lane = self._lane
         if not lane.open:
             return True
-        start = len(lane.buffer) if self._route is None else self._open()
-        return self._codec.put_call(lane.buffer, self._number, call, record) and self._wrote(
-            start, record
-        )
+        buffer = lane.buffer
+        start = len(buffer) if self._route is None else self._open()
+        if not self._codec.put_call(buffer, self._number, id, budget_s, trace, record):
+            return False
+        if lane.scheduled and lane.count < ALMOST and len(buffer) - start < SMALL_BYTES:
+            lane.count += 1  # what `added` would do, without the steps there
+        else:
+            self._wrote(start, record)
+        return True
 
     def reply(self, id: int, record: Message) -> bool:
         """Send the reply to a call, a record without arrays; False if it has any."""
         lane = self._lane
         if not lane.open:
             return True
-        start = len(lane.buffer) if self._route is None else self._open()
-        return self._codec.put_reply(lane.buffer, self._number, id, record) and self._wrote(
-            start, record
-        )
+        buffer = lane.buffer
+        start = len(buffer) if self._route is None else self._open()
+        if not self._codec.put_reply(buffer, self._number, id, record):
+            return False
+        if lane.scheduled and lane.count < ALMOST and len(buffer) - start < SMALL_BYTES:
+            lane.count += 1
+        else:
+            self._wrote(start, record)
+        return True
 
-    def _wrote(self, start: int, record: Message) -> bool:
+    def _wrote(self, start: int, record: Message) -> None:
         size = len(self._lane.buffer) - start
         if size > MAX_BODY_BYTES:
             self._add_frames(type(record).__name__, (), start, size)
-        self._lane.added(size)
-        return True
+        self._lane.added()
 
     def _open(self) -> int:
         """Tell the other end what the number of this way means; return where the batch is now."""
@@ -205,7 +214,7 @@ class RemoteWay:
                 "frames): send it in parts"
             )
         lane.frames.extend(frames)
-        lane.bytes += num_bytes
+        lane.frame_bytes += num_bytes
 
 
 class Links:
@@ -254,9 +263,8 @@ class Links:
                 self._up(lane)
         if seals is not None:
             buffer = lanes[CONTROL].buffer
-            start = len(buffer)
             self._codec.put(buffer, 0, wire.BulkKey(seals.issue(peer)))  # on no route
-            lanes[CONTROL].added(len(buffer) - start)
+            lanes[CONTROL].added()
 
     def _lanes(self, peer: str) -> list[_Lane]:
         num = min(NUM_LANES, self._transport.num_lanes)
@@ -297,7 +305,7 @@ class Links:
             lane.open = False
             lane.buffer.clear()
             lane.frames.clear()
-            lane.count = 0
+            lane.frame_bytes = lane.count = 0
         self._transport.disconnect(peer)
 
     def connection(self, peer: str, up: bool, lane_number: int = 0) -> None:
@@ -363,8 +371,8 @@ class Links:
 
     def _end_turn(self, lane: _Lane) -> None:
         lane.scheduled = False
-        lane.quiet = lane.number == CONTROL and lane.ops == 1
-        lane.ops = 0
+        lane.quiet = lane.number == CONTROL and lane.turn + lane.count == 1
+        lane.turn = 0
         if lane.count:
             self._flush(lane)
 
@@ -377,10 +385,12 @@ class Links:
         batch, lane.buffer = lane.buffer, bytearray(lane.begin)
         self._codec.close_batch(batch, lane.begin, number, ack, count)
         payload: list[Frame] = [batch]
+        num_bytes = len(batch) - len(lane.begin) + lane.frame_bytes
         if lane.frames:
             payload += lane.frames
-            lane.frames = []
-        num_bytes, lane.bytes, lane.count = lane.bytes, 0, 0
+            lane.frames, lane.frame_bytes = [], 0
+        lane.turn += count
+        lane.count = 0
         self._do(lane, session.send(payload, num_bytes, self._now()))
         if self._timer is None:
             self._arm()

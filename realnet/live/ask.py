@@ -29,6 +29,7 @@ class LiveAsk(LivePort):
 
     def __init__(self, switch: Switch, name: str, prefer_local: bool):
         super().__init__(switch, name)
+        self._ask = switch.calls.ask
         self._prefer_local = prefer_local
         self._members: dict[str, Member] = {}
         self._chosen: list[Member] = []
@@ -48,9 +49,11 @@ class LiveAsk(LivePort):
         NoPeer, Overloaded or Refused. A request type with `safe = True` is sent to another member
         when the first one dies.
         """
-        budget_s = self._budget(deadline_s, DEADLINE_S)
-        reply = self._switch.calls.ask(self, request, budget_s, to)
-        return cast("Coroutine[Any, Any, R]", reply)
+        if deadline_s is None:
+            budget_s = self.deadline_s or DEADLINE_S
+        else:
+            budget_s = self._budget(deadline_s, DEADLINE_S)
+        return self._ask(self, request, budget_s, to)  # type: ignore[return-value]
 
     def tell(self, record: Message, *, to: str | None = None) -> None:
         """Send a record that wants no reply to every member, or to the one named `to`."""

@@ -464,7 +464,7 @@ async def test_a_key_on_a_lane_that_is_not_secret_is_not_taken(
         await until(lambda: b.got == [0])
         lanes = a.links._links[b.slot]
         a.links._codec.put(lanes[BULK].buffer, 0, wire.BulkKey(Seals().issue("b/0~1")))
-        lanes[BULK].added(100)
+        lanes[BULK].added()
         await until(lambda: any("where none is wanted" in e for e in b.errors))
         b.bulk(a.slot, 1)
         await until(lambda: a.got == [1])

@@ -137,10 +137,10 @@ def test_mutated_bytes_give_declared_errors_only(seed: int) -> None:
 def test_calls_written_directly_are_the_same_bytes() -> None:
     codec, request = Codec([Sample]), Small(3, "x")
     ways, plain = bytearray(), bytearray()
-    assert codec.put_call(ways, 7, (5, 1.5, 8, 9), request)
+    assert codec.put_call(ways, 7, 5, 1.5, 8, request)
     assert codec.put_reply(ways, 7, 5, request)
     body, frames = codec.pack(request)
-    codec.put(plain, 7, wire.Call(5, 1.5, body, 0, 8, 9))
+    codec.put(plain, 7, wire.Call(5, 1.5, body, 0, 8, 5))
     codec.put(plain, 7, wire.Reply(5, body))
     assert not frames
     assert ways == plain
