@@ -95,6 +95,8 @@ for _verb in (*cli_topology.VERBS, *VERBS, *cli_guests.VERBS):
     help="Begin a new run with the weights of another: its newest checkpoint, @STEP, or @best.",
 )
 @click.option("--inline", is_flag=True, help="All roles in one process and loop (to debug).")
+@click.option("--hosts", default=0, help="Start N agents here, as on N hosts (as SLURM does).")
+@click.option("--spares", default=0, help="With --hosts: so many more, for when one is lost.")
 @click.option("--runs", type=click.Path(path_type=Path), default=RUNS, show_default=True)
 def run(
     topology: Path,
@@ -103,6 +105,8 @@ def run(
     resume: bool,
     origin: str,
     inline: bool,
+    hosts: int,
+    spares: int,
     runs: Path,
 ) -> None:
     """Run a topology on this machine until it is done. Ctrl-C stops it in order."""
@@ -114,10 +118,13 @@ def run(
         start = start_fork(topology, overrides, name, runs, origin)
     else:
         start = start_new(topology, overrides, name, runs)
-    sys.exit(_run(topology, start, resume, inline, runs))
+    sys.exit(_run(topology, start, resume, inline, (hosts, spares), runs))
 
 
-def _run(topology: Path, start: Start, resume: bool, inline: bool, runs: Path) -> int:
+def _run(
+    topology: Path, start: Start, resume: bool, inline: bool, hosts: tuple[int, int], runs: Path
+) -> int:
+    from realnet.launch.fleet import LocalFleet
     from realnet.run import run_plan
     from realnet.runfolder import RunFolder
 
@@ -141,8 +148,9 @@ def _run(topology: Path, start: Start, resume: bool, inline: bool, runs: Path) -
         else:
             import uvloop
 
+            fleet = LocalFleet(folder.path, *hosts) if hosts[0] else None
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                outcome = runner.run(run_plan(made, folder, view))
+                outcome = runner.run(run_plan(made, folder, view, fleet=fleet))
         for line in view.summary():
             view.say(line)
         view.say(_last_message(outcome, folder, again))

@@ -14,6 +14,7 @@ import asyncio
 import json
 import os
 import platform
+from collections.abc import Callable
 from typing import Any
 
 from realnet.actor import Actor
@@ -28,6 +29,7 @@ from realnet.control import (
     Finish,
     Join,
     Joined,
+    Leave,
     Observed,
     OpenArena,
     Peer,
@@ -105,10 +107,27 @@ class Head(Actor[HeadConfig]):
         self.troubles: list[str] = []  # of the stop
         self.end_code = EXIT_OK
         self._then: dict[str, str] = {}  # actor -> what follows a stall
+        self.host_gone: Callable[[str, str], bool] = _no_host  # hears of links that are broken
         self.desk = make_desk(self, self.config.suspect_after_s)
         node.on_wire_error = lambda error: self.say(str(error))
 
     # ------------------------------------------------------------ life of a run
+
+    def invite(self, slot: str) -> None:
+        """A host has come that has room for a slot without one."""
+        self._apply(self.supervisor.invite(slot, self.clock.now()))
+
+    async def retire(self, slot: str, deadline_s: float) -> None:
+        """Drain and stop what is in one process, then let it end: its host is taken away."""
+        peer = next((p for p in self.peers.values() if p.slot.startswith(slot + "~")), None)
+        if peer is None:
+            return
+        roles = next(s for s in self.plan.slots if s.name == slot).roles
+        for stage in self.plan.stop_order:
+            for role in stage:
+                if role in roles:
+                    await Ending(self).stop_role(slot, role, deadline_s)
+        self._tell(peer.slot, Leave())
 
     def launch(self) -> None:
         """Start every process, and the head's own watch."""
@@ -254,7 +273,9 @@ class Head(Actor[HeadConfig]):
         """Somebody wants shared memory on this host."""
         if not self._is_of_the_plan("shared memory"):
             raise RealnetError("shared memory is of the run's own processes")
-        return ArenaOpened(self.arenas.open(request.name, request.num_bytes))
+        slot = caller()[1:].rpartition("/")[0]
+        path = await self.launcher.open_arena(slot, request.name, request.num_bytes)
+        return ArenaOpened(path or self.arenas.open(request.name, request.num_bytes))
 
     @handles
     async def beat(self, record: Beat) -> None:
@@ -292,13 +313,13 @@ class Head(Actor[HeadConfig]):
             {"text": f"{record.actor} failed: {record.text}", "trace": record.trace},
         )
         if record.fatal:
-            self._end(False, f"{record.actor}: {record.text}", EXIT_CONFIG)
+            self.end(False, f"{record.actor}: {record.text}", EXIT_CONFIG)
 
     @handles
     async def finish_run(self, record: Finish) -> None:
         """A role says that the run has reached its end."""
         if self._is_of_the_plan("the end of the run"):
-            self._end(True, record.text)
+            self.end(True, record.text)
 
     def _is_of_the_plan(self, what: str) -> bool:
         """Tell whether what is being handled came from a process of the run, not from a guest."""
@@ -314,7 +335,8 @@ class Head(Actor[HeadConfig]):
             self.say(f"refused what {caller()} said of {slot}")
         return right
 
-    def _end(self, well: bool, text: str, code: int = EXIT_FAILED) -> None:
+    def end(self, well: bool, text: str, code: int = EXIT_FAILED) -> None:
+        """The run has reached its end, well or not; the first who says so is believed."""
         if not self.ended.done():
             self.end_code = EXIT_OK if well else code
             self.ended.set_result((well, text))
@@ -349,23 +371,27 @@ class Head(Actor[HeadConfig]):
         status = self.status[effect.slot]
         cause = status.failure or effect.why
         text = f"{effect.slot} cannot go on (host {platform.node()}): {cause}"
-        self._end(False, text, _EXIT_CODES[effect.cause])
+        self.end(False, text, _EXIT_CODES[effect.cause])
 
     def _spawn_slot(self, effect: Spawn) -> None:
         slot, incarnation = effect
 
-        def exited(how: str, refused: bool = False) -> None:
-            asyncio.get_running_loop().call_later(LAST_WORDS_S, gone, how, refused)
+        def exited(
+            how: str, refused: bool = False, lost: bool = False, nowhere: bool = False
+        ) -> None:
+            asyncio.get_running_loop().call_later(LAST_WORDS_S, gone, how, refused, lost, nowhere)
 
-        def gone(how: str, refused: bool) -> None:
+        def gone(how: str, refused: bool, lost: bool, nowhere: bool) -> None:
             status = self.status[slot]
             failure = status.failure
-            lost = status.lost or (not failure and how in _FROM_OUTSIDE)
+            lost = lost or status.lost or (not failure and how in _FROM_OUTSIDE)
             why = f"{failure} ({how.partition(' (')[0]})" if failure else how
             status.failure = failure or how
             now_s = self.clock.now()
             self._apply(
-                self.supervisor.exited(slot, incarnation, now_s, why, fatal=refused, lost=lost)
+                self.supervisor.exited(
+                    slot, incarnation, now_s, why, fatal=refused, lost=lost, nowhere=nowhere
+                )
             )
 
         was = self.status[slot]
@@ -426,12 +452,12 @@ class Head(Actor[HeadConfig]):
 
     def actor_failed(self, address: Any, error: BaseException) -> None:
         """The head itself raised: a bug of realnet; end the run and show it."""
-        self._end(False, f"the head failed: {error!r}")
+        self.end(False, f"the head failed: {error!r}")
         raise error
 
     def actor_finished(self, address: Any, text: str) -> None:
         """A role that lives in the head's own process says that the run has reached its end."""
-        self._end(True, text)
+        self.end(True, text)
 
     def link_broken(self, slot: str, text: str) -> None:
         """A link has a hole that cannot be repaired: the other end starts afresh."""
@@ -440,14 +466,19 @@ class Head(Actor[HeadConfig]):
         if known is not None and str(known.incarnation) == incarnation:
             self.status[name].failure, self.status[name].lost = text, True
             self.launcher.kill(name)
-        self.desk.link_broken(slot, text)
+        elif not self.host_gone(slot, text):
+            self.desk.link_broken(slot, text)
 
     async def open_arena(self, name: str, slot_bytes: int, slots: int) -> str:
         """A role that lives in the head's own process wants shared memory."""
         return self.arenas.open(name, slot_bytes * slots)
 
 
+def _no_host(slot: str, why: str) -> bool:
+    return False
+
+
 def _slot(plan: Plan, slot: SlotPlan) -> Slot:
     role = plan.roles[slot.roles[0]]
-    restart = Restart(role.restarts, role.restart_per_s, role.restart_then)
-    return Slot(slot.name, slot.after, restart, role.name, slot.gang)
+    restart = Restart(role.restarts, role.restart_per_s, role.restart_then, role.restart_floor)
+    return Slot(slot.name, slot.after, restart, role.name, slot.gang, slot.elastic)

@@ -20,11 +20,16 @@ from typing import Any, NamedTuple
 
 from realnet.address import parse_address
 from realnet.control import HEAD, HEAD_SLOT
+from realnet.errors import RealnetError
 from realnet.guest.meeting import end_meeting, meeting_of, write_meeting
 from realnet.head import EXIT_RETRY, Head, HeadConfig
-from realnet.launch import STACKS, stacks_folder, stacks_path
+from realnet.launch import STACKS, Launcher, stacks_folder, stacks_path
+from realnet.launch.fleet import Fleet, head_file
+from realnet.launch.hosts import HostLauncher, Hosts, make_hosts
 from realnet.launch.inline import InlineLauncher
 from realnet.launch.local import LocalLauncher
+from realnet.launch.records import agent_slot
+from realnet.launch.rendezvous import end_head
 from realnet.member import run_info
 from realnet.node import Node
 from realnet.observe.record import Record, Row
@@ -33,12 +38,14 @@ from realnet.observe.view import View
 from realnet.runfolder import RunFolder
 from realnet.stacks import stop_writing_stacks, write_stacks_on
 from realnet.topology.kinds import load_object
+from realnet.topology.placement import spread
 from realnet.topology.plan import Plan, write_plan
 from realnet.transport import Transport
 from realnet.transport.memory import MemoryNetwork
 
 VIEW_S = 0.5
 INTERRUPTED = 130
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # USR2: a scheduler's "soon"
 HEAD_NAME = HEAD_SLOT.partition("~")[0]
 UP_S = 60.0  # how long the last work waits for a role that is being started
 
@@ -59,7 +66,8 @@ class Outcome(NamedTuple):
     """How a run ended. `code` is the exit code of `realnet run`:
 
     0 it came to its end; 75 it may be tried again as it is (--resume): it was asked to stop by
-    SIGTERM (a scheduler), or lost processes to what is not theirs (killed, hung, never started);
+    SIGTERM or SIGUSR2 (a scheduler), or lost processes to what is not theirs (killed, hung, never
+    started);
     1 a role failed by its own error; 2 the configuration is wrong; 130 Ctrl-C.
     """
 
@@ -67,8 +75,19 @@ class Outcome(NamedTuple):
     text: str
 
 
-async def run_plan(plan: Plan, folder: RunFolder, view: View, *, inline: bool = False) -> Outcome:
-    """Run a plan to its end and return how it ended. The folder stays the caller's to close."""
+async def run_plan(
+    plan: Plan,
+    folder: RunFolder,
+    view: View,
+    *,
+    inline: bool = False,
+    fleet: Fleet | None = None,
+) -> Outcome:
+    """Run a plan to its end and return how it ended. The folder stays the caller's to close.
+
+    With a `fleet` its processes are started by the agents of several hosts.
+    """
+    plan = plan if fleet is None else spread(plan, fleet.address)
     write_plan(plan, folder.path)
     started_s = time.monotonic()
     (folder.path / "busy.json").unlink(missing_ok=True)  # it is of one attempt only
@@ -79,14 +98,20 @@ async def run_plan(plan: Plan, folder: RunFolder, view: View, *, inline: bool = 
         network = MemoryNetwork()
         node = Node(HEAD_SLOT, network.transport("head"), info)
     else:
-        transport, open_secret = _open_transport(plan, folder)
+        transport, open_secret = _open_transport(plan, folder, fleet)
         node = Node(HEAD_SLOT, transport, info)
     endpoint, attempt, resumed = node.transport.endpoint, folder.attempt, folder.resumed
-    launcher = (
-        InlineLauncher(plan, folder.path, network, endpoint, attempt, resumed)
-        if inline
-        else LocalLauncher(plan, folder.path, folder.logs, endpoint, attempt, resumed, open_secret)
-    )
+    hosts = None
+    launcher: Launcher
+    if inline:
+        launcher = InlineLauncher(plan, folder.path, network, endpoint, attempt, resumed)
+    elif fleet is not None:
+        hosts = make_hosts(node, plan, fleet.nonce, fleet.wanted)
+        launcher = HostLauncher(hosts)
+    else:
+        launcher = LocalLauncher(
+            *(plan, folder.path, folder.logs, endpoint, attempt, resumed), open_secret
+        )
     config = HeadConfig(
         suspect_after_s=float(plan.run["suspect"]),
         hung_after_s=float(plan.run["hung"]),
@@ -101,7 +126,7 @@ async def run_plan(plan: Plan, folder: RunFolder, view: View, *, inline: bool = 
     node.owner = head
     node.listen()
     reporter = StatusReporter(head, folder.path)
-    ended = "the head failed; see events.jsonl"
+    ended, code = "the head failed; see events.jsonl", 1
     try:
         view.start(plan, head)
         if not inline:
@@ -109,10 +134,18 @@ async def run_plan(plan: Plan, folder: RunFolder, view: View, *, inline: bool = 
             write_stacks_on(STACKS, stacks, HEAD_NAME)
             _warn(head)
             write_meeting(meeting_of(plan, info, endpoint, folder.sockets))
-        outcome = await _watch(head, view, reporter)
-        ended = outcome.text
+        if hosts is not None and fleet is not None:
+            head.host_gone = hosts.gone
+            hosts.open(head)
+            await fleet.start(head_file(plan, info, endpoint, fleet.nonce))
+        outcome = await _watch(head, view, reporter, hosts)
+        ended, code = outcome.text, outcome.code
     finally:
         end_meeting(folder.path)
+        if hosts is not None and fleet is not None:
+            await hosts.let_go(code, ended)
+            await fleet.stop()
+            end_head(folder.path, attempt, over=code not in (EXIT_RETRY, INTERRUPTED))
         reporter.write(ended)
         view.stop()
         if isinstance(launcher, LocalLauncher):
@@ -138,7 +171,9 @@ def _warn(head: Head) -> None:
         )
 
 
-def _open_transport(plan: Plan, folder: RunFolder) -> tuple[Transport, Callable[[str], int] | None]:
+def _open_transport(
+    plan: Plan, folder: RunFolder, fleet: Fleet | None
+) -> tuple[Transport, Callable[[str], int] | None]:
     """Return the head's transport, and what opens the secret of a slot if processes have keys."""
     from realnet.transport.opening import open_transport
     from realnet.transport.security import make_keys, open_secret
@@ -146,20 +181,34 @@ def _open_transport(plan: Plan, folder: RunFolder) -> tuple[Transport, Callable[
     name, keys = HEAD_SLOT.partition("~")[0], folder.path / "keys"
     secure = plan.run["security"] == "curve"
     if secure:
-        make_keys(keys, [name, *(s.name for s in plan.slots)])
+        agents = [agent_slot(n) for n in range(fleet.num_agents(plan))] if fleet else []
+        make_keys(keys, [name, *(s.name for s in plan.slots), *agents])
     transport = open_transport(plan.run, folder.path, folder.sockets, name, 0)
     return transport, partial(open_secret, keys) if secure else None
 
 
-async def _watch(head: Head, view: View, reporter: StatusReporter) -> Outcome:
+async def _open(head: Head, hosts: Hosts) -> None:
+    """Wait for the hosts, then start every process; without the hosts the run ends."""
+    try:
+        await hosts.gather()
+    except RealnetError as error:
+        head.end(False, str(error), EXIT_RETRY)
+    else:
+        head.launch()
+
+
+async def _watch(head: Head, view: View, reporter: StatusReporter, hosts: Hosts | None) -> Outcome:
     """Wait for the end of the run or a signal; stop everything; say how it was."""
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     tasks: list[asyncio.Future[Any]] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPPING:
         loop.add_signal_handler(number, signals.put_nowait, number)
     try:
-        head.launch()
+        if hosts is None:
+            head.launch()
+        else:
+            tasks.append(asyncio.ensure_future(_open(head, hosts)))
         asked = asyncio.ensure_future(signals.get())
         tasks += [asked, asyncio.ensure_future(_draw(view, reporter, head))]
         either: set[asyncio.Future[Any]] = {asked, head.ended}
@@ -194,7 +243,7 @@ async def _watch(head: Head, view: View, reporter: StatusReporter) -> Outcome:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPPING:
             loop.remove_signal_handler(number)
 
 

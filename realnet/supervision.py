@@ -10,6 +10,9 @@ The slots of a gang are one: started together, begun when all of them have joine
 ready, dead when one is dead, and restarted together, when the last process of the old life is gone,
 under one new incarnation. The first slot of a gang leads it and counts its deaths.
 
+Over several hosts a slot may have nowhere to be: one of the plan is then given up, as if its
+restarts were used up; an elastic one is absent until it is invited, when a host comes for it.
+
 Knows nothing of processes, sockets or clocks. Called by `head.py`.
 """
 
@@ -28,13 +31,14 @@ BOOT_S = 180.0
 class Restart(NamedTuple):
     """How often an instance may be restarted, and what follows when that is used up.
 
-    `then`: "end" ends the run; "drop" gives up this member of a pool, as long as it is not the
-    last one.
+    `then`: "end" ends the run; "drop" gives up this member of a pool, as long as `floor` others
+    are left.
     """
 
     times: int = 5
     per_s: float = 60.0
     then: Then = "end"
+    floor: int = 1
 
     def __str__(self) -> str:
         return f"at most {self.times} restarts in {self.per_s:g} s"
@@ -111,7 +115,9 @@ class Slot:
     restart: Restart = Restart()
     pool: str = ""
     gang: str = ""
-    state: str = "waiting"  # waiting starting joined beginning ready up dying down dropped stopped
+    elastic: bool = False
+    # waiting absent starting joined beginning ready up dying down dropped stopped
+    state: str = "waiting"
     incarnation: int = 0
     since_s: float = 0.0
     restart_at_s: float | None = None
@@ -137,10 +143,21 @@ class Supervisor:
         self._gangs: dict[str, list[Slot]] = {}
         for slot in slots:
             self._gangs.setdefault(slot.gang or slot.name, []).append(slot)
+            if slot.elastic:
+                slot.state = "absent"
 
     def start(self, now_s: float) -> list[Effect]:
         """Start every process at once: importing takes longest and needs nobody."""
-        return [self._spawn(slot, now_s) for slot in self.slots.values()]
+        return [self._spawn(s, now_s) for s in self.slots.values() if s.state == "waiting"]
+
+    def invite(self, name: str, now_s: float) -> list[Effect]:
+        """There is a host for one that was absent, or given up for want of one: start it."""
+        gang = self.gang_of(name)
+        if self.stopping or any(s.state not in ("absent", "dropped") for s in gang):
+            return []
+        gang[0].given_up = False
+        gang[0].deaths_s.clear()
+        return [self._spawn(slot, now_s) for slot in gang]
 
     def joined(self, name: str, incarnation: int, now_s: float) -> list[Effect]:
         """A process says hello."""
@@ -172,10 +189,12 @@ class Supervisor:
         why: str,
         fatal: bool = False,
         lost: bool = False,
+        nowhere: bool = False,
     ) -> list[Effect]:
         """A process ended. `fatal`: a restart would end the same way (a wrong configuration).
 
-        `lost`: nothing in it failed by itself; it was killed from outside, or hung.
+        `lost`: nothing in it failed by itself; it was killed from outside, or hung. `nowhere`:
+        no host has room for it (any more).
         """
         slot = self.slots.get(name)
         if slot is None or slot.incarnation != incarnation:
@@ -190,11 +209,16 @@ class Supervisor:
             slot.state = "stopped"
             return [Down(name, incarnation, why)]
         effects = self._take_down(slot, now_s, why)
+        if nowhere and slot.elastic:
+            slot.state = "absent"
+            return [*effects, *self._begin_those_that_can(now_s)]
         leader.deaths_s.append(now_s)
         while leader.deaths_s and leader.deaths_s[0] < now_s - leader.restart.per_s:
             leader.deaths_s.popleft()
         if fatal:
             return [*effects, GiveUp(name, why, "refused")]
+        if nowhere:
+            return [*effects, *self._used_up(slot, leader, why, True, now_s)]
         if len(leader.deaths_s) > leader.restart.times:
             text = f"{why}; {leader.restart} are used up"
             return [*effects, *self._used_up(slot, leader, text, lost, now_s)]
@@ -251,9 +275,12 @@ class Supervisor:
         others = [
             gang[0]
             for gang in self._gangs.values()
-            if gang[0].pool == leader.pool and gang[0] is not leader and not gang[0].given_up
+            if gang[0].pool == leader.pool
+            and gang[0] is not leader
+            and not gang[0].given_up
+            and gang[0].state != "absent"
         ]
-        if leader.restart.then != "drop" or not leader.pool or not others:
+        if leader.restart.then != "drop" or not leader.pool or len(others) < leader.restart.floor:
             return [GiveUp(slot.name, text, "lost" if lost else "failed")]
         leader.given_up = True
         for s in self.gang_of(slot.name):
@@ -279,7 +306,7 @@ class Supervisor:
     def _passable(self, slot: Slot, gang: list[Slot]) -> bool:
         """Tell whether all that this slot comes after is up, or will never be."""
         before = (self.slots[n] for n in slot.after)
-        return all(s.state in ("up", "dropped") or s in gang for s in before)
+        return all(s.state in ("up", "dropped", "absent") or s in gang for s in before)
 
 
 def _begin(gang: list[Slot], now_s: float) -> list[Effect]:

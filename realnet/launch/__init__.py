@@ -1,6 +1,6 @@
 """How the processes of a plan come and go: `local` starts them on this machine, `inline` puts all
-of them into one loop (tests, and looking at a topology with a debugger). Here is what a process and
-whoever started it must agree on.
+of them into one loop (tests, and looking at a topology with a debugger), `hosts` has the agents of
+several machines start them. Here is what a process and whoever started it must agree on.
 
 Knows nothing of roles or records.
 """
@@ -14,17 +14,21 @@ from typing import Protocol
 
 REFUSED = b"refused: "  # what a process says to its launcher when a restart would end the same way
 STACKS = signal.SIGUSR1
+ADDRESS = "REALNET_ADDRESS"  # where the processes of a host listen, in a run over several
 
 
 class Exited(Protocol):
     """Called once with how a process ended. `refused`: it said itself that its configuration is
-    wrong, and that a restart would end the same way."""
+    wrong, and that a restart would end the same way. `lost`: its host is gone. `nowhere`: no host
+    has room for it."""
 
-    def __call__(self, how: str, refused: bool = False) -> None: ...
+    def __call__(
+        self, how: str, refused: bool = False, lost: bool = False, nowhere: bool = False
+    ) -> None: ...
 
 
 class Launcher(Protocol):
-    """How processes come and go. `launch/local.py` and `launch/inline.py` implement it."""
+    """How processes come and go: `launch/local.py`, `launch/inline.py`, `launch/hosts.py`."""
 
     def spawn(self, slot: str, incarnation: int, exited: Exited) -> int:
         """Start a process and return its pid; `exited(how)` is called once when it ends."""
@@ -37,6 +41,9 @@ class Launcher(Protocol):
 
     def alive(self) -> list[str]:
         """The slots whose process has not ended."""
+
+    async def open_arena(self, slot: str, name: str, num_bytes: int) -> str:
+        """Return the path of shared memory of the host of a slot; "" if that is the head's own."""
 
 
 def stacks_folder(folder: Path, attempt: int | str) -> Path:

@@ -87,6 +87,10 @@ class InlineLauncher:
         """The slots that have not ended."""
         return list(self._slots)
 
+    async def open_arena(self, slot: str, name: str, num_bytes: int) -> str:
+        """Nothing: the head's own."""
+        return ""
+
     def _drop(self, slot: str, how: str, refused: bool = False) -> None:
         gone = self._slots.pop(slot)
         gone.node.owner = None  # its last words reach nobody

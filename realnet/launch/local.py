@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from typing import NamedTuple
 import realnet
 from realnet import host
 from realnet.launch import REFUSED, STACKS, Exited, stacks_folder, stacks_path, writes_stacks
+from realnet.launch.ports import HeldPort
 from realnet.topology.plan import Plan, SlotPlan
 
 _HOME = str(Path(realnet.__file__).parent.parent)
@@ -65,7 +65,8 @@ class LocalLauncher:
         self._resumed = resumed
         self._lives: dict[str, _Life] = {}
         self._orphans: set[int] = set()
-        self._ports: dict[tuple[str, int], int] = {}
+        self._ports: dict[str, tuple[int, HeldPort]] = {}
+        self.placed: dict[str, dict[str, str]] = {}  # slot -> environment; an agent's, see below
         self._gpus = _gpu_slices(plan)
         self._mark = os.urandom(8).hex()
         self._was_subreaper = host.set_subreaper(True)
@@ -88,6 +89,7 @@ class LocalLauncher:
         if self._open_secret is not None:
             inherited.append(self._open_secret(slot))
             environment["REALNET_KEY_FD"] = str(inherited[-1])
+        environment |= self.placed.get(slot, {})
         try:
             with log_path.open("ab") as log:
                 log.write(f"--- {slot}, life {incarnation}\n".encode())
@@ -146,6 +148,12 @@ class LocalLauncher:
             with contextlib.suppress(OSError):
                 self._guardian.stdin.close()
         self._guardian.wait()
+        for _, port in self._ports.values():
+            port.close()
+
+    async def open_arena(self, slot: str, name: str, num_bytes: int) -> str:
+        """Nothing: this is the head's own host."""
+        return ""
 
     def _ended(self, slot: str, life: _Life, exited: Exited) -> None:
         pid = life.process.pid
@@ -191,16 +199,27 @@ class LocalLauncher:
         """What torch.distributed and the like need to find each other; a new port for each life."""
         if not slot.gang:
             return {}
-        life = (slot.gang, incarnation)
-        if life not in self._ports:
-            self._ports[life] = _free_port()
+        if not self.placed:
+            self.hold_port(slot.gang, incarnation)
+        _, port = self._ports.get(slot.gang, (0, None))
         return {
             "RANK": str(slot.rank),
             "LOCAL_RANK": "0",  # each process sees the GPUs of its own slice only
             "WORLD_SIZE": str(ranks),
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(self._ports[life]),
+            "MASTER_PORT": str(port.number if port is not None else 0),
         }
+
+    def hold_port(self, gang: str, incarnation: int) -> int:
+        """Return the port at which the ranks of this life of a gang meet; it is held until the
+        next life, or the end."""
+        life, port = self._ports.get(gang, (0, None))
+        if port is None or life != incarnation:
+            if port is not None:
+                port.close()
+            port = HeldPort()
+            self._ports[gang] = incarnation, port
+        return port.number
 
     def _tell_guardian(self, line: str) -> None:
         if self._guardian.stdin is not None:
@@ -256,12 +275,6 @@ def _last_words(log: Path) -> str:
             if line.strip() and not line.startswith("---"):
                 return line.strip()[:300]
     return f"it left no word in {log.name}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _gpu_slices(plan: Plan) -> dict[str, str]:

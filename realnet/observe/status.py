@@ -200,7 +200,7 @@ def _role(name: str) -> str:
 
 
 def _is_down(slot: SlotStatus) -> bool:
-    return slot.state not in ("up", "stopped", "guest")
+    return slot.state not in ("up", "stopped", "guest", "absent")
 
 
 def _state(slot: SlotStatus) -> str:

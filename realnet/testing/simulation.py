@@ -149,6 +149,10 @@ class SimulatedLauncher:
         """The slots whose process has not ended."""
         return list(self.lives)
 
+    async def open_arena(self, slot: str, name: str, num_bytes: int) -> str:
+        """Nothing: the head's own."""
+        return ""
+
     async def _live(self, life: _Life, slot: str, incarnation: int) -> None:
         simulation, node = self._simulation, life.node
         await asyncio.sleep(simulation.rng.uniform(*simulation.boot_s))

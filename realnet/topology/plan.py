@@ -51,13 +51,17 @@ class EndsPlan(msgspec.Struct, frozen=True):
 
 
 class PoolPlan(msgspec.Struct, frozen=True):
-    """Named machines. What each host has; 0: not said, so not checked. No hosts: this machine."""
+    """Named machines. What each host has; 0: not said, so not checked. No hosts: this machine.
+
+    `nodes` is how many of the hosts of a run over several are its own, when it names none.
+    """
 
     name: str
     hosts: tuple[str, ...] = ()
     cpus: int = 0
     gpus: int = 0
     memory_bytes: int = 0
+    nodes: int = 0
 
 
 class RolePlan(msgspec.Struct, frozen=True):
@@ -71,6 +75,8 @@ class RolePlan(msgspec.Struct, frozen=True):
     `progress_then` what is done then ("report" or "restart"; "": what its class says). `secrets`
     are names of environment variables of the launcher that only this role's processes get; no
     value is ever in a plan. `spawn` are the words before the command that starts each process.
+    `near` names the role on whose host it lives, if there is room. `restart_floor` is how many
+    members must be left when one is given up ("drop").
     """
 
     name: str
@@ -94,6 +100,8 @@ class RolePlan(msgspec.Struct, frozen=True):
     spawn: tuple[str, ...] = ()
     restart_then: Literal["end", "drop"] = "end"
     progress_then: Literal["", "report", "restart"] = ""
+    near: str = ""
+    restart_floor: int = 1
 
 
 class SlotPlan(msgspec.Struct, frozen=True):
@@ -101,7 +109,7 @@ class SlotPlan(msgspec.Struct, frozen=True):
 
     The processes of a gang share the `gang` name, "trainer/0", which is also the name of its
     leader (rank 0); the others are "trainer/0.1", "trainer/0.2", ... Wires end at the leader, and
-    so do the roles that are placed with it.
+    so do the roles that are placed with it. An `elastic` one is started when a host comes for it.
     """
 
     name: str
@@ -110,6 +118,7 @@ class SlotPlan(msgspec.Struct, frozen=True):
     after: tuple[str, ...]
     rank: int = 0
     gang: str = ""
+    elastic: bool = False
 
 
 class Plan(msgspec.Struct, frozen=True):

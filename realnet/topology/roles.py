@@ -100,6 +100,7 @@ class Roles:
         for key, text in framework.problems():
             self.problems.append(f"{where}.{key}: {text}")
         self._check_pool(framework.pool, where)
+        self._check_near(framework.near, where)
         if config is None or cls is None:
             return
         if len(self.problems) > before:
@@ -120,6 +121,7 @@ class Roles:
             restarts=restart.times,
             restart_per_s=restart.per_s,
             restart_then=restart.then,
+            restart_floor=restart.floor,
             ranks=framework.gang,
             mesh=framework.mesh,
             max=framework.max,
@@ -129,6 +131,7 @@ class Roles:
             progress_then=progress_then,
             secrets=tuple(framework.secrets),
             spawn=tuple(framework.spawn),
+            near=framework.near,
         )
 
     def _policy(self, written: Any, policies: Mapping[str, Any], where: str) -> str:
@@ -146,6 +149,14 @@ class Roles:
             self.problems.append(
                 f'{where}.pool = "{pool}": no such pool.{nearest(pool, pools)} '
                 f"Pools: {listed(pools)}; write one as [pools.{pool}]"
+            )
+
+    def _check_near(self, near: str, where: str) -> None:
+        roles = self.source.tables.get("roles", {})
+        if near and near not in roles:
+            self.problems.append(
+                f'{where}.near = "{near}": no such role.{nearest(near, roles)} '
+                f"Roles: {listed(roles)}"
             )
 
     def _check_places(self) -> None:
@@ -171,7 +182,7 @@ class Roles:
                     self.problems.append(
                         f"{where}.{key}: it lives with {place} and has as many members"
                     )
-            for key in ("cpus", "gpus", "memory", "pool", "spawn"):
+            for key in ("cpus", "gpus", "memory", "pool", "near", "spawn"):
                 if key in table:
                     self.problems.append(
                         f"{where}.{key}: it lives in the processes of {place}; write it there"

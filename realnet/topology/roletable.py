@@ -34,6 +34,7 @@ class RestartTable(Config):
             "when that is used up: end the run, or go on without this member while others are left"
         ),
     ] = "end"
+    floor: Annotated[int, doc('with "drop": how many members must be left', ge=1)] = 1
 
 
 class ProgressTable(Config):
@@ -70,6 +71,9 @@ class RoleTable(Config):
     memory: Annotated[Bytes, doc('memory of each process, "4GiB"; 0: no limit')] = Bytes(0)
     place: Annotated[str, doc("another role, in whose processes it lives")] = ""
     pool: Annotated[str, doc("the [pools.X] whose machines run it")] = ""
+    near: Annotated[
+        str, doc("a role on whose machine it lives, if there is room (runs over several machines)")
+    ] = ""
     restart: Annotated[
         str | Literal[False] | RestartTable | None,
         doc(
@@ -118,6 +122,14 @@ class RoleTable(Config):
         for name in self.env:
             if not re.fullmatch(r"[A-Za-z_]\w*", name):
                 found.append(("env", f"{name!r} is no name of an environment variable"))
+        if "CUDA_VISIBLE_DEVICES" in self.env:
+            found.append(
+                (
+                    "env",
+                    "CUDA_VISIBLE_DEVICES is given out by the launcher, each process its own slice "
+                    "of what the host has: write gpus = N instead",
+                )
+            )
         if self.spawn and not self.pool and shutil.which(self.spawn[0]) is None:
             found.append(("spawn", f'there is no program "{self.spawn[0]}" on this machine'))
         return found
@@ -134,7 +146,10 @@ class RoleTable(Config):
         if self.restart is False:
             return Restart(0, 60.0)
         if isinstance(self.restart, RestartTable):
-            return Restart(self.restart.times, float(self.restart.per), self.restart.then)
+            return Restart(
+                *(self.restart.times, float(self.restart.per), self.restart.then),
+                self.restart.floor,
+            )
         match = _PERIOD.fullmatch(self.restart)
         if match is None:
             raise ValueError('write "5 per 1min", or false for never')
@@ -159,11 +174,14 @@ class PoolTable(Config):
     cpus: Annotated[int, doc("cores of each host; 0: not said, so not checked", ge=0)] = 0
     gpus: Annotated[int, doc("GPUs of each host; 0: not said, so not checked", ge=0)] = 0
     memory: Annotated[Bytes, doc('memory of each host, "64GiB"; 0: not said')] = Bytes(0)
+    nodes: Annotated[
+        int, doc("how many of the machines of an allocation are its own; 0: as it comes", ge=0)
+    ] = 0
 
     def plan(self, name: str) -> PoolPlan:
         """Return it as a plan has it."""
         hosts = tuple(self.hosts)
-        return PoolPlan(name, hosts, self.cpus, self.gpus, int(self.memory))
+        return PoolPlan(name, hosts, self.cpus, self.gpus, int(self.memory), self.nodes)
 
 
 def split_table(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

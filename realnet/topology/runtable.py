@@ -34,6 +34,16 @@ class RunTable(Config):
     closing: Annotated[
         Seconds, doc("how long the last work (a final evaluation) may take after a good end")
     ] = Seconds(600)
+    host_lost: Annotated[
+        Seconds, doc("silence of a host's agent after which that host is lost with all on it")
+    ] = Seconds(4)
+    host_lease: Annotated[
+        Seconds,
+        doc("how long an agent that does not hear the head goes on; longer than host_lost"),
+    ] = Seconds(6)
+    gather: Annotated[
+        Seconds, doc("how long all hosts may take to come at the start, of a run over several")
+    ] = Seconds(60)
     transport: Annotated[
         Literal["ipc", "tcp"], doc("what links processes: sockets in a private folder, or tcp")
     ] = "ipc"
@@ -71,6 +81,11 @@ def read_run_table(table: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise ConfigError(
             f"{where}.host = {run.host!r}: processes listen on one address, never on all; write "
             "that of the interface that the others reach"
+        )
+    if run.host_lease <= run.host_lost:
+        raise ConfigError(
+            f"{where}.host_lease = {run.host_lease:g} s: longer than host_lost = "
+            f"{run.host_lost:g} s, or an agent gives up a head that still waits for it"
         )
     if run.transport == "tcp" and run.security == "none" and not address.is_loopback:
         raise ConfigError(

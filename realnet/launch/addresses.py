@@ -1,0 +1,60 @@
+"""Which address of this host others reach: by the name of an interface, or by the way to another.
+
+Knows nothing of runs. Used by `agent.py`, and by whoever starts a head for several hosts.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import ipaddress
+import socket
+import struct
+
+from realnet.errors import ConfigError, listed
+
+_SIOCGIFADDR = 0x8915
+
+
+def addresses() -> dict[str, str]:
+    """Return the IPv4 address of each interface of this host, loopback left out."""
+    found = {}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            request = array.array("B", struct.pack("256s", name.encode()[:15]))
+            try:
+                fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request, True)
+            except OSError:  # it has none
+                continue
+            address = socket.inet_ntoa(request.tobytes()[20:24])
+            if not ipaddress.IPv4Address(address).is_loopback:
+                found[name] = address
+    return found
+
+
+def address_towards(other: str) -> str:
+    """Return the address that this host has on the way to another. Raises OSError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((other, 9))  # nothing is sent
+        return str(probe.getsockname()[0])
+
+
+def address_on(wanted: str) -> str:
+    """Return this host's address on an interface ("ib0") or in a network ("10.77.0.0/24").
+
+    Raises ConfigError naming what there is.
+    """
+    known = addresses()
+    if wanted in known:
+        return known[wanted]
+    try:
+        network = ipaddress.IPv4Network(wanted, strict=False)
+    except ValueError:
+        network = None
+    for address in known.values():
+        if network is not None and ipaddress.IPv4Address(address) in network:
+            return address
+    have = [f"{name} ({address})" for name, address in known.items()]
+    raise ConfigError(
+        f"{socket.gethostname()} has no interface or network {wanted!r}. It has: {listed(have)}"
+    )

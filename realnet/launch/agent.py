@@ -1,0 +1,376 @@
+"""The agent of one host: it starts, watches and ends the slots that the head tells it.
+
+    python -m realnet.launch.agent FOLDER --number 2 [--attempt 1] [--host node3] ...
+
+It finds the head by the run's folder, says hello with what the host has, and owns the host's shared
+memory. Slots are told by name; what they are stands in the plan in the run's folder. Leases hold
+both ways: an agent that has not heard the head for the lease stops all that it started and exits
+with 75. Its processes die with it.
+
+Knows nothing of what roles do. The head's end of it is `hosts.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from realnet.actor import Actor
+from realnet.address import parse_address
+from realnet.arena import Arenas
+from realnet.config import Config
+from realnet.control import HEAD_SLOT, Peer, member_of
+from realnet.errors import ConfigError, RealnetError
+from realnet.host import die_with_parent
+from realnet.launch import ADDRESS
+from realnet.launch.addresses import address_on, address_towards
+from realnet.launch.local import LocalLauncher
+from realnet.launch.records import (
+    HOSTS,
+    AgentBeat,
+    Check,
+    DumpSlot,
+    Go,
+    HeadBeat,
+    Hello,
+    HostArenaOpened,
+    KillSlot,
+    Leaving,
+    Left,
+    OpenHostArena,
+    Reach,
+    Reached,
+    SlotEnded,
+    SlotStarted,
+    StartSlot,
+    agent_slot,
+)
+from realnet.launch.rendezvous import HeadFile, await_head
+from realnet.member import run_info
+from realnet.node import Node
+from realnet.ports import Ask, handles
+from realnet.topology.plan import Plan, read_plan
+from realnet.transport.endpoints import parse_endpoint
+from realnet.transport.security import open_secret, read_keys
+from realnet.transport.zmq import ZmqTransport, tcp_endpoint
+
+EXIT_RETRY = 75
+TICK_S = 0.25
+HELLO_S = 30.0
+KILLED_S = 5.0
+AWAY_S = 1.0
+
+
+class AgentConfig(Config):
+    """Nothing to configure: the head says it all."""
+
+
+class AgentActor(Actor[AgentConfig]):
+    """What the head talks to on each host. `left` is set with the exit code when it may end."""
+
+    head = Ask(Hello)
+
+    def prepare(self, plan: Plan, launcher: LocalLauncher, node: Node, gpus: Sequence[str]) -> None:
+        """Hand in what it works with, before `join`."""
+        self.plan, self.launcher, self.node = plan, launcher, node
+        self.gpus, self.arenas = list(gpus), Arenas()
+        self.left: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
+        self.lease_s, self.beat_s, self.heard_s = HELLO_S, TICK_S, self.clock.now()
+        self._lives: dict[str, int] = {}
+        self._slots = {s.name: s for s in plan.slots}
+        self._leaving = False
+        node.owner = self
+
+    async def join(self, hello: Hello, head: HeadFile) -> None:
+        """Say hello. Raises RealnetError when the head does not want this host."""
+        self.slot = hello.slot
+        self.address_of_host = hello.address
+        self.node.connect(Peer(HEAD_SLOT, head.endpoint, (HOSTS,)))
+        self.node.cells[self.address.full].ports["head"].peer_up(HOSTS, "")
+        welcome = await self.head(hello, deadline_s=HELLO_S)
+        if welcome.nonce != head.nonce:
+            raise RealnetError("who answered is not the head that wrote head.json")
+        if welcome.refused:
+            raise RealnetError(f"the head refused this host: {welcome.refused}")
+        if welcome.digest != self.plan.digest():
+            raise ConfigError(
+                f"the plan in the run's folder is another one here ({self.plan.digest()}) than "
+                f"for the head ({welcome.digest}): is that folder on a shared file system?"
+            )
+        self.lease_s, self.beat_s = welcome.lease_s, welcome.beat_s
+        self.heard_s = self.clock.now()
+        self.spawn(self._tick(), name="lease")
+
+    async def _tick(self) -> None:
+        """Beat; stop everything when the head is not heard any more."""
+        beat_at_s = 0.0
+        while not self.left.done():
+            due_s = self.clock.now() + TICK_S
+            await self.clock.sleep(TICK_S)
+            now_s = self.clock.now()
+            if now_s - due_s > AWAY_S:  # we stood still: what the head said is yet to be read
+                self.heard_s = max(self.heard_s, now_s - self.lease_s + AWAY_S)
+            if now_s >= beat_at_s:
+                beat_at_s = now_s + self.beat_s
+                self.head.tell(AgentBeat(self.slot, tuple(self._lives)))
+            silent_s = now_s - self.heard_s
+            if silent_s > self.lease_s:
+                self.end(EXIT_RETRY, f"the head has not been heard for {silent_s:.1f} s")
+
+    def end(self, code: int, why: str) -> None:
+        """Let the agent end."""
+        if not self.left.done():
+            self.left.set_result((code, why))
+
+    def leave(self, why: str) -> None:
+        """The host is being taken away: have the head end in order what is here."""
+        if not self._leaving:
+            self._leaving = True
+            self.head.tell(Leaving(self.slot, why))
+
+    async def end_all(self) -> None:
+        """End every process that was started here."""
+        until_s = self.clock.now() + KILLED_S
+        for slot in self.launcher.alive():
+            self.launcher.kill(slot)
+        while self.launcher.alive() and self.clock.now() < until_s:
+            await self.clock.sleep(0.02)
+        self.arenas.close()
+
+    # ------------------------------------------------------------ the head's orders
+
+    @handles
+    async def head_beat(self, record: HeadBeat) -> None:
+        """The head is there."""
+        self.heard_s = self.clock.now()
+
+    @handles
+    async def start_slot(self, record: StartSlot) -> None:
+        """Start a process, with the GPUs that it is given by position."""
+        slot, life = record.slot, record.incarnation
+        if slot not in self._slots or self._lives.get(slot, 0) >= life or self.left.done():
+            return
+        planned = self._slots[slot]
+        environment = {
+            ADDRESS: self.address_of_host,
+            "CUDA_VISIBLE_DEVICES": ",".join(self.gpus[at] for at in record.gpus),
+        }
+        meet = record.meet
+        if planned.gang:
+            if not meet:
+                meet = f"{self.address_of_host}:{self.launcher.hold_port(planned.gang, life)}"
+            environment["MASTER_ADDR"], _, environment["MASTER_PORT"] = meet.rpartition(":")
+        self._lives[slot] = life
+        self.launcher.placed[slot] = environment
+
+        def exited(
+            how: str, refused: bool = False, lost: bool = False, nowhere: bool = False
+        ) -> None:
+            if self._lives.get(slot) == life:
+                self.head.tell(SlotEnded(slot, life, how, refused))
+
+        try:
+            pid = self.launcher.spawn(slot, life, exited)
+        except OSError as error:
+            exited(f"it cannot be started on {platform.node()}: {error}")
+            return
+        self.head.tell(SlotStarted(slot, life, pid, meet))
+
+    @handles
+    async def kill_slot(self, record: KillSlot) -> None:
+        """End a process at once."""
+        if self._lives.get(record.slot) == record.incarnation:
+            self.launcher.kill(record.slot)
+
+    @handles
+    async def dump_slot(self, record: DumpSlot) -> None:
+        """Make a process write its stacks."""
+        self.launcher.dump(record.slot)
+
+    @handles
+    async def open_host_arena(self, request: OpenHostArena) -> HostArenaOpened:
+        """Shared memory of this host; it stays when the role that wanted it dies."""
+        return HostArenaOpened(self.arenas.open(request.name, request.num_bytes))
+
+    @handles
+    async def reach(self, request: Reach) -> Reached:
+        """Try to connect to the agents of other hosts."""
+        tries = [_reached(where, request.limit_s) for where in request.addresses]
+        return Reached(tuple(await asyncio.gather(*tries)))
+
+    @handles
+    async def go(self, record: Go) -> None:
+        """The head wants this host no more."""
+        self.end(record.code, record.why)
+
+    # ------------------------------------------------------------ as the owner of its node
+
+    def actor_failed(self, address: object, error: BaseException) -> None:
+        """The agent itself raised: a bug; its host is lost for the run."""
+        print(f"agent failed: {error!r}", file=sys.stderr, flush=True)  # noqa: T201
+        self.end(1, f"the agent failed: {error!r}")
+
+    def actor_finished(self, address: object, text: str) -> None:
+        """No role lives here."""
+
+    def link_broken(self, slot: str, text: str) -> None:
+        """The head has given this host up, or another head is there: it is fenced."""
+        self.end(EXIT_RETRY, text)
+
+    async def open_arena(self, name: str, slot_bytes: int, slots: int) -> str:
+        """No role lives here."""
+        raise RealnetError("an agent has no shared memory of its own")
+
+
+async def _reached(where: str, limit_s: float) -> bool:
+    host, _, port = where.rpartition(":")
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port)), limit_s)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return True
+
+
+async def _greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Whoever connects has reached this host: that is all it wanted to know."""
+    writer.close()
+
+
+def visible_gpus(num: int = 0) -> tuple[str, ...]:
+    """Return the names of the GPUs that SLURM, or whoever started us, gave this host.
+
+    Where nobody says it, they are counted up to `num`.
+    """
+    for name in ("CUDA_VISIBLE_DEVICES", "SLURM_STEP_GPUS", "SLURM_JOB_GPUS"):
+        given = os.environ.get(name)
+        if given is not None:
+            return tuple(g.strip() for g in given.split(",") if g.strip() and g != "NoDevFiles")
+    return tuple(str(at) for at in range(num))
+
+
+def _cores() -> int:
+    told = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    return int(told) if told.isdecimal() else len(os.sched_getaffinity(0))
+
+
+def _memory_bytes() -> int:
+    told = os.environ.get("SLURM_MEM_PER_NODE", "")
+    if told.isdecimal() and int(told):
+        return int(told) << 20
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="realnet agent", description="The agent of one host.")
+    parser.add_argument("folder", type=Path, help="the run's folder")
+    parser.add_argument("--number", type=int, required=True, help="which of the hosts this is")
+    parser.add_argument("--attempt", type=int, default=0, help="0: the newest")
+    parser.add_argument("--host", default="", help="the name of this host")
+    parser.add_argument("--address", default="", help="an interface or network to listen on")
+    parser.add_argument("--cpus", type=int, default=-1, help="cores to offer; 0: no limit")
+    parser.add_argument("--gpus", type=int, default=0, help="GPUs, where nobody says which")
+    parser.add_argument("--elastic", default="", help="the role for whose elastic members it is")
+    parser.add_argument("--wait", type=float, default=60.0, help="seconds to look for the head")
+    parser.add_argument("--parent", type=int, default=0, help="end when this process does")
+    return parser.parse_args(argv)
+
+
+async def _main(options: argparse.Namespace, head: HeadFile, checks: tuple[Check, ...]) -> int:
+    folder: Path = options.folder
+    plan = read_plan(folder)
+    if plan.digest() != head.digest:
+        raise ConfigError(
+            f"{folder}/plan.json is not the plan that the head has: is it on a shared file system?"
+        )
+    gpus = visible_gpus(options.gpus)
+    name = agent_slot(options.number)
+    there = parse_endpoint(head.endpoint).inboxes[0].removeprefix("tcp://").rpartition(":")[0]
+    address = address_on(options.address) if options.address else address_towards(there)
+    slot = f"{name}~{int(time.time() * 1000)}"
+    keys = read_keys(folder / "keys", name)
+    transport = ZmqTransport(tcp_endpoint(address), keys, sign_bulk=plan.run["bulk"] == "signed")
+    info = run_info(plan, folder, head.attempt, head.resumed)
+    node = Node(slot, transport, info)
+    actor = node.add(AgentActor, parse_address(member_of(slot)), AgentConfig()).actor
+    assert isinstance(actor, AgentActor)
+    logs = folder / "attempts" / str(head.attempt) / "logs"
+    launcher = LocalLauncher(
+        *(plan, folder, logs, head.endpoint, head.attempt, head.resumed),
+        lambda of: open_secret(folder / "keys", of),
+    )
+    actor.prepare(plan, launcher, node, gpus)
+    node.on_wire_error = lambda error: print(error, file=sys.stderr, flush=True)  # noqa: T201
+    node.listen()
+    probe = await asyncio.start_server(_greet, address, 0)
+    port = probe.sockets[0].getsockname()[1]
+    _listen_to_signals(actor, elastic=bool(options.elastic))
+    hello = Hello(
+        *(slot, transport.endpoint, options.host or platform.node(), address, head.nonce),
+        *(head.attempt, _cores() if options.cpus < 0 else options.cpus, gpus, _memory_bytes()),
+        *(os.getpid(), options.elastic, time.time(), checks),
+        probe=f"{address}:{port}",
+    )
+    code, why = 1, "it failed"
+    try:
+        await actor.join(hello, head)
+        print(f"{hello.host}: in {plan.name}, attempt {head.attempt}", flush=True)  # noqa: T201
+        code, why = await actor.left
+    finally:
+        probe.close()
+        await actor.end_all()
+        print(f"{hello.host}: ended with {code}: {why}", flush=True)  # noqa: T201
+        actor.head.tell(Left(slot, why))
+        node.flush()
+        node.closed = True
+        launcher.close()
+        transport.close(0.5)
+    return code
+
+
+def _listen_to_signals(actor: AgentActor, *, elastic: bool) -> None:
+    """SLURM signals every process of a step. The head decides; an elastic host asks to leave."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        if elastic:
+            text = f"it is being taken away ({number.name})"
+            loop.add_signal_handler(number, actor.leave, text)
+        else:
+            loop.add_signal_handler(number, lambda: None)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Entry point of the process."""
+    options = _arguments(argv)
+    options.folder = options.folder.resolve()
+    if options.parent:
+        die_with_parent(options.parent)
+    import uvloop
+
+    from realnet.launch.checks import look_at_this_host
+
+    try:
+        head = await_head(options.folder, options.attempt, options.wait)
+        checks = look_at_this_host(options.folder, head)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_main(options, head, checks))
+    except ConfigError as error:
+        print(error, file=sys.stderr, flush=True)  # noqa: T201
+        return 2
+    except (RealnetError, OSError) as error:
+        print(error, file=sys.stderr, flush=True)  # noqa: T201
+        return EXIT_RETRY
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,110 @@
+"""Runs over several hosts, as agents on this machine: the path that SLURM takes, without SLURM."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from real_run import RealRun, goes_on, ready
+
+pytestmark = pytest.mark.timeout(120)
+Start = Callable[..., RealRun]
+QUICK = ("--set", 'run.host_lost="2s"', "--set", 'run.host_lease="4s"')
+
+
+def agents(run: RealRun) -> dict[str, int]:
+    """Host -> pid of the agents of a run."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if "realnet.launch.agent" in words and str(run.folder.resolve()) in words:
+            found[words[words.index("--host") + 1]] = int(entry.name)
+    return found
+
+
+def slots_of(run: RealRun, agent: int) -> set[str]:
+    """The slots whose processes this agent has started."""
+    started = set(Path(f"/proc/{agent}/task/{agent}/children").read_text().split())
+    return {slot for slot, pid in run.members().items() if str(pid) in started}
+
+
+def test_slots_of_a_lost_host_go_on_elsewhere(start: Start, topology: Path) -> None:
+    run = start(topology, "--hosts", "3", *QUICK)
+    run.until(lambda: ready(run))
+    there = agents(run)
+    assert sorted(there) == ["local0", "local1", "local2"]
+    lives = {host: slots_of(run, pid) for host, pid in there.items()}
+    assert all(lives.values()), lives  # spread over all of them
+    assert not lives["local0"] & lives["local1"]
+    workers = {host for host, slots in lives.items() for s in slots if s.startswith("worker")}
+    assert len(workers) == 2, lives
+    gone = sorted(workers)[0]
+    os.kill(there[gone], signal.SIGKILL)
+    killed_s = time.monotonic()
+    run.until(lambda: any(f"host {gone} is lost" in e for e in run.events()))
+    noticed_s = time.monotonic() - killed_s
+    run.until(lambda: lives[gone] <= set(run.members()))  # they live on the others
+    goes_on(run)
+    rest = [slots_of(run, pid) for host, pid in agents(run).items()]
+    assert set().union(*rest) == set().union(*lives.values())
+    print(f"noticed after {noticed_s:.1f} s")
+    os.kill(run.process.pid, signal.SIGTERM)
+    assert run.wait() == 75
+    assert not agents(run)
+
+
+def test_without_the_head_everything_ends(start: Start, topology: Path) -> None:
+    run = start(topology, "--hosts", "2", *QUICK)
+    run.until(lambda: ready(run))
+    # Agents of a local fleet die with the head; those of SLURM cannot, and have their lease. A head
+    # that stands still is as silent as one that is gone.
+    os.kill(run.process.pid, signal.SIGSTOP)
+    end_s = time.monotonic() + 30
+    while (agents(run) or run.members()) and time.monotonic() < end_s:
+        time.sleep(0.05)
+    assert not agents(run)
+    assert not run.members()
+    logs = run.folder / "attempts" / "1" / "logs"
+    for host in ("local0", "local1"):
+        text = (logs / f"agent-{host}.log").read_text()
+        assert "ended with 75: the head has not been heard" in text, text
+    os.kill(run.process.pid, signal.SIGKILL)
+
+
+def test_a_host_that_was_given_up_is_not_let_in_again(start: Start, topology: Path) -> None:
+    run = start(topology, "--hosts", "2", "--spares", "1", *QUICK, "--set", 'run.host_lease="30s"')
+    run.until(lambda: ready(run))
+    there = agents(run)
+    frozen = there["local1"]
+    slots = {run.members()[s] for s in slots_of(run, frozen)}
+    assert slots
+    assert not slots_of(run, there["local2"])  # the spare has nothing to do yet
+    for pid in (frozen, *slots):
+        os.kill(pid, signal.SIGSTOP)
+    run.until(lambda: any("host local1 is lost" in e for e in run.events()))
+    run.until(lambda: bool(slots_of(run, there["local2"])))
+    goes_on(run)
+    for pid in (frozen, *slots):
+        os.kill(pid, signal.SIGCONT)
+    run.until(lambda: "local1" not in agents(run))  # long before its lease ends
+    log = (run.folder / "attempts" / "1" / "logs" / "agent-local1.log").read_text()
+    assert "ended with 75" in log, log
+    assert not slots & set(run.members().values())
+    goes_on(run)
+    os.kill(run.process.pid, signal.SIGTERM)
+    assert run.wait() == 75
+
+
+def test_a_run_that_fits_nowhere_says_what_there_is(start: Start, topology: Path) -> None:
+    run = start(topology, "--hosts", "2", "--set", "roles.worker.gpus=3")
+    assert run.wait() == 75
+    assert "there is no room for worker/0 (1 cores, 3 GPUs)" in run.output(), run.output()
+    assert "local0: ? cores, 0 GPUs" in run.output()
+    assert not agents(run)
