@@ -23,6 +23,7 @@ from realnet.address import Address
 from realnet.calls import Calls
 from realnet.codec import Codec, Frame
 from realnet.config import Config, Shared
+from realnet.control import Doing, Figures, Span
 from realnet.deadlines import Deadlines
 from realnet.errors import ConfigError, RealnetError, Stopping, WireError
 from realnet.live import (
@@ -248,6 +249,22 @@ class Cell:
             self._busy_since = None
             self.ended += 1
             self.busy_spans_s.append((since_s, self.clock.now(), label))
+
+    def does(self) -> Doing:
+        """Return what the actor does, for one beat: what it was busy with is told once."""
+        who = str(self.address)
+        figures = [Figures(n, p.done, p.waiting, p.held) for n, p in self.ports.items()]
+        figures.append(Figures("", self.serving.answered, 0, self.serving.open))
+        figures.append(Figures("?", self.calls.ended, 0, self.calls.open))
+        return Doing(
+            who,
+            self.doing,
+            tuple(self.waits.of(who)[:3]),
+            tuple(Span(a, b, label) for a, b, label in self.take_busy_spans()),
+            self.ended + sum(f.done for f in figures),
+            self.waits.hold_up(who) or self.computing or any(f.held for f in figures),
+            tuple(f for f in figures if f.done or f.waiting or f.held),
+        )
 
     def take_busy_spans(self) -> list[tuple[float, float, str]]:
         """Return and forget the spans in which compute was busy; an open one is cut at now."""

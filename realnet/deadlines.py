@@ -86,7 +86,13 @@ class Deadlines:
             while bucket:
                 item = next(iter(bucket))
                 del bucket[item]
-                item.expire()
+                try:
+                    item.expire()
+                except Exception as error:  # of one: the others' time is over as well
+                    loop = asyncio.get_running_loop()
+                    loop.call_exception_handler(
+                        {"message": "a deadline could not be told", "exception": error}
+                    )
         while self._order and not self._buckets[self._order[0]]:  # all called off: sleep on
             del self._buckets[heapq.heappop(self._order)]
         self._arm()

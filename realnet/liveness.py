@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+BEAT_S = 0.25  # how often every process tells the head that it lives
+
 
 class Suspected(NamedTuple):
     """Effect: silent for too long; say so, do nothing yet."""

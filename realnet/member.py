@@ -31,9 +31,7 @@ from realnet.control import (
     HEAD_SLOT,
     Beat,
     Begin,
-    Doing,
     Failed,
-    Figures,
     Finish,
     Join,
     Leave,
@@ -44,11 +42,11 @@ from realnet.control import (
     PeerDown,
     PeerJoined,
     PeerUp,
-    Span,
     StopActors,
 )
 from realnet.errors import ConfigError, RealnetError, SecurityError, WireError
 from realnet.launch import REFUSED, STACKS, stacks_folder, stacks_path
+from realnet.liveness import BEAT_S
 from realnet.message import (
     Message,
     Nothing,
@@ -64,7 +62,6 @@ from realnet.topology.kinds import load_kind
 from realnet.topology.plan import Plan, SlotPlan, read_plan
 from realnet.topology.resolve import shared_values
 
-BEAT_S = 0.25
 GC_THRESHOLDS = (10_000, 20, 50)
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
 
@@ -251,7 +248,7 @@ class MemberActor(Actor[MemberConfig]):
             self._report(lag_s=max(0.0, self.clock.now() - due_s))
 
     def _report(self, lag_s: float = 0.0) -> None:
-        doing = tuple(doing_of(cell) for cell in self._role_cells.values())
+        doing = tuple(cell.does() for cell in self._role_cells.values())
         self.head.tell(Beat(self._slot_full, lag_s, doing))
         rows = self.node.observations
         if self.node.num_dropped_rows:
@@ -268,23 +265,6 @@ def _wire_types(cls: type[Actor[Any]]) -> list[type[Message]]:
     kinds = [t for port in declared_ports(cls).values() for t in port.types]
     kinds += declared_handlers(cls)
     return kinds + [reply_type(t) for t in kinds if issubclass(t, Request | StreamRequest)]
-
-
-def doing_of(cell: Cell) -> Doing:
-    """Return what an actor does, for one beat."""
-    waits = cell.waits.of(str(cell.address))
-    figures = [Figures(n, p.done, p.waiting, p.held) for n, p in cell.ports.items()]
-    figures.append(Figures("", cell.serving.answered, 0, cell.serving.open))
-    figures.append(Figures("?", cell.calls.ended, 0, cell.calls.open))
-    return Doing(
-        str(cell.address),
-        cell.doing,
-        tuple(waits[:3]),
-        tuple(Span(a, b, label) for a, b, label in cell.take_busy_spans()),
-        cell.ended + sum(f.done for f in figures),
-        cell.waits.hold_up(str(cell.address)) or cell.computing or any(f.held for f in figures),
-        tuple(f for f in figures if f.done or f.waiting or f.held),
-    )
 
 
 def make_member(node: Node, plan: Plan, slot: SlotPlan, incarnation: int) -> MemberActor:

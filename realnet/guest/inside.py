@@ -30,7 +30,7 @@ from realnet.guest.records import (
     Serve,
     Wire,
 )
-from realnet.member import BEAT_S, doing_of
+from realnet.liveness import BEAT_S
 from realnet.message import Nothing
 from realnet.node import Node as Process
 from realnet.ports import Ask, handles
@@ -129,7 +129,7 @@ class GuestActor(Actor[NoConfig]):
         while process.observations:
             take = min(len(process.observations), 500)
             self.desk.tell(Observed(tuple(process.observations.popleft() for _ in range(take))))
-        doing = tuple(doing_of(cell) for cell in self._told.hosted())
+        doing = tuple(cell.does() for cell in self._told.hosted())
         await self.desk(GuestBeat(process.slot, doing), deadline_s=self._suspect_s)
 
 
