@@ -16,7 +16,7 @@ import msgspec
 
 from realnet.actor import Actor
 from realnet.config import Config, read_table
-from realnet.ports import Inlet, declared_ports
+from realnet.ports import Inlet, declared_handlers, declared_ports
 from realnet.topology.draw.graph import note_of
 from realnet.topology.kinds import load_kind
 from realnet.topology.plan import Plan, RolePlan, SlotPlan
@@ -150,6 +150,12 @@ class _Told:
                         f"{port.name}: {bounds.window} in hand, "
                         f"{bounds.window_bytes / MIB:g} MiB, lease {bounds.lease_s:g} s"
                     )
+            if declared_handlers(self.classes[name]):
+                mailbox = self.classes[name].mailbox
+                said.append(
+                    f"mailbox: {mailbox.messages} messages, {mailbox.bytes / MIB:g} MiB, then "
+                    "Overloaded"
+                )
             if role.progress_s:
                 then = "restarted" if role.progress_then == "restart" else "reported"
                 said.append(f"{then} after {role.progress_s:g} s without progress")
