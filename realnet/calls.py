@@ -174,10 +174,10 @@ class Calls:
                     self._give_up(call)
 
     async def stream(
-        self, port: Asking, record: Message, budget_s: float
+        self, port: Asking, record: Message, budget_s: float, to: str | None = None
     ) -> AsyncIterator[Message]:
         """Ask and yield the items. See `LiveAsk.stream`."""
-        while (member := port.choose(record, None)) is None:
+        while (member := port.choose(record, to)) is None:
             budget_s = await self._somebody(port, record, budget_s)
         call = self._start(port, member, record, budget_s, None)
         call.items = []

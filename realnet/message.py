@@ -43,7 +43,11 @@ class Request(Message, Generic[R]):
 
 
 class StreamRequest(Message, Generic[R]):
-    """A record that is answered by a stream of items of type R."""
+    """A record that is answered by a stream of items of type R.
+
+    Set the class attribute `bulk` to True when the items are large arrays: they then come by the
+    lane where nothing small waits behind them.
+    """
 
 
 class Nothing(Message):

@@ -348,6 +348,8 @@ class Serving:
         if not call.id:
             raise self._not_asked(call, request)
         items = cast("AsyncIterator[Message]", handler(request))
+        bulk = getattr(request, "bulk", False)
+        way = call.caller.bulk if bulk else call.caller.find_way()
         call.more = asyncio.Event()
         try:
             async for item in items:
@@ -355,12 +357,12 @@ class Serving:
                     call.more.clear()
                     await call.more.wait()
                 call.credit -= 1
-                self._reply(call, call.caller.way or call.caller.find_way(), item, more=True)
+                self._reply(call, way, item, more=True)
         finally:
             close = getattr(items, "aclose", None)
             if close is not None:
                 await close()
-        call.caller.find_way().send(wire.Fail(call.id, "", "", end=True))
+        way.send(wire.Fail(call.id, "", "", end=True))  # behind the items, whatever their lane
 
     # ------------------------------------------------------------ what goes back
 

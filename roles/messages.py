@@ -18,6 +18,8 @@ from realnet.message import Message, Nothing, Request, StreamRequest
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
+Longs = npt.NDArray[np.int64]
+Octets = npt.NDArray[np.uint8]
 Origin = Literal["prompt", "model", "tool"]
 
 # ---------------------------------------------------------------- names
@@ -250,8 +252,10 @@ class ReportTickets(Request[Nothing]):
 class Tensor(Message):
     """One slice of one tensor: where it lies in a version's bytes, and where in the whole tensor.
 
-    `offset_bytes` is into the version's bytes; `start` is the slice's offset in each dimension of
-    the global `shape`, `size` its extent. The first build publishes one slice a tensor.
+    `offset_bytes` is where the whole tensor begins in the version's bytes, in C order; `start` is
+    the slice's offset in each dimension of the global `shape`, `size` its extent, `num_bytes` its
+    own bytes. What is announced has one slice a tensor, all of it; a trainer's rank writes its own
+    (`shard` says which), and the version is whole when slices tile every tensor.
     """
 
     name: str
@@ -264,13 +268,24 @@ class Tensor(Message):
     shard: int = 0
 
 
+class Bucket(Message):
+    """A run of a version's bytes: the tensors of neighbouring layers. It is checked, sent and
+    received as one. `digest` is xxh3_128 (hex) of its bytes."""
+
+    offset_bytes: int
+    num_bytes: int
+    digest: str = ""
+
+
 class Manifest(Message):
-    """What a version consists of. `digest` is xxh3_128 (hex) of its `num_bytes` bytes."""
+    """What a version consists of. `digest` is xxh3_128 (hex) of its `num_bytes` bytes; with
+    `buckets`, which cover all of them in order, of the buckets' digests one after another."""
 
     version: Version
     tensors: tuple[Tensor, ...]
     num_bytes: int
     digest: str
+    buckets: tuple[Bucket, ...] = ()
 
 
 class Location(Message):
@@ -284,16 +299,26 @@ class Location(Message):
 
 
 class SlotOpened(Message):
-    """Write the version's bytes into this slot, then ask `CommitVersion`."""
+    """Write the version's bytes into this slot, then ask `CommitVersion` (or `CommitPart`).
+
+    The slot is in the memory of `host`; from another one, send `WriteRuns`.
+    """
 
     location: Location
+    host: str = ""
 
 
 class OpenSlot(Request[SlotOpened]):
-    """A trainer wants to publish `num_bytes` bytes as `version`."""
+    """A trainer wants to publish `num_bytes` bytes as `version`.
+
+    With several `writers` (ranks), all ask, and all get the same slot. Who asks a second time has
+    died meanwhile: the slot is begun again, and what the others wrote into it is void.
+    """
 
     version: Version
     num_bytes: int
+    writers: int = 1
+    writer: int = 0
 
 
 class CommitVersion(Request[Nothing]):
@@ -303,18 +328,104 @@ class CommitVersion(Request[Nothing]):
     location: Location
 
 
+class Committed(Message):
+    """What this writer wrote is as it said. `whole`: so is the version, and it is announced."""
+
+    whole: bool
+    missing: tuple[int, ...] = ()
+
+
+class CommitPart(Request[Committed]):
+    """One of several writers has written its slices into the slot; check them.
+
+    `part.tensors` are its slices, `part.digest` the xxh3_128 (hex) of their bytes in this order,
+    each in C order. When the last writer's part is checked the version is announced.
+    """
+
+    part: Manifest
+    location: Location
+    writers: int
+    writer: int
+
+
+class WriteRuns(Request[Nothing]):
+    """A writer on another host fills an open slot: runs of bytes, one after another in `data`.
+
+    Shapes: offsets_bytes [R], lengths_bytes [R], data [sum of lengths].
+    """
+
+    version: Version
+    location: Location
+    offsets_bytes: Longs
+    lengths_bytes: Longs
+    data: Octets
+
+
+class Source(Message):
+    """One way to have a version.
+
+    `link`: "shm" (map or copy `location` on `host`), "stream" (ask `at`, an actor), "disk" (the
+    safetensors file `at`, on a disk that all see or on `host`), "gloo" or "nccl" (join the update
+    that `at` leads). `host` is empty for what every host can use.
+    """
+
+    link: str
+    host: str = ""
+    at: str = ""
+    location: Location | None = None
+
+
 class Held(Message):
-    """One version that the parameter server holds, and where."""
+    """One version that the parameter server holds, and where.
+
+    `sources` say by which links it can be had; with none, it is at `location` on this host.
+    """
 
     manifest: Manifest
     location: Location
+    sources: tuple[Source, ...] = ()
 
 
 class Announced(Message):
-    """State of a parameter server: the newest whole version and the older ones still held."""
+    """State of a parameter server: the newest whole version and the older ones still held.
+
+    `relays` are the hosts with a living relay: who is there waits for its copy.
+    """
 
     newest: Held | None
     older: tuple[Held, ...] = ()
+    relays: tuple[str, ...] = ()
+
+
+class Chunk(Message):
+    """Bytes of a version, from `offset_bytes` on. Shape: data [bytes]."""
+
+    offset_bytes: int
+    data: Octets
+
+
+class FetchVersion(StreamRequest[Chunk]):
+    """Stream the bytes of a version that is held, from `offset_bytes` on, in order.
+
+    Refused when that version, with this digest, is not held, or no longer.
+    """
+
+    bulk = True
+    version: Version
+    digest: str
+    offset_bytes: int = 0
+
+
+class CopyHeld(Request[Nothing]):
+    """A relay says which whole, checked copies it has on its host: these, and no others.
+
+    Asked of the parameter server, which announces them until the relay dies or says otherwise.
+    """
+
+    safe = True
+    relay: str
+    host: str
+    sources: tuple[tuple[Version, Source], ...] = ()
 
 
 class PolicyStatus(Message):

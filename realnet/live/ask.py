@@ -65,14 +65,15 @@ class LiveAsk(LivePort):
                 member.way_for(frames).send(wire.Tell(body), frames)
 
     def stream(
-        self, request: StreamRequest[R], *, deadline_s: float | None = None
+        self, request: StreamRequest[R], *, deadline_s: float | None = None, to: str | None = None
     ) -> AsyncIterator[R]:
-        """Ask one member and iterate over the items of its answer. Close it to cancel.
+        """Ask one member (or the one named `to`) and iterate over the items of its answer. Close it
+        to cancel.
 
         `deadline_s` is for the whole of it (default: the wire's, else 120 s).
         """
         budget_s = self._budget(deadline_s, STREAM_DEADLINE_S)
-        items = self._switch.calls.stream(self, request, budget_s)
+        items = self._switch.calls.stream(self, request, budget_s, to)
         return cast("AsyncIterator[R]", items)
 
     def choose(self, record: Message, to: str | None) -> Member | None:

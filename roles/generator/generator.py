@@ -16,7 +16,7 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
-from realnet import Actor, Config, StateIn, doc, handles
+from realnet import Actor, Ask, Config, StateIn, doc, handles
 from realnet.config import Seconds, Shared
 from realnet.errors import RealnetError
 from realnet.roles.generator.engine import (
@@ -28,11 +28,12 @@ from realnet.roles.generator.engine import (
 )
 from realnet.roles.generator.lane import Lane
 from realnet.roles.generator.room import Room
-from realnet.roles.messages import Announced, Delta, Generate, Held, Version
+from realnet.roles.messages import Announced, Delta, FetchVersion, Generate, Held, Version
 from realnet.roles.models.check import check_policy
 from realnet.roles.models.reference import load_tokenizer
 from realnet.roles.tables import Policy
-from realnet.roles.weights import WeightReader, WeightsDamaged, WeightsGone
+from realnet.roles.weights import WeightsDamaged, WeightsGone
+from realnet.roles.weights.receiver import Receiver
 
 _AGAIN_S = 0.5  # until a version that could not be copied is tried again
 
@@ -51,6 +52,7 @@ class Generator(Actor[GeneratorConfig]):
 
     shared = (Policy,)
     versions = StateIn(Announced, joined_by="policy")
+    weights = Ask(FetchVersion, joined_by="policy")
 
     @classmethod
     def preload(cls) -> None:
@@ -71,7 +73,7 @@ class Generator(Actor[GeneratorConfig]):
         self._announced: Announced | None = None
         self._news = asyncio.Condition()
         self._swapped = asyncio.Condition()
-        self._reader = WeightReader()
+        self._receiver = Receiver(self, self.weights)
         self._room = Room()
         self._loading = asyncio.Lock()  # one room: one version is copied at a time
         self._pinning = asyncio.Lock()
@@ -89,9 +91,9 @@ class Generator(Actor[GeneratorConfig]):
         for lane in (getattr(self, "_main", None), getattr(self, "_pinned", None)):
             if lane is not None:
                 await lane.engine.close()
-        if hasattr(self, "_reader"):
+        if hasattr(self, "_receiver"):
             # In the compute thread, after a copy that may still be going on there.
-            await self.compute(self._reader.close, label="close weights")
+            await self.compute(self._receiver.close, label="close weights")
             self._room.close()
 
     @handles
@@ -120,7 +122,8 @@ class Generator(Actor[GeneratorConfig]):
                 self._announced = announced
                 self._news.notify_all()
             newest = announced.newest
-            if newest is not None and newest.manifest.version != self._main.engine.version:
+            new = newest is not None and newest.manifest.version != self._main.engine.version
+            if newest is not None and new and self._receiver.ready(announced, newest):
                 try:
                     await self._load(self._main.engine, newest)
                     self.progress(f"writes {newest.manifest.version}")
@@ -138,7 +141,7 @@ class Generator(Actor[GeneratorConfig]):
         async with self._loading:
             if engine.takes_weights:
                 view = self._room.make(manifest.num_bytes)
-                await self.compute(self._reader.copy, held, view, label="copy weights")
+                await self._receiver.receive(held, view)
             await engine.stage(manifest, self._room)
             stall_s = await engine.swap()
         self._stall_s = max(self._stall_s, stall_s)

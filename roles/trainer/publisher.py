@@ -1,29 +1,44 @@
 """Hands a version to the parameter server: open a slot, write the bytes, have them checked.
 
 A parameter server that dies meanwhile is waited for and asked again; what it refuses is written
-again from the start. Publishing is not lost: `publish` returns when the version is announced.
+again from the start. Publishing is not lost: `publish` returns when the version is announced. A
+server on another host is sent the bytes. The ranks of a trainer each write their slices
+(`write_part`), and their leader has them checked (`publish_parts`).
 
 Knows nothing of models: it gets arrays. Called by the trainer.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
-import msgspec
-
 from realnet.errors import AskError, RealnetError, Refused
 from realnet.message import Request
-from realnet.roles.messages import CommitVersion, Location, Manifest, OpenSlot, Version
+from realnet.roles.messages import (
+    CommitPart,
+    Committed,
+    CommitVersion,
+    Location,
+    Manifest,
+    OpenSlot,
+    SlotOpened,
+    Version,
+)
 from realnet.roles.weights import ArenaSlots, fill, layout
+from realnet.roles.weights.digests import summed_up
 from realnet.roles.weights.layout import Array
+from realnet.roles.weights.slices import fill_part
+from realnet.roles.weights.sources import this_host
+from realnet.roles.weights.upload import packed
 
 Weights = Sequence[tuple[str, Array, str]]
 _DEADLINE_S = 120.0
 _PAUSE_S = 0.5
 _REFUSALS = 5
+_UNDER_WAY = 4  # records of an upload
 
 
 class Surroundings(Protocol):
@@ -53,9 +68,25 @@ class Publisher:
 
         Raises RealnetError when it refuses again and again, with its last reason.
         """
+        await self._again(version, lambda: self._once(version))
+
+    async def publish_parts(
+        self,
+        version: Version,
+        num_bytes: int,
+        write: Callable[[SlotOpened], Awaitable[Sequence[Manifest]]],
+    ) -> None:
+        """Publish what several ranks write; return when it is announced.
+
+        `write` has every rank write its slices into the slot (`write_part`) and returns what they
+        said, by rank; it is called again after a refusal. Raises as `publish`.
+        """
+        await self._again(version, lambda: self._once_in_parts(version, num_bytes, write))
+
+    async def _again(self, version: Version, once: Callable[[], Awaitable[None]]) -> None:
         for attempt in range(_REFUSALS):
             try:
-                return await self._once(version)
+                return await once()
             except Refused as error:
                 last = error
             if attempt + 1 < _REFUSALS:
@@ -67,10 +98,43 @@ class Publisher:
         weights: Weights = await self._actor.compute(self._weights, label="read weights")
         plan = layout(version, ((name, dtype, array.shape) for name, array, dtype in weights))
         opened = await self._patiently(OpenSlot(version, plan.num_bytes), version)
-        manifest = await self._actor.compute(
-            write, plan, opened.location, weights, label="write version"
-        )
+        if opened.host in ("", this_host()):
+            manifest = await self._actor.compute(
+                write, plan, opened.location, weights, label="write version"
+            )
+        else:
+            manifest = await self._upload(plan, opened.location, weights)
         await self._patiently(CommitVersion(manifest, opened.location), version)
+
+    async def _once_in_parts(
+        self,
+        version: Version,
+        num_bytes: int,
+        write: Callable[[SlotOpened], Awaitable[Sequence[Manifest]]],
+    ) -> None:
+        opened = await self._patiently(OpenSlot(version, num_bytes), version)
+        parts = await write(opened)
+        missing: Sequence[int] = range(len(parts))
+        while missing:  # again, if a server that died had checked some before
+            for writer in missing:
+                request = CommitPart(parts[writer], opened.location, len(parts), writer)
+                committed: Committed = await self._patiently(request, version)
+            missing = committed.missing
+
+    async def _upload(self, plan: Manifest, location: Location, weights: Weights) -> Manifest:
+        """Send the bytes to a server on another host, a few records at a time."""
+        arrays = [array for _, array, _ in weights]
+        manifest: Manifest = await self._actor.compute(
+            summed_up, plan, arrays, label="sum up version"
+        )
+        waiting: list[Awaitable[Any]] = []
+        for record in packed(plan, location, arrays):
+            waiting.append(self._patiently(record, plan.version))
+            if len(waiting) == _UNDER_WAY:
+                await asyncio.gather(*waiting)
+                waiting = []
+        await asyncio.gather(*waiting)
+        return manifest
 
     async def _patiently(self, request: Request[Any], version: Version) -> Any:
         """Ask until there is an answer: whoever died is started again. Refusals go through."""
@@ -85,8 +149,14 @@ class Publisher:
 
 
 def write(plan: Manifest, location: Location, weights: Weights) -> Manifest:
-    """Copy weights into a slot; return the manifest with their digest."""
+    """Copy weights into a slot; return the manifest with their digests."""
     arena = ArenaSlots(location.path, location.slot + 1, location.slot_bytes)
     with arena, arena.view(location.slot) as view:
-        digest = fill(plan, view, (array for _, array, _ in weights))
-    return msgspec.structs.replace(plan, digest=digest)
+        return fill(plan, view, (array for _, array, _ in weights))
+
+
+def write_part(mine: Manifest, location: Location, arrays: Sequence[Array]) -> Manifest:
+    """Copy a rank's slices (see `slices.part`) into a slot; return them with their digest."""
+    arena = ArenaSlots(location.path, location.slot + 1, location.slot_bytes)
+    with arena, arena.view(location.slot) as view:
+        return fill_part(mine, view, arrays)

@@ -22,6 +22,7 @@ from realnet.message import Nothing
 from realnet.roles.journal import Journal, JournalFull
 from realnet.roles.ledger import IllegalMove
 from realnet.roles.messages import (
+    CommitPart,
     CommitVersion,
     Group,
     GroupClosed,
@@ -33,6 +34,7 @@ from realnet.roles.messages import (
     Slots,
     TakeSlots,
     Version,
+    WriteRuns,
 )
 from realnet.roles.models.check import check_policy
 from realnet.roles.tables import Policy, Schedule, Task
@@ -81,7 +83,7 @@ class Trainer(Actor[TrainerConfig]):
     scored = Inlet(Scored, window=1024)
     closed = Inlet(GroupClosed, joined_by="policy", window=256)
     measured = StateIn(Measurements, joined_by="policy", optional=True)
-    server = Ask(OpenSlot, CommitVersion, joined_by="policy")
+    server = Ask(OpenSlot, CommitVersion, CommitPart, WriteRuns, joined_by="policy")
     status = StateOut(PolicyStatus, joined_by="policy")
 
     @classmethod

@@ -1,19 +1,37 @@
-"""How a version's bytes lie in memory, and how a reader knows that they are whole.
+"""How a version's bytes lie in memory, how they travel, and how a reader knows they are whole.
 
-Knows manifests, slots, generations and digests. Knows nothing of models, torch or actors. Used by
-the trainer (writes), the parameter server (checks and announces) and generators (copy out).
+    layout, slices    where each tensor lies; what one rank of a trainer writes
+    digests           what was written, and whether it is still that
+    arena, reader     slots of shared memory: generations, leases; copying and mapping
+    stream, disk      versions over the network, in chunks, and in safetensors files
+    receiver          a generator's end: takes a version from the nearest source
+
+Knows nothing of models or engines. Used by the trainer (writes), the parameter server and relays
+(check, keep and announce) and generators (receive). torch is imported in `collective.py` and
+`cuda_ipc.py` only.
 """
 
-from realnet.roles.weights.arena import ArenaSlots, WeightReader, WeightsDamaged, WeightsGone
-from realnet.roles.weights.layout import digest, fill, layout, tensors
+from realnet.roles.weights.arena import ArenaSlots
+from realnet.roles.weights.digests import (
+    WeightsDamaged,
+    WeightsGone,
+    check,
+    digest,
+    fill,
+    seal,
+)
+from realnet.roles.weights.layout import layout, tensors
+from realnet.roles.weights.reader import WeightReader
 
 __all__ = [
     "ArenaSlots",
     "WeightReader",
     "WeightsDamaged",
     "WeightsGone",
+    "check",
     "digest",
     "fill",
     "layout",
+    "seal",
     "tensors",
 ]

@@ -5,8 +5,10 @@
 
 A generation is odd while a slot is written and even when it is whole; it only grows. A reader takes
 the generation it was told, copies, looks again, and checks the digest: a slot that was written
-meanwhile is `WeightsGone`, a changed byte is `WeightsDamaged`. The memory outlives its writers: a
-new parameter server scans it and finds what is whole.
+meanwhile is `WeightsGone`, a changed byte is `WeightsDamaged`. Or it maps a slot under a lease: a
+lock on the slot's first byte that the system drops with its holder. Who opens a slot takes one
+without a lease, if there is one, so that a reader that lags or died holds nobody up. The memory
+outlives its writers: a new parameter server scans it and finds what is whole.
 
 Knows nothing of who owns the memory. Called by parameter servers, trainers and generators, in their
 compute threads.
@@ -15,10 +17,10 @@ compute threads.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import mmap
 import os
 import struct
-from pathlib import Path
 from types import TracebackType
 
 import msgspec
@@ -28,20 +30,14 @@ import xxhash
 
 from realnet.errors import RealnetError, ensure
 from realnet.roles.messages import Held, Location, Manifest
-from realnet.roles.weights.layout import digest
+from realnet.roles.weights.digests import WeightsDamaged, WeightsGone, check
 
 HEADER_BYTES = 2**20  # a manifest takes about 100 bytes a tensor
 _MAGIC = 0x3177_7465_6E6C_6561
 _HEAD = struct.Struct("<QQQQ")
+_LOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux
+_LEASES = hasattr(fcntl, "F_OFD_SETLK") and struct.calcsize("P") == 8
 _PAGE = max(mmap.PAGESIZE, 4096)
-
-
-class WeightsDamaged(RealnetError):
-    """The bytes of a version differ from what was announced."""
-
-
-class WeightsGone(RealnetError):
-    """A slot holds another version by now."""
 
 
 class ArenaSlots:
@@ -56,7 +52,7 @@ class ArenaSlots:
         self.path = path
         self.slots = slots
         self.size = slot_bytes
-        file = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+        file = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
         try:
             length = os.fstat(file).st_size
             if slots < 1 or slot_bytes <= HEADER_BYTES or length < slots * slot_bytes:
@@ -66,8 +62,10 @@ class ArenaSlots:
                 )
             access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
             self._map = mmap.mmap(file, slots * slot_bytes, access=access)
-        finally:
+        except BaseException:
             os.close(file)
+            raise
+        self._file = file  # its description holds the leases
 
     # ------------------------------------------------------------ writing
 
@@ -83,15 +81,19 @@ class ArenaSlots:
         start = self._start(slot)
         return memoryview(self._map)[start + HEADER_BYTES : start + self.size]
 
-    def commit(self, slot: int, manifest: Manifest) -> int:
+    def commit(self, slot: int, manifest: Manifest, *, verified: bool = False) -> int:
         """Say that a slot holds this version; return its even generation.
 
-        Raises WeightsDamaged when the bytes do not have the manifest's digest: the slot then stays
-        unfinished.
+        Raises WeightsDamaged when the bytes do not have the manifest's digest (unless they were
+        looked at before: `verified`); the slot then stays unfinished.
         """
         writing = self.generation(slot)
         ensure(writing % 2 == 1, f"slot {slot} of {self.path} was committed but not begun")
-        self.verify(slot, manifest)
+        if not verified:
+            try:
+                self.verify(slot, manifest)
+            except WeightsDamaged as error:
+                raise WeightsDamaged(f"{error}: publish it again") from None
         encoded = msgspec.msgpack.encode(manifest)
         if len(encoded) > HEADER_BYTES - _HEAD.size:
             raise RealnetError(
@@ -100,20 +102,15 @@ class ArenaSlots:
             )
         start = self._start(slot) + _HEAD.size
         self._map[start : start + len(encoded)] = encoded
-        check = xxhash.xxh3_64_intdigest(encoded)
-        self._put_head(slot, writing, len(encoded), check)
-        self._put_head(slot, writing + 1, len(encoded), check)
+        sum_ = xxhash.xxh3_64_intdigest(encoded)
+        self._put_head(slot, writing, len(encoded), sum_)
+        self._put_head(slot, writing + 1, len(encoded), sum_)
         return writing + 1
 
     def verify(self, slot: int, manifest: Manifest) -> None:
-        """Raise WeightsDamaged unless the payload has the manifest's digest."""
-        fits = 0 <= manifest.num_bytes <= self.size - HEADER_BYTES
-        with self.view(slot) as payload, payload[: manifest.num_bytes] as used:
-            if not fits or digest(used) != manifest.digest:
-                raise WeightsDamaged(
-                    f"{manifest.version} in slot {slot} of {self.path} is not what was written "
-                    "(digest differs): publish it again"
-                )
+        """Raise WeightsDamaged unless the payload has the manifest's digests."""
+        with self.view(slot) as payload:
+            check(manifest, payload, f"in slot {slot} of {self.path}")
 
     # ------------------------------------------------------------ reading
 
@@ -134,7 +131,7 @@ class ArenaSlots:
         Raises WeightsGone when the slot holds or gets another one, WeightsDamaged when the digest
         differs; `out` then holds rubbish.
         """
-        self._still(slot, generation, manifest)
+        self.still(slot, generation, manifest)
         with self.view(slot) as payload, payload[: manifest.num_bytes] as used:
             target = np.frombuffer(out, dtype=np.uint8)[: manifest.num_bytes]
             ensure(
@@ -143,21 +140,51 @@ class ArenaSlots:
             source = np.frombuffer(used, dtype=np.uint8)
             np.copyto(target, source)
             del source
-        self._still(slot, generation, manifest)
-        if digest(target.data) != manifest.digest:
-            raise WeightsDamaged(
-                f"{manifest.version} in slot {slot} of {self.path} is damaged (digest differs); "
-                "it is not used"
+        self.still(slot, generation, manifest)
+        check(manifest, target, f"in slot {slot} of {self.path}")
+
+    def still(self, slot: int, generation: int, manifest: Manifest) -> None:
+        """Raise WeightsGone unless a slot holds what was announced."""
+        now = self.generation(slot)
+        if generation % 2 or now != generation:
+            raise WeightsGone(
+                f"slot {slot} of {self.path} no longer holds {manifest.version} (generation {now}, "
+                f"announced {generation}): take the newest version instead"
             )
+
+    # ------------------------------------------------------------ leases
+
+    def lease(self, slot: int) -> None:
+        """Say that a slot is being read. Ends with `release`, `close` or this process."""
+        self._lock(slot, fcntl.F_RDLCK)
+
+    def release(self, slot: int) -> None:
+        """Say that it is not any more."""
+        self._lock(slot, fcntl.F_UNLCK)
+
+    def leased(self, slot: int) -> bool:
+        """Tell whether anybody else has a lease on a slot."""
+        if not _LEASES:
+            return False
+        asked = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, self._start(slot), 1, 0)
+        found = fcntl.fcntl(self._file, fcntl.F_OFD_GETLK, asked)
+        return bool(_LOCK.unpack(found)[0] != fcntl.F_UNLCK)
+
+    def _lock(self, slot: int, kind: int) -> None:
+        if _LEASES:
+            asked = _LOCK.pack(kind, os.SEEK_SET, self._start(slot), 1, 0)
+            fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, asked)
+
+    # ------------------------------------------------------------ what is there
 
     def manifest(self, slot: int) -> Manifest | None:
         """Return the manifest in a slot's header; None when the slot is not whole or damaged."""
-        magic, generation, length, check = self._head(slot)
+        magic, generation, length, sum_ = self._head(slot)
         if magic != _MAGIC or generation % 2 or generation == 0:
             return None
         start = self._start(slot) + _HEAD.size
         encoded = self._map[start : start + min(length, HEADER_BYTES - _HEAD.size)]
-        if len(encoded) != length or xxhash.xxh3_64_intdigest(encoded) != check:
+        if len(encoded) != length or xxhash.xxh3_64_intdigest(encoded) != sum_:
             return None
         try:
             return msgspec.msgpack.decode(encoded, type=Manifest)
@@ -188,6 +215,9 @@ class ArenaSlots:
         """Unmap, now or, when somebody still holds a view, with that view."""
         with contextlib.suppress(BufferError):
             self._map.close()
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
 
     def __enter__(self) -> ArenaSlots:
         return self
@@ -208,48 +238,5 @@ class ArenaSlots:
     def _head(self, slot: int) -> tuple[int, int, int, int]:
         return _HEAD.unpack_from(self._map, self._start(slot))
 
-    def _put_head(self, slot: int, generation: int, length: int, check: int) -> None:
-        _HEAD.pack_into(self._map, self._start(slot), _MAGIC, generation, length, check)
-
-    def _still(self, slot: int, generation: int, manifest: Manifest) -> None:
-        now = self.generation(slot)
-        if generation % 2 or now != generation:
-            raise WeightsGone(
-                f"slot {slot} of {self.path} no longer holds {manifest.version} (generation {now}, "
-                f"announced {generation}): take the newest version instead"
-            )
-
-
-class WeightReader:
-    """A generator's end: copies announced versions out of the arena, which it opens once."""
-
-    def __init__(self) -> None:
-        self._arena: ArenaSlots | None = None
-
-    def copy(self, held: Held, out: bytearray | memoryview | npt.NDArray[np.uint8]) -> None:
-        """Copy a version into `out` [num_bytes]. Raises WeightsGone or WeightsDamaged."""
-        where = held.location
-        arena = self._open(where, ArenaSlots.slot_bytes(held.manifest.num_bytes))
-        arena.read_copy(where.slot, where.generation, held.manifest, out)
-
-    def close(self) -> None:
-        """Unmap."""
-        if self._arena is not None:
-            self._arena.close()
-            self._arena = None
-
-    def _open(self, where: Location, least: int) -> ArenaSlots:
-        size = where.slot_bytes or least
-        arena = self._arena
-        if arena is None or (arena.path, arena.size) != (where.path, size):
-            self.close()
-            try:
-                length = Path(where.path).stat().st_size
-                arena = ArenaSlots(where.path, length // size, size, writable=False)
-            except OSError as error:
-                raise WeightsGone(
-                    f"{where.path} cannot be opened ({error.strerror}): the arena went away; wait "
-                    "for the next version"
-                ) from error
-            self._arena = arena
-        return arena
+    def _put_head(self, slot: int, generation: int, length: int, sum_: int) -> None:
+        _HEAD.pack_into(self._map, self._start(slot), _MAGIC, generation, length, sum_)

@@ -1,25 +1,30 @@
 """Where each tensor lies in a version's bytes.
 
-Tensors follow each other at multiples of 64 bytes; what lies between is zero, so that one digest
-covers everything. numpy has no bfloat16: its bits travel as uint16.
+Tensors follow each other at multiples of 64 bytes; what lies between is zero, so that digests cover
+everything. Tensors of neighbouring layers make a bucket. Every rank of a trainer comes to the same
+layout, since it follows from names and global shapes alone. numpy has no bfloat16: its bits travel
+as uint16.
 
-Knows nothing of where the bytes are kept. Called by the trainer's publisher and by generators.
+Knows nothing of where the bytes are kept, or of digests. Called by the trainer's publisher and by
+generators; `slices.py` places the slices of single ranks, `digests.py` fills and checks.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
 from realnet.errors import RealnetError, ensure, listed
-from realnet.roles.messages import Manifest, Tensor, Version
+from realnet.roles.messages import Bucket, Manifest, Tensor, Version
 
 ALIGN = 64
+BUCKET_BYTES = 64 * 2**20
 Array = npt.NDArray[Any]
 _STORED = {
     "float64": np.float64,
@@ -36,16 +41,25 @@ _STORED = {
 _SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp64": "float64"}
 
 
+def full_dtype(dtype: str) -> str:
+    """Return the whole name of a dtype ("bf16": "bfloat16")."""
+    return _SHORT.get(dtype, dtype)
+
+
 def stored(dtype: str) -> np.dtype[Any]:
     """Return the numpy dtype that holds a tensor of this dtype ("bfloat16" or "bf16": uint16)."""
-    found = _STORED.get(_SHORT.get(dtype, dtype))
+    found = _STORED.get(full_dtype(dtype))
     if found is None:
         raise RealnetError(f"weights of dtype {dtype!r} do not travel; known: {listed(_STORED)}")
     return np.dtype(found)
 
 
-def layout(version: Version, items: Iterable[tuple[str, str, Sequence[int]]]) -> Manifest:
-    """Place tensors (name, dtype, shape), each as one slice; the digest is left empty."""
+def layout(
+    version: Version,
+    items: Iterable[tuple[str, str, Sequence[int]]],
+    bucket_bytes: int = BUCKET_BYTES,
+) -> Manifest:
+    """Place tensors (name, dtype, shape), each as one slice; digests are left empty."""
     placed: list[Tensor] = []
     names: set[str] = set()
     offset = 0
@@ -56,29 +70,27 @@ def layout(version: Version, items: Iterable[tuple[str, str, Sequence[int]]]) ->
         num_bytes = math.prod(size) * stored(dtype).itemsize
         placed.append(Tensor(name, dtype, size, (0,) * len(size), size, offset, num_bytes))
         offset += -(-num_bytes // ALIGN) * ALIGN
-    return Manifest(version, tuple(placed), offset, "")
+    return Manifest(version, tuple(placed), offset, "", _buckets(placed, offset, bucket_bytes))
 
 
-def fill(manifest: Manifest, view: memoryview, arrays: Iterable[Array]) -> str:
-    """Copy arrays, in the manifest's order, into `view` [num_bytes]; return the digest."""
-    bytes_ = np.frombuffer(view, dtype=np.uint8, count=manifest.num_bytes)
-    ensure(bytes_.flags.writeable, f"the room for {manifest.version} is read-only")
-    for tensor, array in zip(manifest.tensors, arrays, strict=True):
-        ensure(
-            array.shape == tensor.size and array.dtype == stored(tensor.dtype),
-            f"{tensor.name} is {array.dtype}{list(array.shape)}, planned {tensor.dtype}"
-            f"{list(tensor.size)}",
-        )
-        end = tensor.offset_bytes + tensor.num_bytes
-        target = bytes_[tensor.offset_bytes : end].view(array.dtype).reshape(array.shape)
-        np.copyto(target, array)
-        bytes_[end : end + -end % ALIGN] = 0  # the slot held another version before
-    return digest(view[: manifest.num_bytes])
+def _buckets(placed: Sequence[Tensor], num_bytes: int, bucket_bytes: int) -> tuple[Bucket, ...]:
+    """Cut between layers once a bucket is full, and inside of one that would be twice that."""
+    cuts = [0]
+    for before, tensor in itertools.pairwise(placed):
+        size = tensor.offset_bytes - cuts[-1]
+        end = tensor.offset_bytes + tensor.num_bytes - cuts[-1]
+        new_layer = _layer(before.name) != _layer(tensor.name)
+        if (new_layer and size >= bucket_bytes) or (size and end > 2 * bucket_bytes):
+            cuts.append(tensor.offset_bytes)
+    if not num_bytes:
+        return ()
+    return tuple(Bucket(a, b - a) for a, b in zip(cuts, [*cuts[1:], num_bytes], strict=True))
 
 
-def digest(data: memoryview | bytes | bytearray) -> str:
-    """Return xxh3_128 of the bytes, in hex."""
-    return xxhash.xxh3_128_hexdigest(data)
+def _layer(name: str) -> str:
+    """Return what the tensors of one layer have in common: their name up to its number."""
+    found = re.match(r"\D*\d+", name)
+    return found.group() if found else name
 
 
 def tensors(manifest: Manifest, buffer: memoryview | bytes | bytearray | Array) -> dict[str, Array]:

@@ -21,6 +21,7 @@ from realnet.roles.journal import Journal
 from realnet.roles.trainer import trainer as trainer_module
 from realnet.roles.trainer.trainer import Trainer
 from realnet.waits import Waits
+from realnet.watches import Death
 
 
 class QuickClock(Clock):
@@ -47,6 +48,7 @@ class BenchWorld:
         self.tasks: list[asyncio.Task[Any]] = []
         self.metrics: list[dict[str, Any]] = []
         self.events: list[str] = []
+        self.deaths: dict[str, asyncio.Future[Death]] = {}  # a test sets the result
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         task = asyncio.create_task(work, name=name)
@@ -70,6 +72,10 @@ class BenchWorld:
 
     async def arena(self, name: str, slot_bytes: int, slots: int) -> str:
         raise NotImplementedError
+
+    async def watch(self, address: Address | str) -> Death:
+        over = self.deaths.setdefault(str(address), asyncio.get_running_loop().create_future())
+        return await asyncio.shield(over)
 
 
 class ScriptedAsk:

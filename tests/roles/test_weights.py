@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -61,8 +64,7 @@ def put(arena: ArenaSlots, slot: int, number: int) -> Held:
     arena.begin(slot)
     planned = layout(version(number), ITEMS)
     with arena.view(slot) as view:
-        digest = fill(planned, view, arrays(number))
-    manifest = Manifest(planned.version, planned.tensors, planned.num_bytes, digest)
+        manifest = fill(planned, view, arrays(number))
     arena.commit(slot, manifest)
     return Held(manifest, arena.location(slot))
 
@@ -196,3 +198,48 @@ def test_a_reader_whose_arena_vanished_says_so(path: str) -> None:
     Path(path).unlink()
     with pytest.raises(WeightsGone, match="the arena went away"):
         WeightReader().copy(held, bytearray(192))
+
+
+def test_who_maps_a_slot_has_a_lease_until_its_process_ends(path: str) -> None:
+    with opened(path) as arena:
+        held = put(arena, 1, 4)
+        code = (
+            "import sys, msgspec\n"
+            "from realnet.roles.messages import Held\n"
+            "from realnet.roles.weights import WeightReader, check\n"
+            "held = msgspec.json.decode(sys.argv[1], type=Held)\n"
+            "with WeightReader().mapped(held) as view:\n"
+            "    check(held.manifest, view, 'mapped')\n"
+            "    print('mapped', flush=True)\n"
+            "    sys.stdin.read()\n"
+        )
+        said = msgspec.json.encode(held).decode()
+        with subprocess.Popen(
+            [sys.executable, "-c", code, said], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as child:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"mapped\n"
+            assert arena.leased(1)
+            assert not arena.leased(0)
+            child.kill()
+            child.wait()
+            assert not arena.leased(1)
+
+
+def test_a_mapped_slot_that_was_written_again_is_noticed_at_the_end(path: str) -> None:
+    with opened(path) as arena:
+        held, reader = put(arena, 0, 1), WeightReader()
+
+        def read(overtaken: bool) -> bytes:
+            with reader.mapped(held) as view:
+                assert view.readonly
+                if overtaken:
+                    arena.begin(0)
+                return bytes(view)
+
+        with arena.view(0) as view:
+            assert read(False) == view[:192]
+        with pytest.raises(WeightsGone):
+            read(True)
+        assert not arena.leased(0)
+        reader.close()
