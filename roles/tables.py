@@ -104,8 +104,8 @@ class Task(Shared):
     columns: Annotated[dict[str, str], doc("name in the template = column of the data")] = {}
     answer: Annotated[Answer, doc('{ column = "answer", after = "####" }')] = Answer()
     use: Annotated[
-        Literal["train", "eval"],
-        doc("trained on, or measured on held-out problems"),
+        Literal["train", "eval", "demo"],
+        doc("trained on; measured on held-out problems; or only shown in the warm start"),
         Fixed(_ORDER),
     ] = "train"
     weight: Annotated[float, doc("share of this task in the mix", gt=0), Fixed(_ORDER)] = 1.0

@@ -21,8 +21,8 @@ from realnet.topology.kinds import load_object
 # name in "new:NAME" = the module, or an object in one, that makes its rows
 MADE: dict[str, str] = {
     "addz": "realnet.roles.tasks.addz",
-    "modz": "realnet.roles.tasks.modz:TRAINED",
-    "modz_unseen": "realnet.roles.tasks.modz:UNSEEN",
+    "maxz": "realnet.roles.tasks.columnz:MAXZ",
+    "modz": "realnet.roles.tasks.columnz:MODZ",
     "sortz": "realnet.roles.tasks.sortz:TRAINED",
     "sortz_unseen": "realnet.roles.tasks.sortz:UNSEEN",
 }

@@ -20,18 +20,24 @@ def demonstrations(
 
     `base` is the topology's folder: somebody's own code that makes a task lies beside it.
 
-    Raises ConfigError when no task that is trained on can give demonstrations.
+    Raises ConfigError when no task that is trained on can give demonstrations, or when one that is
+    there for nothing else cannot.
     """
-    made = [(n, t) for n, t in tasks.items() if t.use == "train" and is_made(t.data)]
+    made = [
+        (name, task)
+        for name, task in tasks.items()
+        if task.use == "demo" or (task.use == "train" and is_made(task.data))
+    ]
     if not made:
         raise ConfigError(
             "[roles.trainer].warm_start needs demonstrations, which only made tasks have: add one "
             'with data = "new:addz" and use = "train", or start from a trained model'
         )
+    for name, task in made:
+        demos(task, 0, 0.0, f"[tasks.{name}]", base)
 
     def demo(k: int, progress: float) -> tuple[str, str]:
         name, task = made[k % len(made)]
         return demos(task, k // len(made), progress, f"[tasks.{name}]", base)
 
-    demo(0, 0.0)
     return demo
