@@ -115,6 +115,7 @@ class Task(Shared):
     seed: Annotated[int, doc("of the order (and of problems made on the spot)"), Fixed(_ORDER)] = 0
     temperature: Annotated[float, doc("of sampling, in evaluation (0: greedy)", ge=0)] = 1.0
     samples: Annotated[int, doc("answers a problem, in evaluation", ge=1)] = 1
+    greedy: Annotated[bool, doc("evaluation also asks for one answer without chance")] = True
 
     @classmethod
     def binds(cls, table: Mapping[str, Any]) -> str:

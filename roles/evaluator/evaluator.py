@@ -13,7 +13,6 @@ engines and weights.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import deque
 from collections.abc import Coroutine
 from pathlib import Path
@@ -35,6 +34,7 @@ from realnet.roles.messages import (
     TicketKey,
     Version,
 )
+from realnet.roles.samples import EVAL_FILE, write_rows
 from realnet.roles.tables import Policy, Schedule, Task
 from realnet.roles.tasks import (
     CannotAsk,
@@ -217,14 +217,18 @@ class Evaluator(Actor[EvaluatorConfig]):
     async def _measure(self, name: str, version: Version) -> Measure:
         """Ask all held-out problems of one task, a bounded number at once."""
         problems = self._problems[name]
-        measure = Measure(name, self._tasks[name], len(problems), self.config.samples)
-        todo = iter(enumerate(problems))
+        task = self._tasks[name]
+        measure = Measure(name, task, len(problems), self.config.samples)
+        ways = (False, True) if task.greedy and task.temperature > 0.0 else (False,)
+        todo = ((greedy, *item) for greedy in ways for item in enumerate(problems))
 
         async def work() -> None:
-            for index, problem in todo:  # shared: each problem goes to one of the workers
-                answers = await self._answers(name, index, problem, version)
+            for greedy, index, problem in todo:  # shared: each goes to one of the workers
+                answers = await self._answers(name, index, problem, version, greedy=greedy)
                 if isinstance(answers, str):
                     measure.missing.append(answers)
+                elif greedy:
+                    measure.add_greedy(answers)
                 else:
                     measure.add(index, problem, answers)
 
@@ -234,15 +238,16 @@ class Evaluator(Actor[EvaluatorConfig]):
         return measure
 
     async def _answers(
-        self, name: str, index: int, problem: Problem, version: Version
+        self, name: str, index: int, problem: Problem, version: Version, *, greedy: bool
     ) -> tuple[Scored, ...] | str:
         """Return the scored answers to one problem, or why there are none."""
-        key = TicketKey(version.policy, index, f"eval:{name}:v{version.number}")
+        way = f"eval:{name}:greedy" if greedy else f"eval:{name}"
+        key = TicketKey(version.policy, index, f"{way}:v{version.number}")
         cause = ""
         for attempt in range(_TRIES):
             pin = self._pin
             try:
-                ticket = self._ticket(key, name, problem, pin)
+                ticket = self._ticket(key, name, problem, pin, greedy=greedy)
                 answered = await self.driver(Attempt(ticket), deadline_s=self.config.deadline)
             except CannotAsk as error:
                 return str(error)
@@ -264,7 +269,9 @@ class Evaluator(Actor[EvaluatorConfig]):
             return judged.scored
         return cause
 
-    def _ticket(self, key: TicketKey, name: str, problem: Problem, pin: Version | None) -> Ticket:
+    def _ticket(
+        self, key: TicketKey, name: str, problem: Problem, pin: Version | None, *, greedy: bool
+    ) -> Ticket:
         task = self._tasks[name]
         return make_ticket(
             key,
@@ -272,8 +279,8 @@ class Evaluator(Actor[EvaluatorConfig]):
             problem,
             self._policy,
             self._tokenizer,
-            group=task.samples,
-            temperature=task.temperature,
+            group=1 if greedy else task.samples,
+            temperature=0.0 if greedy else task.temperature,
             pinned=pin,
         )
 
@@ -291,9 +298,4 @@ class Evaluator(Actor[EvaluatorConfig]):
 
     def _write(self, version: Version, samples: list[dict[str, Any]]) -> None:
         """Append to samples.jsonl. This role is the file's only writer."""
-        lines = [
-            json.dumps({"step": version.number, "version": str(version), **sample}) + "\n"
-            for sample in samples
-        ]
-        with open(self.run_info.folder / "samples.jsonl", "a", encoding="utf-8") as file:
-            file.writelines(lines)
+        write_rows(self.run_info.folder / EVAL_FILE, version, samples)

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from realnet.roles.messages import Rollout, Scored, Version
+from realnet.roles.samples import TEXT_CHARS, sample_row
 from realnet.roles.tables import Task
 from realnet.roles.tasks import Problem
-
-_TEXT_CHARS = 4000
 
 
 class Measure:
@@ -25,6 +24,7 @@ class Measure:
         self._main = max(task.reward, key=lambda reference: task.reward[reference])
         self._num_problems, self._num_kept = num_problems, num_samples
         self._solved: list[float] = []  # for each problem, the share of right answers
+        self._greedy: list[float] = []  # the same of answers without chance
         self._rewards: list[float] = []
         self._lengths: list[int] = []
         self._versions: set[int] = set()
@@ -36,6 +36,24 @@ class Measure:
 
     def add(self, index: int, problem: Problem, answers: Sequence[Scored]) -> None:
         """Enter the answers to one problem. Those without a score count for nothing."""
+        right = self._right(answers)
+        for scored in answers:
+            if scored.reward is not None:
+                self._rewards.append(scored.reward)
+                self._lengths.append(_num_written(scored.rollout))
+        if right:
+            self._solved.append(_mean(right))
+        if index < self._num_kept:
+            self.samples.extend(self._sample(index, problem, scored) for scored in answers[:1])
+
+    def add_greedy(self, answers: Sequence[Scored]) -> None:
+        """Enter the greedy answer to one problem."""
+        right = self._right(answers)
+        if right:
+            self._greedy.append(_mean(right))
+
+    def _right(self, answers: Sequence[Scored]) -> list[float]:
+        """Return 1 or 0 of each answer that was judged; the others are missing."""
         right: list[float] = []
         for scored in answers:
             if scored.reward is None:
@@ -43,13 +61,8 @@ class Measure:
                 continue
             # right means that the reward that weighs most is full; the others are nuances
             right.append(float(scored.parts.get(self._main, scored.reward) >= 1.0))
-            self._rewards.append(scored.reward)
-            self._lengths.append(_num_written(scored.rollout))
             self._versions |= _versions(scored.rollout)
-        if right:
-            self._solved.append(sum(right) / len(right))
-        if index < self._num_kept:
-            self.samples.extend(self._sample(index, problem, scored) for scored in answers[:1])
+        return right
 
     def row(self) -> dict[str, float]:
         """Return the values for metrics.jsonl; none when nothing could be measured."""
@@ -60,6 +73,8 @@ class Measure:
             "reward": _mean(self._rewards),
             "length": _mean(self._lengths),
         }
+        if self._greedy:
+            values["greedy"] = _mean(self._greedy)
         return {f"eval/{self.name}/{key}": value for key, value in values.items()}
 
     def line(self, version: Version) -> str:
@@ -71,7 +86,9 @@ class Measure:
         count = f"{measured} problems"
         if measured < self._num_problems:
             count = f"{measured} of {self._num_problems} problems; {self.missing[0]}"
-        text = f"{self.name} pass@1 {_mean(self._solved):.2f} ({count}) at step {version.number}"
+        greedy = f", greedy {_mean(self._greedy):.2f}" if self._greedy else ""
+        text = f"{self.name} pass@1 {_mean(self._solved):.2f}{greedy}"
+        text += f" ({count}) at step {version.number}"
         if self._versions and self._versions != {version.number}:
             low, high = min(self._versions), max(self._versions)
             text += f", written by version {low}" + (f" to {high}" if high > low else "")
@@ -79,16 +96,12 @@ class Measure:
 
     def _sample(self, index: int, problem: Problem, scored: Scored) -> dict[str, Any]:
         return {
+            **sample_row(scored),
             "task": self.name,
             "problem": index,
             "source": problem.source,
-            "prompt": problem.prompt[:_TEXT_CHARS],
-            "text": scored.rollout.text[:_TEXT_CHARS],
-            "answer": problem.answer[:_TEXT_CHARS],
-            "reward": scored.reward,
-            "parts": scored.parts,
-            "stop": scored.rollout.stop,
-            "fault": scored.fault,
+            "prompt": problem.prompt[:TEXT_CHARS],
+            "answer": problem.answer[:TEXT_CHARS],
         }
 
 

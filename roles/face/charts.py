@@ -27,12 +27,16 @@ _TREND = 24  # points from which a line is drawn with its moving mean
 
 
 class Series(NamedTuple):
-    """One line: its name, points by rising x, and its colour (1 to 6). `dots` marks each point."""
+    """One line: its name, points by rising x, and its colour (1 to 6).
+
+    `dots` marks each point; `dashed` tells two lines of a colour apart.
+    """
 
     name: str
     points: Points
     color: int = 1
     dots: bool = False
+    dashed: bool = False
 
 
 class Frame(NamedTuple):
@@ -215,6 +219,7 @@ def _told(values: Sequence[float], show: Format) -> list[str]:
 def _line(one: Series, frame: Frame) -> str:
     smooth = len(one.points) >= _TREND and not one.dots
     color = f"stroke:var(--c{one.color})"
+    color += ";stroke-dasharray:4 3" if one.dashed else ""
     parts = []
     if smooth:
         parts.append(f'<path class="line raw" style="{color}" d="{_path(one.points, frame)}"/>')

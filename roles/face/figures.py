@@ -60,11 +60,14 @@ _SIGNS: list[tuple[str, str, Format, str]] = [
 
 
 def pass_curve(rows: Rows, width: int, height: int) -> str:
-    """Return pass@1 of every eval task over steps."""
+    """Return pass@1 of every eval task over steps, and, dashed, what greedy answers solve."""
     series = [
         Series(task, [(float(m.step), m.share) for m in rows.measured(task)], i % 6 + 1, dots=True)
         for i, task in enumerate(rows.tasks())
     ]
+    for i, task in enumerate(rows.tasks()):
+        greedy = [(float(m.step), m.share) for m in rows.measured(task, "greedy")]
+        series.append(Series(f"{task} greedy", greedy, i % 6 + 1, dashed=True))
     return line_chart(
         series,
         width=width,
@@ -94,8 +97,13 @@ def hero(rows: Rows) -> Picture:
         pass_curve(rows, WIDE, 300),
         pass_curve(rows, NARROW, 210),
         legend,
-        "share of held-out problems solved, by training step",
+        "share of held-out problems solved, by training step"
+        + ("; dashed: by the likeliest answer (greedy)" if _has_greedy(rows) else ""),
     )
+
+
+def _has_greedy(rows: Rows) -> bool:
+    return any(rows.measured(task, "greedy") for task in rows.tasks())
 
 
 def signs(rows: Rows) -> list[Figure]:

@@ -100,7 +100,10 @@ def tiles(story: Story) -> list[Tile]:
         measured = rows.measured(task)
         first, last = measured[0].share, measured[-1].share
         value = f"{first:.2f} → {last:.2f}" if len(measured) > 1 else f"{last:.2f}"
-        found.append(Tile(f"{task} pass@1", value, words.how_measured(rows, task, story.shared)))
+        about = words.how_measured(rows, task, story.shared)
+        if greedy := words.greedy_words(rows, task, "→"):
+            about = f"greedy {greedy}; {about}" if about else f"greedy {greedy}"
+        found.append(Tile(f"{task} pass@1", value, about))
     planned = words.planned_steps(story.shared)
     found.append(Tile("steps", str(rows.step), f"of {planned} planned" if planned else ""))
     attempts = len(rows.ended_s)

@@ -80,8 +80,20 @@ def task_line(rows: Rows, task: str, shared: Mapping[str, Any]) -> str:
     first, last = found[0], found[-1]
     text = f"{task} pass@1 {first.share:.2f}"
     text += f" -> {last.share:.2f}" if last.step > first.step else f" at step {first.step}"
+    if greedy := greedy_words(rows, task):
+        text += f", greedy {greedy}"
     about = how_measured(rows, task, shared)
     return f"{text} ({about})" if about else text
+
+
+def greedy_words(rows: Rows, task: str, arrow: str = "->") -> str:
+    """Return "0.02 -> 0.91": what the likeliest answers solve; "" when that was not measured."""
+    found = rows.measured(task, "greedy")
+    if not found:
+        return ""
+    first, last = found[0], found[-1]
+    more = f" {arrow} {last.share:.2f}" if last.step > first.step else ""
+    return f"{first.share:.2f}{more}"
 
 
 def how_measured(rows: Rows, task: str, shared: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 A demonstration either thinks aloud and then answers, or answers at once; the habit of answering at
 once comes late in a warm start, so that a model which can think mostly does not.
 
-Knows nothing of any one task. Called by the modules that make problems (`addz`, `columnz`, `sortz`).
+Knows nothing of any one task. Called by the modules that make problems.
 """
 
 from __future__ import annotations

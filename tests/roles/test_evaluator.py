@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -34,7 +35,14 @@ from realnet.roles.tables import Policy, Schedule, Task
 
 TASKS = {
     "train": Task(data="new:addz", reward={"exact": 1.0}),
-    "test": Task(data="new:addz", reward={"exact": 1.0, "b": 0.1}, use="eval", limit=12, samples=2),
+    "test": Task(
+        data="new:addz",
+        reward={"exact": 1.0, "b": 0.1},
+        use="eval",
+        limit=12,
+        samples=2,
+        greedy=False,
+    ),
 }
 POLICY = Policy(model="new:llama", tokenizer="new:chars", context=64)
 
@@ -152,6 +160,24 @@ async def test_one_evaluation_asks_pins_judges_and_tells(scene: Scene) -> None:
     ]
 
 
+async def test_a_greedy_answer_is_measured_beside_the_sampled_ones(scene: Scene) -> None:
+    both = msgspec.structs.replace(TASKS["test"], greedy=True)
+    cold = msgspec.structs.replace(both, temperature=0.0)  # is greedy already
+    await scene.start(tasks={"train": TASKS["train"], "both": both, "cold": cold})
+    await scene.show(0, rows=1)
+    asked = [t for t in scene.asked if t.task == "both"]
+    greedy = [t for t in asked if t.sampling.temperature == 0.0]
+    assert (len(greedy), len(asked)) == (12, 24)
+    assert {t.group for t in greedy} == {1}
+    assert str(greedy[0].key).startswith("policy/eval:both:greedy:v0:")
+    assert len([t for t in scene.asked if t.task == "cold"]) == 12
+    (row,) = scene.bench.world.metrics
+    assert row["eval/both/greedy"] == pytest.approx(3 / 11), "not mixed with the sampled answers"
+    assert row["eval/both/pass@1"] == pytest.approx(3 * 0.5 / 11)
+    assert "eval/cold/greedy" not in row
+    assert any("both pass@1 0.14, greedy 0.27 (11 of 12" in e for e in scene.bench.world.events)
+
+
 async def test_samples_are_kept_to_read(scene: Scene) -> None:
     await scene.start()
     await scene.show(0, rows=1)
@@ -162,6 +188,10 @@ async def test_samples_are_kept_to_read(scene: Scene) -> None:
     assert kept == [(0, 0), (0, 1), (10, 0), (10, 1)]
     assert rows[0]["prompt"].endswith("=")
     assert rows[0]["parts"] == {"exact": 1.0, "b": 1.0}
+    assert rows[0]["tokens"] == [0, 1, 2, 3, 4]
+    assert rows[0]["logprobs"] == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert rows[0]["versions"] == [[1, 0, 5]]
+    assert rows[0]["version"] == "policy v1.0"
 
 
 async def test_versions_are_measured_when_they_are_due(scene: Scene) -> None:

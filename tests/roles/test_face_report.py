@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from realnet.roles.face import words
 from realnet.roles.face.charts import Series, line_chart, stacked_chart, thin, ticks, trend
 from realnet.roles.face.report import main, write_report
 from realnet.roles.face.story import Story, shareable
@@ -250,3 +251,18 @@ def test_a_strip_of_very_many_spans_stays_small() -> None:
 def test_what_is_shareable() -> None:
     text = "env = { A = 'x' }\nmax_tokens = 56\ntokenizer = 'y'\nhub_api_key = 'z'\n"
     assert shareable(text) == "env = …\nmax_tokens = 56\ntokenizer = 'y'\nhub_api_key = …\n"
+
+
+def test_greedy_answers_stand_beside_sampled_ones(tmp_path: Path) -> None:
+    folder = a_run(tmp_path / "r")
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        if "eval/sums/pass@1" in row:
+            row["eval/sums/greedy"] = 0.02 if row["step"] == 0 else 0.91
+    lines(folder / "metrics.jsonl", rows)
+    page = read(write_report(folder))
+    assert "greedy 0.02 → 0.91; 192 held-out problems, T = 1" in page.text.replace("\u00a0", " ")
+    line = words.task_line(Story(folder).rows, "sums", Story(folder).shared)
+    assert line == "sums pass@1 0.15 -> 0.74, greedy 0.02 -> 0.91 (192 held-out problems, T = 1)"
+    assert "dashed: by the likeliest answer (greedy)" in page.text
+    assert (folder / "report.html").read_text().count("stroke-dasharray:4 3") == 2, "two widths"

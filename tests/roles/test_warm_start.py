@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from realnet.errors import ConfigError
 from realnet.roles.models.tokenizer import Tokenizer
-from realnet.roles.tables import Policy
+from realnet.roles.tables import Policy, Task
+from realnet.roles.tasks import Dataset
+from realnet.roles.trainer.demonstrations import demonstrations
 from realnet.roles.trainer.learner import Learner
 from realnet.roles.trainer.learner_config import LearnerConfig, WarmStart
 from realnet.roles.trainer.learner_optimizers import AdamW, orthogonal
@@ -97,3 +100,24 @@ def test_a_warm_start_of_no_steps_does_nothing() -> None:
     before = state(one)
     one.warm_start(lambda k, p: pytest.fail("no demonstration is needed"), lambda *row: None)
     assert same(state(one), before)
+
+
+def test_a_task_may_be_shown_and_never_asked(tmp_path: Path) -> None:
+    reward = {"exact": 1.0}
+    tasks = {
+        "addz": Task(data="new:addz", reward=reward),
+        "maxz": Task(data="new:maxz", reward=reward, use="demo"),
+    }
+    shown = [demonstrations(tasks)(k, 0.0)[0][0] for k in range(10)]
+    assert shown.count("x") == 5
+    dataset = Dataset(tasks, tmp_path)
+    assert {dataset.train(k)[0] for k in range(50)} == {"addz"}
+
+
+def test_a_task_that_is_only_shown_must_have_demonstrations() -> None:
+    tasks = {
+        "addz": Task(data="new:addz", reward={"exact": 1.0}),
+        "file": Task(data="./x.jsonl", reward={"exact": 1.0}, use="demo"),
+    }
+    with pytest.raises(ConfigError, match=r"\[tasks.file\].*needs demonstrations"):
+        demonstrations(tasks)
