@@ -108,7 +108,7 @@ def test_a_task_may_be_shown_and_never_asked(tmp_path: Path) -> None:
         "addz": Task(data="new:addz", reward=reward),
         "maxz": Task(data="new:maxz", reward=reward, use="demo"),
     }
-    shown = [demonstrations(tasks)(k, 0.0)[0][0] for k in range(10)]
+    shown = [demonstrations(tasks, tmp_path)(k, 0.0)[0][0] for k in range(10)]
     assert shown.count("x") == 5
     dataset = Dataset(tasks, tmp_path)
     assert {dataset.train(k)[0] for k in range(50)} == {"addz"}
@@ -120,4 +120,4 @@ def test_a_task_that_is_only_shown_must_have_demonstrations() -> None:
         "file": Task(data="./x.jsonl", reward={"exact": 1.0}, use="demo"),
     }
     with pytest.raises(ConfigError, match=r"\[tasks.file\].*needs demonstrations"):
-        demonstrations(tasks)
+        demonstrations(tasks, Path())
