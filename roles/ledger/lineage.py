@@ -59,6 +59,13 @@ class Lineage:
         """Tell whether this version is no ancestor of `current`: a resume went around it."""
         return version.number > self._path(current).get(version.branch, -1)
 
+    def ancestor(self, current: Version, number: int) -> Version:
+        """Return the version of this number that the weights of `current` went through."""
+        branch = current.branch
+        while branch in self._forks and number < self._forks[branch][1]:
+            branch = self._forks[branch][0]
+        return Version(current.policy, branch, number)
+
     def _path(self, current: Version) -> dict[int, int]:
         """Return, for the branch of `current` and its ancestors, the last number that is shared."""
         path = {current.branch: current.number}

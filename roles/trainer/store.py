@@ -131,7 +131,7 @@ class Store:
         checkpoint, before which nothing is published.
         """
         lineage.policy = self.name
-        lineage.resume(at)
+        lineage.resume(Version(self.name, at.branch, 0))  # in the numbers of this run
         self.lineage = lineage
         self.origin = origin
 

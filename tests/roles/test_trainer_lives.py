@@ -98,8 +98,12 @@ async def test_a_chain_of_forks_never_uses_a_branch_again() -> None:
     lineage = Lineage("policy")
     assert lineage.resume(Version("policy", 0, 6)) == 1
     again = Lineage.restore(lineage.snapshot())
-    assert again.resume(Version("policy", 1, 2)) == 2
-    assert again.age(Version("policy", 2, 0), Version("policy", 2, 3)) == 3
+    assert again.resume(Version("policy", 1, 0)) == 2  # a fork counts from 0
+    now = Version("policy", 2, 3)
+    assert again.age(Version("policy", 2, 0), now) == 3
+    assert again.ancestor(now, 0) == Version("policy", 2, 0)
+    assert lineage.ancestor(Version("policy", 1, 8), 6) == Version("policy", 1, 6)
+    assert lineage.ancestor(Version("policy", 1, 8), 5) == Version("policy", 0, 5)
 
 
 async def test_weights_of_another_vocabulary_are_refused(trained: World) -> None:
