@@ -32,6 +32,7 @@ import numpy as np
 from realnet.config import Config, doc
 from realnet.errors import ConfigError, RealnetError
 from realnet.roles.generator.room import Room
+from realnet.roles.generator.vllm.config import VllmConfig
 from realnet.roles.messages import Delta, Floats, Generate, Ints, Manifest, Version
 from realnet.roles.tables import Policy
 
@@ -53,7 +54,9 @@ class FakeConfig(Config):
 class EngineConfig(Config):
     """`roles.generator.engine`: which engine, and how big."""
 
-    kind: Annotated[Literal["torch", "fake"], doc("torch: realnet's own; fake: no model")] = "torch"
+    kind: Annotated[
+        Literal["torch", "vllm", "fake"], doc("torch: realnet's own; vllm; fake: no model")
+    ] = "torch"
     slots: Annotated[int, doc("requests that run at once", ge=1)] = 64
     kv: Annotated[
         Literal["recompute", "stale"],
@@ -64,6 +67,7 @@ class EngineConfig(Config):
     prefill: Annotated[int, doc("most prompt tokens in one forward pass", ge=1)] = 8192
     device: Annotated[str, doc('"cpu", "cuda", "cuda:1"; empty: a GPU if there is one')] = ""
     threads: Annotated[int, doc("of torch on the CPU", ge=1)] = 1
+    vllm: Annotated[VllmConfig, doc('of kind = "vllm"')] = VllmConfig()
     fake: Annotated[FakeConfig, doc('of kind = "fake"')] = FakeConfig()
 
 
@@ -111,7 +115,7 @@ class Engine(Protocol):
         Raises RealnetError when this engine can never serve it, EngineDied when it is dead.
         """
 
-    def abort(self) -> None:
+    async def abort(self) -> None:
         """End all requests: their streams bring what they have, with finish "abort"."""
 
     async def stage(self, manifest: Manifest, room: Room) -> None:
@@ -192,24 +196,38 @@ def make_engine(
     policy: Policy,
     vocab_size: int,
     base: Path,
+    work: Path,
     seed: int,
     around: Surroundings,
 ) -> Engine:
-    """Return an engine of the configured kind, not started. `seed` draws for requests without."""
+    """Return an engine of the configured kind, not started. `seed` draws for requests without.
+
+    `base` is where [policy] looks for folders, `work` a folder of the engine's own.
+    """
+    if config.kind == "vllm" and config.vllm.own_process:
+        from realnet.roles.generator.vllm.engine import VllmEngine
+
+        return VllmEngine(config, policy, vocab_size, base, work, seed, around)
     from realnet.roles.generator.stepped import SteppedEngine
 
     def make() -> Core:
-        return make_core(config, policy, vocab_size, base, seed)
+        return make_core(config, policy, vocab_size, base, work, seed)
 
     return SteppedEngine(make, around, config.block, takes_weights=config.kind != "fake")
 
 
-def make_core(config: EngineConfig, policy: Policy, vocab_size: int, base: Path, seed: int) -> Core:
+def make_core(
+    config: EngineConfig, policy: Policy, vocab_size: int, base: Path, work: Path, seed: int
+) -> Core:
     """Return the core of a stepped engine. `seed` draws for requests that bring no seed."""
     if config.kind == "fake":
         from realnet.roles.generator.fake_engine import FakeEngine
 
         return FakeEngine(config, policy.context, seed)
+    if config.kind == "vllm":
+        from realnet.roles.generator.vllm.core import VllmCore
+
+        return VllmCore(config, policy, vocab_size, base, work, seed)
     from realnet.roles.generator.torch_engine import TorchEngine
     from realnet.roles.models.shape import shape_of
 

@@ -65,6 +65,11 @@ class Generator(Actor[GeneratorConfig]):
         if config.engine.kind == "torch":
             check_policy(shared[Policy], base)
             check_device(config.engine.device)
+        elif config.engine.kind == "vllm":
+            from realnet.roles.generator.vllm.model import check_vllm
+
+            check_policy(shared[Policy], base)
+            check_vllm(config.engine, shared[Policy], base)
 
     async def start(self) -> None:
         policy = self.one(Policy)
@@ -161,6 +166,7 @@ class Generator(Actor[GeneratorConfig]):
             self.one(Policy),
             self._vocab_size,
             self.run_info.base,
+            self.run_info.folder / f"{self.address.role}-{self.address.index}",
             self.rng.getrandbits(63),
             self,
         )

@@ -95,7 +95,7 @@ class SteppedEngine:
                 self._core.abort(number)
                 self._work.set()
 
-    def abort(self) -> None:
+    async def abort(self) -> None:
         for number in self._streams:
             self.core.abort(number)
         self._work.set()

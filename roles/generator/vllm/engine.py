@@ -1,0 +1,364 @@
+"""vLLM's AsyncLLM as an `Engine`: in the generator's loop, its core in a process of its own.
+
+    request -> add_request -> deltas, cut where the version changed
+    stage:  workers map the room and check it while tokens are written
+    swap:   pause (keep) -> apply -> set version -> resume, as one; KV recomputed or kept
+
+Which version wrote a token is what vLLM's core says of the step that wrote it; it is told a new
+version only while it is paused, so that spans are exact. The prefix cache is salted with the
+version, so that no key of an old one is met by a new request.
+
+Knows AsyncLLM, of one release: what it uses of its inside is in this file. Knows nothing of actors
+or of where weights come from. Called by the generator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from realnet.errors import ConfigError, RealnetError, ensure
+from realnet.roles.generator.engine import EngineConfig, EngineDied, Surroundings
+from realnet.roles.generator.room import Room
+from realnet.roles.generator.row import check
+from realnet.roles.generator.vllm.environment import prepare
+from realnet.roles.generator.vllm.model import arguments, folder_of
+from realnet.roles.messages import Delta, Floats, Generate, Ints, Manifest, Version
+from realnet.roles.tables import Policy
+
+_EMPTY = np.zeros(0, np.int32), np.zeros(0, np.float32)
+
+
+class VllmEngine:
+    """See `engine.Engine`. `work` is a folder for what vLLM must find on disk."""
+
+    takes_weights = True
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        policy: Policy,
+        vocab_size: int,
+        base: Path,
+        work: Path,
+        seed: int,
+        around: Surroundings,
+    ) -> None:
+        self.tokens = 0
+        self._config = config
+        self._policy = policy
+        self._vocab_size = vocab_size
+        self._base = base
+        self._work = work
+        self._seed = seed
+        self._around = around
+        self._llm: Any = None
+        self._requests = 0
+        self._queued = 0  # requests that wait for the first version
+        self._turn = asyncio.Lock()  # one version is staged and swapped at a time
+        self._first = asyncio.Event()
+        self._dead = asyncio.Event()
+        self._why = ""
+        self._version: Version | None = None
+        self._staged: Version | None = None
+        self._names: dict[str, Version] = {}
+
+    @property
+    def version(self) -> Version | None:
+        return self._version
+
+    @property
+    def num_running(self) -> int:
+        return min(self._unfinished(), self._config.slots)
+
+    @property
+    def num_waiting(self) -> int:
+        return self._queued + max(0, self._unfinished() - self._config.slots)
+
+    def _unfinished(self) -> int:
+        return 0 if self._llm is None else int(self._llm.get_num_unfinished_requests())
+
+    # ------------------------------------------------------------ life
+
+    async def start(self) -> None:
+        self._llm = await self._around.compute(self._build, label="start vLLM")
+        loop = asyncio.get_running_loop()
+        for process in self._processes():
+            loop.add_reader(process.sentinel, self._ended, process)
+        from realnet.roles.generator.vllm.sampling import check_effective
+
+        check_effective(self._llm.input_processor, self._llm.model_config.logprobs_mode)
+
+    def _build(self) -> Any:
+        prepare(self._config)
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        folder = folder_of(self._policy, self._base, self._work)
+        table = arguments(self._config, self._policy, folder, self._seed)
+        try:
+            return AsyncLLM.from_engine_args(AsyncEngineArgs(**table))
+        except Exception as error:  # vLLM raises all kinds, its own process's among them
+            raise ConfigError(
+                f'[roles.generator].engine.kind = "vllm" cannot run {self._policy.model} '
+                f"({self._policy.dtype}, context {self._policy.context}, kv_cache "
+                f"{int(self._config.vllm.kv_cache)}): {type(error).__name__}: {error}. Lines "
+                "above it in this role's log say more"
+            ) from error
+
+    def _processes(self) -> list[Any]:
+        manager = self._llm.engine_core.resources.engine_manager
+        return list(manager.processes) if manager is not None else []
+
+    def _ended(self, process: Any) -> None:
+        asyncio.get_running_loop().remove_reader(process.sentinel)
+        self._die(f"vLLM's process {process.name} (pid {process.pid}) ended")
+
+    def _die(self, why: str) -> EngineDied:
+        self._why = self._why or why
+        self._dead.set()
+        self._first.set()
+        return EngineDied(f"{self._why}; what it wrote so far stays with those who asked")
+
+    async def run(self) -> None:
+        async with self._around.waiting("vLLM, which writes in a process of its own"):
+            await self._dead.wait()
+        raise self._die("vLLM ended")
+
+    async def close(self) -> None:
+        llm, self._llm = self._llm, None
+        if llm is None:
+            return
+        loop = asyncio.get_running_loop()
+        for process in list(llm.engine_core.resources.engine_manager.processes):
+            loop.remove_reader(process.sentinel)
+            process.kill()  # it holds nothing that is not held elsewhere
+        llm.shutdown(timeout=0)
+        await asyncio.sleep(0)  # its tasks end with their sockets
+
+    # ------------------------------------------------------------ requests
+
+    async def stream(self, request: Generate) -> AsyncGenerator[Delta, None]:
+        check(request, self._vocab_size)
+        self._queued += 1
+        try:
+            await self._first.wait()
+        finally:
+            self._queued -= 1
+        version = self._alive()
+        before = len(request.tokens_so_far)
+        start = len(request.prompt_ids) + before
+        room = min(request.sampling.max_tokens - before, self._policy.context - start)
+        if room <= 0:
+            yield Delta(*_EMPTY, version, "length")
+            return
+        queue = await self._add(request, version, room)
+        # vLLM tells of versions only at the end; it knows them while it writes.
+        state = self._llm.output_processor.request_states.get(queue.request_id)
+        written, finished = 0, False
+        try:
+            while not finished:
+                output = await self._next(queue)
+                part = output.outputs[0]
+                finished = output.finished
+                starts = _starts(part, state)
+                for delta in self._deltas(part, starts, written, version, finished):
+                    yield delta
+                written += len(part.token_ids)
+        finally:
+            if not finished and self._llm is not None and not self._dead.is_set():
+                await self._llm.abort(queue.request_id, internal=True)
+            queue.close()
+
+    def _alive(self) -> Version:
+        if self._dead.is_set() or self._llm is None:
+            raise self._die("vLLM was closed")
+        ensure(self._version is not None, "a request was let in before the first version")
+        assert self._version is not None
+        return self._version
+
+    async def _add(self, request: Generate, version: Version, room: int) -> Any:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        from realnet.roles.generator.vllm.sampling import params_of, tokens_of
+
+        params = params_of(request.sampling, max_tokens=room, before=len(request.tokens_so_far))
+        prompt = {"prompt_token_ids": tokens_of(request), "cache_salt": str(version)}
+        self._requests += 1
+        try:
+            return await self._llm.add_request(str(self._requests), prompt, params)
+        except EngineDeadError:
+            raise self._die("vLLM's engine is dead") from None
+        except ValueError as error:  # vLLM's validation errors are ValueErrors
+            raise RealnetError(f"vLLM refuses this request: {error}") from error
+
+    async def _next(self, queue: Any) -> Any:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            return queue.get_nowait() or await queue.get()
+        except EngineDeadError:
+            raise self._die("vLLM's engine is dead") from None
+
+    def _deltas(
+        self,
+        part: Any,
+        starts: Sequence[tuple[str, int]],
+        written: int,
+        version: Version,
+        finished: bool,
+    ) -> Iterator[Delta]:
+        """Cut what came into deltas of one version each. `starts` says where versions begin."""
+        count = len(part.token_ids)
+        ids = np.array(part.token_ids, np.int32)
+        logprobs = np.array(part.logprobs.logprobs if count else (), np.float32)
+        if len(logprobs) != count:
+            raise self._die(f"vLLM gave {count} tokens and {len(logprobs)} log-probabilities")
+        finish = str(part.finish_reason) if finished else ""
+        self.tokens += count
+        cuts = [max(0, start - written) for _, start in starts[1:]]
+        ends = [min(cut, count) for cut in cuts] + [count]
+        begin = 0
+        for (name, _), end in zip(starts, ends, strict=True):
+            if end > begin:
+                version = self._names[name]
+                last = finish if end == count else ""
+                yield Delta(ids[begin:end], logprobs[begin:end], version, last)
+                begin = end
+        if count == 0 and finish:
+            yield Delta(*_EMPTY, version, finish)
+
+    async def abort(self) -> None:
+        if self._llm is not None:
+            running = list(self._llm.output_processor.request_states)
+            await self._llm.abort(running, internal=True)
+
+    # ------------------------------------------------------------ weights
+
+    async def stage(self, manifest: Manifest, room: Room) -> None:
+        name = str(manifest.version)
+        async with self._turn:
+            self._names[name] = manifest.version
+            read, write = os.pipe()
+            try:
+                table = {
+                    "version": name,
+                    "path": room.path,
+                    "num_bytes": manifest.num_bytes,
+                    "digest": manifest.digest,
+                    "tensors": [
+                        [t.name, t.dtype, list(t.size), t.offset_bytes] for t in manifest.tensors
+                    ],
+                    "tell": f"/proc/{os.getpid()}/fd/{write}",
+                }
+                await self._call("init_weight_transfer_engine", {"init_info": table})
+                told = await self._told(read, self._config.vllm.tensor_parallel)
+            finally:
+                os.close(read)
+                os.close(write)
+            if told:
+                raise RealnetError(f"{name} is not used, vLLM keeps {self._version}: {told}")
+            self._staged = manifest.version
+
+    async def _told(self, pipe: int, workers: int) -> str:
+        """Wait until each worker has checked the version; return what one found wrong, or ""."""
+        loop = asyncio.get_running_loop()
+        news = asyncio.Event()
+        heard = b""
+        os.set_blocking(pipe, False)
+        loop.add_reader(pipe, news.set)
+        dead = asyncio.ensure_future(self._dead.wait())
+        try:
+            while heard != b"+" * workers:
+                if heard.endswith(b"\n"):
+                    return heard.lstrip(b"+").decode(errors="replace").strip()
+                waits = asyncio.ensure_future(news.wait())
+                await asyncio.wait({waits, dead}, return_when=asyncio.FIRST_COMPLETED)
+                waits.cancel()
+                if dead.done():
+                    raise self._die("vLLM's engine is dead")
+                news.clear()
+                heard += os.read(pipe, 4096)
+            return ""
+        finally:
+            loop.remove_reader(pipe)
+            dead.cancel()
+
+    async def swap(self) -> float:
+        async with self._turn:
+            staged = self._staged
+            ensure(staged is not None, "swap without a staged version")
+            assert staged is not None
+            start_s = time.monotonic()
+            await self._pause()
+            await self._apply(staged)
+            await self._core("set_weight_version_async", str(staged))
+            self._version, self._staged = staged, None
+            await self._core("resume_scheduler_async")
+            self._first.set()
+            return time.monotonic() - start_s
+
+    async def _pause(self) -> None:
+        """Freeze all requests; with kv = "recompute" they will read all they have again."""
+        clear = self._config.kv == "recompute"
+        await self._core("pause_scheduler_async", mode="keep", clear_cache=clear)
+
+    async def _apply(self, version: Version) -> None:
+        """Load the staged version: all of it. A half one is loaded again, from the start."""
+        for attempt in (1, 2):
+            try:
+                await self._call("start_weight_update")
+                await self._call("update_weights", {"update_info": {"version": str(version)}})
+                await self._call("finish_weight_update")
+                return
+            except EngineDied:
+                raise
+            except Exception as error:  # of vLLM's model loading, told by its process
+                if attempt == 2:
+                    raise self._die(f"vLLM could not load {version}: {error}") from error
+
+    async def _call(self, method: str, keywords: dict[str, Any] | None = None) -> None:
+        """Call a method of every worker."""
+        await self._core("collective_rpc_async", method, kwargs=keywords or {})
+
+    async def _core(self, method: str, *args: Any, **keywords: Any) -> None:
+        """Call vLLM's core."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        if self._llm is None or self._dead.is_set():
+            raise self._die("vLLM was closed")
+        try:
+            await getattr(self._llm.engine_core, method)(*args, **keywords)
+        except EngineDeadError:
+            raise self._die("vLLM's engine is dead") from None
+
+    # ------------------------------------------------------------ scores
+
+    async def score(self, sequences: Sequence[Ints]) -> list[Floats]:
+        return list(await asyncio.gather(*(self._score(ids) for ids in sequences)))
+
+    async def _score(self, ids: Ints) -> Floats:
+        from realnet.roles.generator.vllm.sampling import score_params
+
+        self._requests += 1
+        prompt = {"prompt_token_ids": ids.tolist(), "cache_salt": f"score {self._requests}"}
+        queue = await self._llm.add_request(str(self._requests), prompt, score_params())
+        output = await self._next(queue)
+        given = output.prompt_logprobs[1:]
+        return np.array(
+            [at[token].logprob for at, token in zip(given, ids[1:].tolist(), strict=True)],
+            np.float32,
+        )
+
+
+def _starts(part: Any, state: Any) -> list[tuple[str, int]]:
+    """Return where in the answer each version begins, as far as it is written."""
+    if state is not None:
+        return list(state.weight_version_starts)
+    return [(span.version, span.start) for span in part.weight_versions or ()]

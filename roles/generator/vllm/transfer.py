@@ -1,0 +1,176 @@
+"""The transfer back end `realnet`, inside vLLM's workers: a version is mapped, checked, applied.
+
+    prepare (vLLM's init_transfer_engine)   map the generator's room, check the digest in a thread
+                                            while tokens are written, say so through a pipe
+    apply   (vLLM's update_weights)         load all of it, layer by layer; the scheduler is paused
+
+Nothing is unpickled: both calls bring paths, numbers and names. Everything is checked before the
+model is touched. When applying fails the layers that were not reached keep their old weights, and
+the generator applies the whole version again, or gives the engine up.
+
+Knows vLLM's model loading; knows nothing of actors. Called by vLLM's worker.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import xxhash
+from vllm.config import set_current_vllm_config
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.model_executor.model_loader.reload import (
+    finalize_layerwise_reload,
+    initialize_layerwise_reload,
+)
+
+OK = b"+"
+DTYPES = {
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+}
+Tensors = list[tuple[str, str, list[int], int]]
+
+
+@dataclass
+class Prepare(WeightTransferInitInfo):
+    """A version that lies in `path`: (name, dtype, shape, offset) of each tensor."""
+
+    version: str
+    path: str
+    num_bytes: int
+    digest: str
+    tensors: Tensors
+    tell: str  # a pipe: one byte from each worker, or the reason why not
+
+
+@dataclass
+class Apply(WeightTransferUpdateInfo):
+    """Load the version that was prepared."""
+
+    version: str
+
+
+class RealnetTransfer(WeightTransferEngine[Prepare, Apply]):
+    """See the module."""
+
+    init_info_cls = Prepare
+    update_info_cls = Apply
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._staged: Prepare | None = None
+        self._map: mmap.mmap | None = None
+        self._checking: threading.Thread | None = None
+        self._damage = ""
+
+    def init_transfer_engine(self, init_info: Prepare) -> None:
+        """Map a version and begin to check it."""
+        self._staged, self._map, self._damage = init_info, None, "it was not checked"
+        self._checking = threading.Thread(target=self._check, args=(init_info,), daemon=True)
+        self._checking.start()
+
+    def _check(self, staged: Prepare) -> None:
+        try:
+            self._map = _mapped(staged)
+            found = xxhash.xxh3_128_hexdigest(self._map)
+            self._damage = (
+                "" if found == staged.digest else f"digest is {found}, announced {staged.digest}"
+            )
+        except (OSError, ValueError) as error:
+            self._damage = str(error)
+        with open(staged.tell, "wb", buffering=0) as pipe:
+            pipe.write(self._damage.encode()[:1000] + b"\n" if self._damage else OK)
+
+    def start_weight_update(self) -> None:
+        """vLLM wants it called; everything is done in `receive_weights`, all or nothing."""
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """As the base class, which cannot synchronise without an accelerator."""
+        self.receive_weights(self.parse_update_info(update_info))
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize()
+
+    def receive_weights(self, update_info: Apply) -> None:
+        """Load the version that was prepared."""
+        staged, checking = self._staged, self._checking
+        if staged is None or checking is None or staged.version != update_info.version:
+            raise ValueError(f"{update_info.version} was not prepared")
+        checking.join()
+        if self._damage or self._map is None:
+            raise ValueError(f"{staged.version} is not used: {self._damage}")
+        load(self.model, self.model_config, self.vllm_config, _views(staged, self._map))
+
+    def finish_weight_update(self) -> None:
+        """Let go of the mapped bytes: everything was copied."""
+        self._staged = self._map = self._checking = None
+
+    def shutdown(self) -> None:
+        """Let go of the mapped bytes."""
+        self.finish_weight_update()
+
+
+def load(
+    model: Any, model_config: Any, vllm_config: Any, weights: Iterable[tuple[str, torch.Tensor]]
+) -> None:
+    """Load every weight of a model anew, layer by layer, cast to the model's dtype.
+
+    Whatever it raises, layers that were not reached have their old weights, and no parameter is
+    left without memory. Nothing may run in the model meanwhile.
+    """
+    wanted = model_config.dtype
+    with set_current_vllm_config(vllm_config):
+        initialize_layerwise_reload(model)
+        try:
+            model.load_weights((name, weight.to(wanted)) for name, weight in weights)
+        finally:
+            finalize_layerwise_reload(model, model_config)
+            _pack_tied(model)
+
+
+def _pack_tied(model: torch.nn.Module) -> None:
+    """Pack anew what shares its weight with another layer, on the CPU.
+
+    vLLM multiplies by packed copies there. A head that is tied to the embedding has one of its own,
+    and no weight is loaded for it: it would go on with the packed copy of the version before.
+    """
+    sharing: dict[int, list[torch.nn.Module]] = {}
+    for layer in model.modules():
+        weight = layer._parameters.get("weight")
+        if weight is not None and weight.numel():
+            sharing.setdefault(weight.data_ptr(), []).append(layer)
+    for layers in sharing.values():
+        for layer in layers if len(layers) > 1 else ():
+            if hasattr(layer, "cpu_linear"):
+                layer.quant_method.process_weights_after_loading(layer)
+
+
+def _views(staged: Prepare, memory: mmap.mmap) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors as views of the mapped bytes."""
+    for name, dtype, shape, offset in staged.tensors:
+        count = math.prod(shape)
+        flat = torch.frombuffer(memory, dtype=DTYPES[dtype], count=count, offset=offset)
+        yield name, flat.reshape(shape)
+
+
+def _mapped(staged: Prepare) -> mmap.mmap:
+    """Map the room: private, so that nothing here can change what others read."""
+    file = os.open(staged.path, os.O_RDONLY)
+    try:
+        return mmap.mmap(file, staged.num_bytes, access=mmap.ACCESS_COPY)
+    finally:
+        os.close(file)
