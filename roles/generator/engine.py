@@ -211,15 +211,20 @@ def make_engine(
     from realnet.roles.generator.stepped import SteppedEngine
 
     def make() -> Core:
-        return make_core(config, policy, vocab_size, base, work, seed)
+        return make_core(config, policy, vocab_size, base, seed, work)
 
     return SteppedEngine(make, around, config.block, takes_weights=config.kind != "fake")
 
 
 def make_core(
-    config: EngineConfig, policy: Policy, vocab_size: int, base: Path, work: Path, seed: int
+    config: EngineConfig,
+    policy: Policy,
+    vocab_size: int,
+    base: Path,
+    seed: int,
+    work: Path | None = None,
 ) -> Core:
-    """Return the core of a stepped engine. `seed` draws for requests that bring no seed."""
+    """Return the core of a stepped engine; arguments as for `make_engine`."""
     if config.kind == "fake":
         from realnet.roles.generator.fake_engine import FakeEngine
 
@@ -227,7 +232,7 @@ def make_core(
     if config.kind == "vllm":
         from realnet.roles.generator.vllm.core import VllmCore
 
-        return VllmCore(config, policy, vocab_size, base, work, seed)
+        return VllmCore(config, policy, vocab_size, base, work or base, seed)
     from realnet.roles.generator.torch_engine import TorchEngine
     from realnet.roles.models.shape import shape_of
 

@@ -119,7 +119,7 @@ def test_rate_is_waited_for_through_the_given_sleep() -> None:
 def test_fake_engine_needs_no_torch() -> None:
     policy = Policy(model="new:llama", tokenizer="new:chars", context=64)
     assert isinstance(
-        make_core(EngineConfig(kind="fake"), policy, 40, policy_base(), policy_base(), 0),
+        make_core(EngineConfig(kind="fake"), policy, 40, policy_base(), 0),
         FakeEngine,
     )
     code = (

@@ -414,9 +414,9 @@ def test_prefill_groups_stay_in_budget() -> None:
 
 
 def test_make_core_and_a_context_beyond_the_model(tmp_path: Path) -> None:
-    made = make_core(EngineConfig(slots=2), POLICY, VOCAB, Path(), Path(), 0)
+    made = make_core(EngineConfig(slots=2), POLICY, VOCAB, Path(), 0)
     assert isinstance(made, TorchEngine)
     model(1).save_pretrained(tmp_path / "m")
     far = Policy(model="./m", context=CONTEXT + 1)
     with pytest.raises(ConfigError, match=r"Lower \[policy\]\.context"):
-        make_core(EngineConfig(slots=2), far, VOCAB, tmp_path, tmp_path, 0)
+        make_core(EngineConfig(slots=2), far, VOCAB, tmp_path, 0)

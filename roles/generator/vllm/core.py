@@ -150,14 +150,10 @@ class VllmCore:
     # ------------------------------------------------------------ weights
 
     def stage(self, weights: Mapping[str, np.ndarray[Any, Any]], version: Version) -> None:
-        import torch
+        from realnet.roles.generator.vllm.transfer import as_torch
 
-        kept = []
-        for name, array in weights.items():
-            tensor = torch.from_numpy(array.copy())
-            # bf16 comes as uint16
-            kept.append((name, tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor))
-        self._staged = (kept, version)
+        kept = {name: array.copy() for name, array in weights.items()}
+        self._staged = (list(as_torch(kept)), version)
 
     def swap(self) -> None:
         ensure(self._staged is not None, "swap without a staged version")

@@ -21,6 +21,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from realnet.errors import ConfigError, RealnetError, ensure
@@ -248,13 +249,8 @@ class VllmEngine:
             read, write = os.pipe()
             try:
                 table = {
-                    "version": name,
                     "path": room.path,
-                    "num_bytes": manifest.num_bytes,
-                    "digest": manifest.digest,
-                    "tensors": [
-                        [t.name, t.dtype, list(t.size), t.offset_bytes] for t in manifest.tensors
-                    ],
+                    "manifest": msgspec.json.encode(manifest).decode(),
                     "tell": f"/proc/{os.getpid()}/fd/{write}",
                 }
                 await self._call("init_weight_transfer_engine", {"init_info": table})

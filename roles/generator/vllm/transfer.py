@@ -13,16 +13,16 @@ Knows vLLM's model loading; knows nothing of actors. Called by vLLM's worker.
 
 from __future__ import annotations
 
-import math
 import mmap
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+import numpy as np
 import torch
-import xxhash
 from vllm.config import set_current_vllm_config
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
@@ -34,28 +34,21 @@ from vllm.model_executor.model_loader.reload import (
     initialize_layerwise_reload,
 )
 
+from realnet.errors import RealnetError
+from realnet.roles.messages import Manifest
+from realnet.roles.weights.digests import check
+from realnet.roles.weights.layout import Array, tensors
+
 OK = b"+"
-DTYPES = {
-    "float32": torch.float32,
-    "fp32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "bf16": torch.bfloat16,
-    "float16": torch.float16,
-    "fp16": torch.float16,
-}
-Tensors = list[tuple[str, str, list[int], int]]
 
 
 @dataclass
 class Prepare(WeightTransferInitInfo):
-    """A version that lies in `path`: (name, dtype, shape, offset) of each tensor."""
+    """A version that lies in `path`. `manifest` is a `Manifest` as JSON."""
 
-    version: str
     path: str
-    num_bytes: int
-    digest: str
-    tensors: Tensors
-    tell: str  # a pipe: one byte from each worker, or the reason why not
+    manifest: str
+    tell: str  # a pipe: one byte from each worker, or a line that says why not
 
 
 @dataclass
@@ -73,26 +66,27 @@ class RealnetTransfer(WeightTransferEngine[Prepare, Apply]):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._staged: Prepare | None = None
+        self._manifest: Manifest | None = None
         self._map: mmap.mmap | None = None
         self._checking: threading.Thread | None = None
         self._damage = ""
 
     def init_transfer_engine(self, init_info: Prepare) -> None:
         """Map a version and begin to check it."""
-        self._staged, self._map, self._damage = init_info, None, "it was not checked"
-        self._checking = threading.Thread(target=self._check, args=(init_info,), daemon=True)
+        manifest = msgspec.json.decode(init_info.manifest, type=Manifest)
+        self._manifest, self._map, self._damage = manifest, None, "it was not checked"
+        self._checking = threading.Thread(
+            target=self._check, args=(init_info, manifest), name="check version", daemon=True
+        )
         self._checking.start()
 
-    def _check(self, staged: Prepare) -> None:
+    def _check(self, staged: Prepare, manifest: Manifest) -> None:
         try:
-            self._map = _mapped(staged)
-            found = xxhash.xxh3_128_hexdigest(self._map)
-            self._damage = (
-                "" if found == staged.digest else f"digest is {found}, announced {staged.digest}"
-            )
-        except (OSError, ValueError) as error:
-            self._damage = str(error)
+            self._map = _mapped(staged.path, manifest.num_bytes)
+            check(manifest, memoryview(self._map), "as vLLM's worker maps it")
+            self._damage = ""
+        except (OSError, ValueError, RealnetError) as error:
+            self._damage = str(error) or type(error).__name__
         with open(staged.tell, "wb", buffering=0) as pipe:
             pipe.write(self._damage.encode()[:1000] + b"\n" if self._damage else OK)
 
@@ -107,17 +101,18 @@ class RealnetTransfer(WeightTransferEngine[Prepare, Apply]):
 
     def receive_weights(self, update_info: Apply) -> None:
         """Load the version that was prepared."""
-        staged, checking = self._staged, self._checking
-        if staged is None or checking is None or staged.version != update_info.version:
+        manifest, checking = self._manifest, self._checking
+        if manifest is None or checking is None or str(manifest.version) != update_info.version:
             raise ValueError(f"{update_info.version} was not prepared")
         checking.join()
         if self._damage or self._map is None:
-            raise ValueError(f"{staged.version} is not used: {self._damage}")
-        load(self.model, self.model_config, self.vllm_config, _views(staged, self._map))
+            raise ValueError(f"{manifest.version} is not used: {self._damage}")
+        views = tensors(manifest, memoryview(self._map))
+        load(self.model, self.model_config, self.vllm_config, as_torch(views))
 
     def finish_weight_update(self) -> None:
         """Let go of the mapped bytes: everything was copied."""
-        self._staged = self._map = self._checking = None
+        self._manifest = self._map = self._checking = None
 
     def shutdown(self) -> None:
         """Let go of the mapped bytes."""
@@ -156,21 +151,21 @@ def _pack_tied(model: torch.nn.Module) -> None:
     for layers in sharing.values():
         for layer in layers if len(layers) > 1 else ():
             if hasattr(layer, "cpu_linear"):
-                layer.quant_method.process_weights_after_loading(layer)
+                method: Any = layer.quant_method
+                method.process_weights_after_loading(layer)
 
 
-def _views(staged: Prepare, memory: mmap.mmap) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors as views of the mapped bytes."""
-    for name, dtype, shape, offset in staged.tensors:
-        count = math.prod(shape)
-        flat = torch.frombuffer(memory, dtype=DTYPES[dtype], count=count, offset=offset)
-        yield name, flat.reshape(shape)
+def as_torch(arrays: Mapping[str, Array]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield arrays as tensors that share their memory; bfloat16 comes as uint16."""
+    for name, array in arrays.items():
+        tensor = torch.from_numpy(array)
+        yield name, tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor
 
 
-def _mapped(staged: Prepare) -> mmap.mmap:
+def _mapped(path: str, num_bytes: int) -> mmap.mmap:
     """Map the room: private, so that nothing here can change what others read."""
-    file = os.open(staged.path, os.O_RDONLY)
+    file = os.open(path, os.O_RDONLY)
     try:
-        return mmap.mmap(file, staged.num_bytes, access=mmap.ACCESS_COPY)
+        return mmap.mmap(file, num_bytes, access=mmap.ACCESS_COPY)
     finally:
         os.close(file)
