@@ -114,6 +114,7 @@ def _of_transport(rounds: list[Round], ours: str, raw: str) -> Figures:
     found["ask_w64_vs_raw"] = over(lambda r: ratio(r, ours, (raw,), "w64_per_s"))
     found["ask_w1_p50_vs_raw"] = over(lambda r: ratio(r, ours, (raw,), "w1_p50_us"))
     found["cpu_us_per_ask"] = over(lambda r: r.get(ours, {}).get("w64_cpu_us"))
+    found["cpu_w64_vs_raw"] = over(lambda r: ratio(r, ours, (raw,), "w64_cpu_us"))
     found["ask_p50_under_bulk_vs_idle"] = over(lambda r: _bulk(r.get(ours, {})))
     found["kill_to_failed_ask_ms"] = over(lambda r: r.get(ours, {}).get("kill_ms"))
     return found
