@@ -64,6 +64,7 @@ from realnet.topology.resolve import shared_values
 
 GC_THRESHOLDS = (10_000, 20, 50)
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
+MEMORY_S = 1.0  # how often the memory of a process that has a limit is looked at
 
 
 class MemberConfig(Config):
@@ -247,6 +248,20 @@ class MemberActor(Actor[MemberConfig]):
             await self.clock.sleep(due_s - self.clock.now())
             self._report(lag_s=max(0.0, self.clock.now() - due_s))
 
+    async def keep_within(self, limit_bytes: int) -> None:
+        """Fail when this process, with what it started, takes more memory than it may."""
+        while (used := host.memory_bytes()) <= limit_bytes:
+            await self.clock.sleep(MEMORY_S)
+        names = " + ".join(self.slot.roles)
+        self.actor_failed(
+            self.address,
+            RealnetError(
+                f"{self.slot.name} takes {used / 2**20:,.0f} MiB of memory, and [roles."
+                f"{self.slot.roles[0]}].memory allows {limit_bytes / 2**20:,.0f} ({names} and what "
+                "they started; mapped weights do not count): give it more, or let it hold less"
+            ),
+        )
+
     def _report(self, lag_s: float = 0.0) -> None:
         doing = tuple(cell.does() for cell in self._role_cells.values())
         self.head.tell(Beat(self._slot_full, lag_s, doing))
@@ -310,6 +325,9 @@ async def _main(folder: Path, slot_name: str, incarnation: int, head_endpoint: s
     node.listen()
     try:
         await member.join(head_endpoint)
+        limit_bytes = max(plan.roles[r].memory_bytes for r in slot.roles)
+        if limit_bytes:
+            member.spawn(member.keep_within(limit_bytes), name="memory")
         await member.left.wait()
         node.flush()
     finally:

@@ -68,7 +68,7 @@ class RoleTable(Config):
     ] = {}
     cpus: Annotated[int, doc("cores of each process", ge=1)] = 1
     gpus: Annotated[int, doc("GPUs of each process", ge=0)] = 0
-    memory: Annotated[Bytes, doc('memory of each process, "4GiB"; 0: no limit')] = Bytes(0)
+    memory: Annotated[Bytes, doc('most memory of each process, "4GiB"; 0: no limit')] = Bytes(0)
     place: Annotated[str, doc("another role, in whose processes it lives")] = ""
     pool: Annotated[str, doc("the [pools.X] whose machines run it")] = ""
     near: Annotated[

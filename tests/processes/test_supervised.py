@@ -57,6 +57,26 @@ class Nanny(Actor[Config]):
         pids = [subprocess.Popen(wait, start_new_session=own).pid for own in (False, True)]
         self.event("children " + " ".join(map(str, pids)))
 """
+GREEDY = """
+import subprocess, sys
+from realnet import Actor, Config
+
+
+class Greedy(Actor[Config]):
+    async def run(self) -> None:
+        if self.address.incarnation == 1:
+            await self.compute(self.take, 200)
+        elif self.address.incarnation == 2:  # not itself, but what it starts
+            code = "import time; kept = bytes(b'x') * (200 << 20); time.sleep(60)"
+            subprocess.Popen([sys.executable, "-c", code])
+            await self.clock.sleep(60)
+        self.finish("little is enough")
+
+    def take(self, num_mib):
+        import time
+        kept = b"x" * (num_mib << 20)
+        time.sleep(60)
+"""
 
 
 def why(run: RealRun, *options: str) -> str:
@@ -184,3 +204,17 @@ def test_what_is_killed_from_outside_may_be_tried_again(
     assert run.wait(60) == 75, run.output()
     assert "helper/0 cannot go on (host " in run.output()
     assert "it may be tried again as it is: go on with: realnet run" in run.output()
+
+
+def test_who_takes_more_memory_than_it_may_is_started_again(
+    start: Callable[..., RealRun], tmp_path: Path
+) -> None:
+    (tmp_path / "greedy.py").write_text(GREEDY)
+    net = '[roles.greedy]\nkind = "greedy.py:Greedy"\nmemory = "150MiB"\n'
+    (tmp_path / "net.toml").write_text(net)
+    run = start(tmp_path / "net.toml")
+    assert run.wait(60) == 0, run.output()
+    assert "done: little is enough" in run.output()
+    told = [e for e in run.events() if "[roles.greedy].memory allows 150" in e]
+    assert len({e.partition(" takes ")[2] for e in told}) >= 1
+    assert sum("is started again" in e for e in run.events()) == 2

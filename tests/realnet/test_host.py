@@ -116,3 +116,21 @@ def test_only_what_the_launcher_started_is_killed_and_reaped(tmp_path: Path) -> 
         theirs.kill()
         theirs.wait()
         launcher.close()
+
+
+def test_memory_counts_what_was_taken_here_and_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = host.memory_bytes()
+    kept = b"x" * (64 << 20)
+    assert host.memory_bytes() - before > 60 << 20
+    del kept
+    before = host.memory_bytes()
+    code = "kept = b'x' * (64 << 20); print('taken', flush=True); input()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert child.stdout is not None
+    child.stdout.readline()
+    assert host.memory_bytes() - before > 60 << 20
+    child.communicate(b"\n")
+    monkeypatch.setenv(host.PLAIN, "1")
+    assert host.memory_bytes() == 0, "not known there"
