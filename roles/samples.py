@@ -53,9 +53,9 @@ def sample_row(scored: Scored, trainer: Floats | None = None) -> dict[str, Any]:
     return row
 
 
-def write_rows(path: Path, version: Version, rows: Iterable[dict[str, Any]]) -> None:
-    """Append rows of one version to a file of samples."""
-    about = {"step": version.number, "version": str(version)}
+def write_rows(path: Path, step: int, version: Version, rows: Iterable[dict[str, Any]]) -> None:
+    """Append rows of one step to a file of samples."""
+    about = {"step": step, "version": str(version)}
     lines = [json.dumps({**about, **row}, ensure_ascii=False) + "\n" for row in rows]
     with path.open("a", encoding="utf-8") as file:
         file.writelines(lines)

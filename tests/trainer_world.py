@@ -61,6 +61,9 @@ class FakeLearner:
     def refer(self, folder: Path) -> None:
         """Needs no reference."""
 
+    def score(self, rows: Sequence[Any]) -> list[Any]:
+        return [np.zeros(len(where), np.float32) for _, where in rows]
+
     def step(
         self, groups: Sequence[Group], current: Version, age: Callable[[Version], int]
     ) -> dict[str, float]:

@@ -298,4 +298,4 @@ class Evaluator(Actor[EvaluatorConfig]):
 
     def _write(self, version: Version, samples: list[dict[str, Any]]) -> None:
         """Append to samples.jsonl. This role is the file's only writer."""
-        write_rows(self.run_info.folder / EVAL_FILE, version, samples)
+        write_rows(self.run_info.folder / EVAL_FILE, version.number, version, samples)

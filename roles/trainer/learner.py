@@ -36,7 +36,7 @@ from realnet.roles.trainer import learner_files, learner_reference
 from realnet.roles.trainer.learner_batch import Age, Sample, give_credit, lay_out
 from realnet.roles.trainer.learner_config import START, LearnerConfig, NonFinite
 from realnet.roles.trainer.learner_optimizers import AdamW, Named
-from realnet.roles.trainer.learner_pass import Scorer
+from realnet.roles.trainer.learner_pass import Row, Scorer
 from realnet.roles.trainer.learner_undo import Undo
 from realnet.roles.trainer.learner_vitals import Vitals
 from realnet.roles.trainer.learner_warm_start import Demos, Report, warm_start
@@ -125,6 +125,13 @@ class Learner:
             ) from None
         self.steps += 1
         return {**batch.signs, **vitals.signs(), "lr": self.optimizer.lr}
+
+    def score(self, rows: Sequence[Row]) -> list[npt.NDArray[np.float32]]:
+        """Return the log-probabilities that the policy, as it is now, gives to chosen tokens.
+
+        Each row is (ids [L], where [T]); changes nothing.
+        """
+        return [logp.float().cpu().numpy() for logp in self.scorer.score(rows)]
 
     def weights(self) -> list[tuple[str, npt.NDArray[np.generic], str]]:
         """Return (name, array, dtype) of every weight: "float32", or "bfloat16" as its uint16 bits.

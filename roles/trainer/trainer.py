@@ -52,6 +52,7 @@ from realnet.roles.trainer.learner_config import (
 from realnet.roles.trainer.meta import digest_of_tasks
 from realnet.roles.trainer.origin import ONLY, check_origin, policy_folder
 from realnet.roles.trainer.publisher import Publisher
+from realnet.roles.trainer.reading import Reading
 from realnet.roles.trainer.selection import unfit_groups
 from realnet.roles.trainer.store import Store
 
@@ -74,6 +75,9 @@ class TrainerConfig(LearnerConfig):
     unfit: Annotated[
         int, doc("groups dropped by dynamic sampling in a row that end the run", ge=1)
     ] = 2000
+    samples: Annotated[
+        int, doc("answers of each step kept in samples.train.jsonl, token by token", ge=0)
+    ] = 4
 
 
 class Trainer(Actor[TrainerConfig]):
@@ -124,6 +128,7 @@ class Trainer(Actor[TrainerConfig]):
         self.progress("building the model")
         self._learner: Learner = await self.compute(self._build, label="build model")
         store.tokens = self._learner.tokens
+        self._reading = Reading(folder, self.config.samples, self._learner.score)
         save, every = self._schedule.save, self._schedule.eval
         self._keeper = Keeper(self, store, self._learner, folder, save, every)
         self._publisher = Publisher(self, self.server, self.clock.sleep, self._learner.weights)
@@ -260,9 +265,7 @@ class Trainer(Actor[TrainerConfig]):
             self.progress(f"step {store.step + 1}")
             await store.begin_step(groups)
             try:
-                signs = await self.compute(
-                    self._learner.step, groups, store.version, self._age, label="train"
-                )
+                signs = await self.compute(self._train, groups, store.version, label="train")
             except NonFinite as error:
                 await self._failed(groups, str(error))
                 return None
@@ -281,6 +284,11 @@ class Trainer(Actor[TrainerConfig]):
         if self._policy.over_age == "requeue":
             more["tickets_requeued"] = float(store.lateness.requeued)
         return {**signs, **counts, **timing, **more}
+
+    def _train(self, groups: Sequence[Group], version: Version) -> dict[str, float]:
+        """Write a few answers down and take the step, in the compute thread."""
+        self._reading.write(groups, version)
+        return self._learner.step(groups, version, self._age)
 
     def _age(self, version: Version) -> int:
         return self._store.lineage.age(version, self._store.version)

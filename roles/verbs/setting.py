@@ -5,22 +5,19 @@ Knows plans and tables. Knows nothing of models or of the command line. Called b
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from realnet.cli_runs import find_run
 from realnet.config import Config, Shared, read_table
 from realnet.errors import ConfigError, listed, nearest
 from realnet.roles.tables import Policy, Task
-from realnet.topology import Plan, read_plan
+from realnet.topology import Plan
 
 C = TypeVar("C", bound=Config)
 S = TypeVar("S", bound=Shared)
-_STEP = re.compile(r"(?P<run>.+)@(?P<step>\d+)")
 
 
 @dataclass(frozen=True)
@@ -83,22 +80,6 @@ def setting_of(plan: Plan, policy: str = "") -> Setting:
         _known_part(Policy, policies[policy], "[policy]"),
         {name: _known_part(Task, table, f"[tasks.{name}]") for name, table in tasks.items()},
     )
-
-
-def split_step(spec: str) -> tuple[str, int | None]:
-    """Return run and step of "RUN" or "RUN@120"."""
-    match = _STEP.fullmatch(spec)
-    return (match["run"], int(match["step"])) if match else (spec, None)
-
-
-def open_run(spec: str | None, runs: Path) -> tuple[Path, Plan, int | None]:
-    """Return folder, plan and step of "RUN" or "RUN@step"; without it the newest run's.
-
-    Raises RunFolderError naming the runs there are.
-    """
-    name, step = split_step(spec) if spec is not None else (None, None)
-    folder = find_run(runs, name)
-    return folder, read_plan(folder), step
 
 
 def _known_part(cls: type[C], table: dict[str, object], where: str) -> C:

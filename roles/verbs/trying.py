@@ -26,6 +26,7 @@ from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.rewarder.rewarder import RewarderConfig
 from realnet.roles.rewards import RewardPool, score
 from realnet.roles.tasks import CannotAsk, Dataset, make_ticket, templated
+from realnet.roles.trainer.origin import locate
 from realnet.roles.verbs.setting import Setting, setting_of
 from realnet.roles.verbs.shown import visible
 from realnet.roles.verbs.trial import Asked, Trial, num_written
@@ -76,7 +77,8 @@ def verb(
     group = 1 if greedy else answers or setting.policy.group
     trials, tickets = _ask(setting, chosen, tokenizer, prompts, group, greedy)
     if source is not None:
-        weights = origin.run_weights(setting, source, runs)
+        found = locate(source, runs, setting.policy_name)
+        weights = origin.run_weights(found, tokenizer)
     elif warm_start:
         weights = _warm(setting, tokenizer, runs / ".warm", console)
     else:

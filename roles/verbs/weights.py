@@ -24,14 +24,13 @@ from realnet.roles.models.build import build_model, named_weights
 from realnet.roles.models.reference import NEW
 from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.trainer import learner_files
-from realnet.roles.trainer.checkpoint import Checkpoints, Found
 from realnet.roles.trainer.demonstrations import demonstrations
 from realnet.roles.trainer.learner import Learner
-from realnet.roles.trainer.meta import read_meta
+from realnet.roles.trainer.meta import check_tokens
+from realnet.roles.trainer.origin import Origin
 from realnet.roles.trainer.trainer import TrainerConfig
-from realnet.roles.verbs.setting import Setting, open_run
+from realnet.roles.verbs.setting import Setting
 
-ONLY = "policy"  # what a topology's one [policy] is called; others have folders of their own
 Report = Callable[[int, int], None]
 
 
@@ -65,25 +64,14 @@ def check_base(setting: Setting) -> None:
         )
 
 
-def run_weights(setting: Setting, spec: str | None, runs: Path) -> Weights:
-    """Return the weights of a checkpoint: "RUN" (its newest) or "RUN@step".
+def run_weights(origin: Origin, tokenizer: Tokenizer) -> Weights:
+    """Return the weights of a checkpoint.
 
-    Raises CheckpointError naming the steps there are, ConfigError for another policy.
+    Raises CheckpointError when they do not read, or when the tokenizer is not the run's.
     """
-    folder, _, step = open_run(spec, runs)
-    folder = folder / ("" if setting.policy_name == ONLY else setting.policy_name)
-    known = dict(Checkpoints(folder / "checkpoints", keep=1).all())
-    if not known:
-        raise CheckpointError(f"{folder / 'checkpoints'}: there is no checkpoint yet")
-    step = max(known) if step is None else step
-    if step not in known:
-        raise CheckpointError(
-            f"{folder}: no checkpoint of step {step}. There are those of steps "
-            f"{', '.join(map(str, known))} ([run].save says how many stay)"
-        )
-    version = read_meta(Found(step, known[step])).version
-    path = known[step] / "learner" / learner_files.MODEL
-    return Weights(_load(path), version, f"{path.parent.parent} ({version})")
+    check_tokens(origin.meta, tokenizer.digest(), origin.found.folder)
+    path = origin.found.folder / "learner" / learner_files.MODEL
+    return Weights(_load(path), origin.meta.version, str(origin))
 
 
 def warm_weights(setting: Setting, tokenizer: Tokenizer, kept: Path, report: Report) -> Weights:

@@ -24,11 +24,18 @@ _NONE = np.zeros(0, np.float32)
 
 
 class Writer:
-    """Writes answers with given weights. `slots` bounds the rows, and so the memory."""
+    """Writes answers with given weights.
 
-    def __init__(self, setting: Setting, tokenizer: Tokenizer, weights: Weights, slots: int = 0):
+    `one` is for a single answer at a time whose tokens are wanted as they come.
+    """
+
+    def __init__(
+        self, setting: Setting, tokenizer: Tokenizer, weights: Weights, *, one: bool = False
+    ) -> None:
         config = setting.table(GeneratorConfig, "generator").engine
-        config = msgspec.structs.replace(config, kind="torch", slots=slots or config.slots)
+        config = msgspec.structs.replace(config, kind="torch")
+        if one:
+            config = msgspec.structs.replace(config, slots=1, flush=1)
         policy = setting.policy
         self._tokenizer, self._block = tokenizer, config.block
         self._engine = make_core(config, policy, tokenizer.vocab_size, setting.base, policy.seed)

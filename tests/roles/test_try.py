@@ -130,7 +130,7 @@ def test_a_warm_start_is_explained_made_and_kept(base: Path) -> None:
         (("--set", "policy.model=./nowhere"), "is not a folder"),
         (("--set", 'tasks.t.reward={ "mine.py:lenght" = 1.0 }'), 'Did you mean "length"?'),
         (("--task", "tt"), "no task 'tt'. Did you mean \"t\"?"),
-        (("--from", "gone"), "there is no run 'gone'"),
+        (("--from", "gone"), 'there is no run "gone"'),
         (("--policy", "other"), "no policy 'other'"),
     ],
 )
