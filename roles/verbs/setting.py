@@ -5,19 +5,22 @@ Knows plans and tables. Knows nothing of models or of the command line. Called b
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from realnet.cli_runs import find_run
 from realnet.config import Config, Shared, read_table
 from realnet.errors import ConfigError, listed, nearest
 from realnet.roles.tables import Policy, Task
-from realnet.topology import Plan
+from realnet.topology import Plan, read_plan
 
 C = TypeVar("C", bound=Config)
 S = TypeVar("S", bound=Shared)
+_STEP = re.compile(r"(?P<run>.+)@(?P<step>\d+)")
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,16 @@ def setting_of(plan: Plan, policy: str = "") -> Setting:
         _known_part(Policy, policies[policy], "[policy]"),
         {name: _known_part(Task, table, f"[tasks.{name}]") for name, table in tasks.items()},
     )
+
+
+def open_run(spec: str | None, runs: Path) -> tuple[Path, Plan, int | None]:
+    """Return folder, plan and step of "RUN" or "RUN@step"; without it the newest run's.
+
+    Raises RunFolderError naming the runs there are.
+    """
+    match = _STEP.fullmatch(spec or "")
+    folder = find_run(runs, match["run"] if match else spec)
+    return folder, read_plan(folder), int(match["step"]) if match else None
 
 
 def _known_part(cls: type[C], table: dict[str, object], where: str) -> C:
