@@ -90,13 +90,13 @@ class Task(Shared):
     table = "tasks"
     many = True
 
+    reward: Annotated[dict[str, float], doc('{ math = 1.0, "file.py:function" = 0.1 }')]
     data: Annotated[
         str,
         doc('"./file.jsonl" beside the topology, "new:NAME" or your own "file.py:name" (made)'),
         Reference("hf", "path", "new", "code"),
         Fixed(_ORDER),
-    ]
-    reward: Annotated[dict[str, float], doc('{ math = 1.0, "file.py:function" = 0.1 }')]
+    ] = ""
     prompt: Annotated[str, doc('template with {column}s, or the path of one ("prompts/x.txt")')] = (
         "{question}"
     )
@@ -104,10 +104,16 @@ class Task(Shared):
     columns: Annotated[dict[str, str], doc("name in the template = column of the data")] = {}
     answer: Annotated[Answer, doc('{ column = "answer", after = "####" }')] = Answer()
     use: Annotated[
-        Literal["train", "eval", "demo"],
-        doc("trained on; measured on held-out problems; or only shown in the warm start"),
+        Literal["train", "eval", "demo", "derived"],
+        doc(
+            "trained on; measured on held-out problems; only shown in the warm start; asked about "
+            "what others wrote"
+        ),
         Fixed(_ORDER),
     ] = "train"
+    policy: Annotated[
+        str, doc("the [policies.X] that is asked this; empty: whichever there are"), Fixed(_ORDER)
+    ] = ""
     weight: Annotated[float, doc("share of this task in the mix", gt=0), Fixed(_ORDER)] = 1.0
     limit: Annotated[
         int, doc("use only the first so many problems; 0: all", ge=0), Fixed(_ORDER)
@@ -122,6 +128,11 @@ class Task(Shared):
         """A task that is trained on decides what tickets ask; a measured one does not."""
         trained = table.get("use", "train") == "train"
         return "the order of problems follows from all tasks that are trained on" if trained else ""
+
+    def __post_init__(self) -> None:
+        """Refuse a task without problems."""
+        if not self.data and self.use != "derived":
+            raise ValueError('data is missing: a file of problems, or "new:NAME" (made)')
 
 
 class Save(Config):

@@ -38,7 +38,7 @@ def told(*words: str) -> str:
         (["wires.llm.affinity"], ["wires.llm.affinity\n    field of the message"]),
         (["wires"], ["chains of roles", "wires.X.feedback  closes a circle of share wires"]),
         (["demo", "wires.work"], ["'prompter -> driver -> rewarder -> trainer'    from rl.toml"]),
-        (["tasks.addz.data"], ["a reference: hf:owner/name", "none: it must be written"]),
+        (["policy.model"], ["a reference: hf:owner/name", "none: it must be written"]),
         (["demo", "tasks.addz_test.limit"], ["tasks.addz_test.limit = 192    from demo.toml"]),
         (["demo", "policy.shape.hidden_size"], ["policy.shape.hidden_size = 64    from demo"]),
         (["policy"], ["policy: what all roles", "policy.batch", "roles.X.policy"]),

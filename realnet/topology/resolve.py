@@ -48,7 +48,7 @@ def resolve(source: Source, name: str = "") -> Plan:
     _check_code(roles, run or {})
     shared: dict[str, dict[str, Any]] = {}
     roles.problems.extend(_read_shared(roles, policies, shared))
-    whole = len(roles.classes) == len(tables)
+    whole = len(roles.classes) == len(tables) and not _homeless(roles, policies)
     ends = {r: ends_of(r, roles.policy_of[r], c) for r, c in roles.classes.items()}
     unknown = {r for r in tables if r not in ends}
     before_wires = len(roles.problems)
@@ -66,6 +66,23 @@ def resolve(source: Source, name: str = "") -> Plan:
     if roles.problems:
         raise ConfigError("\n".join(source.tell(roles.problems)))
     return _lay_out(name or source.title, roles, wires, shared, run or {}, pools)
+
+
+def _homeless(roles: Roles, policies: Mapping[str, Any]) -> bool:
+    """Complain of roles that work on a policy, where there are several, and do not say on which."""
+    found = [
+        role
+        for role, cls in roles.classes.items()
+        if len(policies) > 1
+        and not roles.policy_of[role]
+        and any(record.table == "policy" for record in cls.shared)
+    ]
+    roles.problems.extend(
+        f"{roles.source.where('roles', role)}.policy is missing: which of {listed(policies)} does "
+        "it work on?"
+        for role in found
+    )
+    return bool(found)
 
 
 def _check_code(roles: Roles, run: Mapping[str, Any]) -> None:
@@ -102,12 +119,19 @@ def _check_pools(roles: Roles, pools: Mapping[str, PoolPlan]) -> None:
 def shared_values(
     cls: type[Actor[Any]], policy: str, shared: Mapping[str, Mapping[str, Any]]
 ) -> dict[type[Shared], Any]:
-    """Return the shared records of a role class from a plan's plain tables."""
+    """Return the shared records of a role class from a plan's plain tables.
+
+    Of many-records, the entries that name another policy than the role's are left out.
+    """
     values: dict[type[Shared], Any] = {}
     for record in cls.shared:
         entries = shared.get(record.table, {})
         if record.many:
-            values[record] = {n: _known_part(record, t, n) for n, t in entries.items()}
+            values[record] = {
+                n: _known_part(record, t, n)
+                for n, t in entries.items()
+                if not policy or t.get("policy", "") in ("", policy)
+            }
         else:
             one = policy if record.table == "policy" else ""
             values[record] = _known_part(record, entries.get(one, {}), record.table)
@@ -200,6 +224,13 @@ def _read_shared(
                 problems.extend(str(error).splitlines())
                 broken.add((record.table, name))
                 continue
+            named = getattr(value, "policy", "") if record.many else ""
+            if named and named not in policies:
+                problems.append(
+                    f'{roles.source.where(*path)}.policy = "{named}": no such policy.'
+                    f"{nearest(named, policies)} Policies: {listed(policies)}"
+                )
+                broken.add((record.table, name))  # whose it is decides what else is wrong
             shared.setdefault(record.table, {}).setdefault(name, {}).update(to_plain(value))
     if roles.classes:
         used = {r.table for r in records}

@@ -73,6 +73,9 @@ def _content(story: Story) -> dict[str, Any]:
         "tasks": [words.task_line(rows, task, story.shared) for task in rows.tasks()],
         "hero": figures.hero(rows) if rows.evals else None,
         "signs": figures.signs(rows),
+        "others": [
+            words.other_line(p, r, r.closed or r.tickets()) for p, r in story.others.items()
+        ],
         "warnings": words.warnings(rows, words.policy_of(story.shared)),
         "pairs": [_shown_pair(pair) for pair in story.pairs(3 if len(rows.tasks()) > 1 else 4)],
         "several_tasks": len(rows.tasks()) > 1,

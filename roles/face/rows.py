@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -35,14 +35,16 @@ class Measured(NamedTuple):
 
 
 class Rows:
-    """What is known of one run so far."""
+    """What is known of one run so far. Of the `foreign` roles (of another policy) only events."""
 
-    def __init__(self) -> None:
+    def __init__(self, foreign: Collection[str] = ()) -> None:
+        self._foreign = frozenset(foreign)
         self.steps: list[Row] = []
         self.evals: list[Row] = []
         self.speeds: list[Row] = []  # of generators
         self.events: list[Row] = []
         self.problems: dict[str, int] = {}  # task -> how many problems the last evaluation measured
+        self.closed: dict[str, int] = {}  # the counts of the books that were closed last
         self.ended_s: dict[int, float] = {}  # attempt -> its last sign of life
 
     def add(self, kind: str, row: Any) -> None:
@@ -52,8 +54,13 @@ class Rows:
         attempt = int(number(row, "attempt") or 1)
         time_s = number(row, "time_s") or 0.0
         self.ended_s[attempt] = max(self.ended_s.get(attempt, 0.0), time_s)
+        own = str(row.get("actor", "")).partition("/")[0] not in self._foreign
         if kind == "event":
             self._event(row)
+            if own and "issued" in row and "trained" in row:
+                self.closed = {k: n for k, n in row.items() if isinstance(n, int)}
+        elif not own:
+            return
         elif number(row, "step") is None:
             if number(row, "tokens_per_s") is not None:
                 self.speeds.append(row)

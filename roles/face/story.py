@@ -39,9 +39,12 @@ class Story:
         self.folder = folder
         self.plan = _plan(folder)
         self.shared: dict[str, Any] = dict(self.plan.shared) if self.plan else {}
-        self.rows = Rows()
-        self.rows.add_all("metrics", _lines(folder / "metrics.jsonl"))
-        self.rows.add_all("event", _lines(folder / "events.jsonl"))
+        policy, *others = words.policies_of(self.plan) or [""]
+        self.rows = Rows(words.foreign_to(self.plan, policy) if others else ())
+        self.others = {other: Rows(words.foreign_to(self.plan, other)) for other in others}
+        for rows in (self.rows, *self.others.values()):
+            rows.add_all("metrics", _lines(folder / "metrics.jsonl"))
+            rows.add_all("event", _lines(folder / "events.jsonl"))
         self.samples = [row for row in _lines(folder / "samples.jsonl") if isinstance(row, dict)]
         busy = _object(folder / "busy.json")
         self.spans = {str(k): _spans(v) for k, v in _dict(busy.get("spans")).items()}
@@ -50,7 +53,7 @@ class Story:
             for actor, by in _dict(busy.get("seconds")).items()
             if isinstance(by, dict)
         }
-        self.book = _object(folder / "ledger.json")
+        self.book = _object(folder / (policy if others else "") / "ledger.json")
         self.topology = _text(folder / "topology.toml")
 
     @property

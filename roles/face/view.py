@@ -38,6 +38,7 @@ class RLView(View):
     def __init__(self, console: Console | None = None, now: Callable[[], float] = time.monotonic):
         super().__init__(console)
         self.rows = Rows()
+        self.others: dict[str, Rows] = {}  # of further policies
         self._now = now
         self._told_step, self._told_s = 0, now()
         self._told_doing = ""
@@ -48,16 +49,21 @@ class RLView(View):
 
     def start(self, plan: Plan, head: Head) -> None:
         """Read what earlier attempts wrote, so that curves and summary are of the whole run."""
+        policy, *others = words.policies_of(plan) or [""]
+        self.rows = Rows(words.foreign_to(plan, policy) if others else ())
+        self.others = {other: Rows(words.foreign_to(plan, other)) for other in others}
         info = getattr(head, "run_info", None)
         if info is not None and info.attempt > 1:
-            self.rows.add_all("metrics", read_rows(info.folder / "metrics.jsonl"))
-            self.rows.add_all("event", read_rows(info.folder / "events.jsonl"))
+            for rows in (self.rows, *self.others.values()):
+                rows.add_all("metrics", read_rows(info.folder / "metrics.jsonl"))
+                rows.add_all("event", read_rows(info.folder / "events.jsonl"))
             self._told_step = self.rows.step
         super().start(plan, head)
 
     def row(self, kind: str, row: Row) -> None:
         """Sort a row in, then show it if it is an event."""
-        self.rows.add(kind, row)
+        for rows in (self.rows, *self.others.values()):
+            rows.add(kind, row)
         super().row(kind, row)
 
     # ------------------------------------------------------------ in a terminal
@@ -71,6 +77,8 @@ class RLView(View):
         counts = words.balance({k: n for k, n in self.rows.tickets().items() if n})
         if counts:
             lines.add_row(Text(f"ledger: {counts}", style="dim"))
+        for policy, rows in self.others.items():
+            lines.add_row(Text(words.other_line(policy, rows, rows.tickets()), style="dim"))
         for text in words.warnings(self.rows, words.policy_of(self._shared)):
             lines.add_row(Text(f"! {text}", style="yellow"))
         return [*parts, lines, Text("")]
@@ -158,6 +166,10 @@ class RLView(View):
             *([f"off-policy {words.percent(off_policy)}"] if off_policy is not None else []),
             *([f"too old {words.percent(masked)}"] if masked else []),
         ]
+        for policy, other in self.others.items():
+            if other.steps:
+                reward = words.short(number(other.steps[-1], "reward"))
+                parts.append(f"{policy} step {other.step} reward {reward}")
         left_s = words.seconds_left(rows, self._shared)
         if left_s:
             parts.append(f"{words.duration(left_s)} left")
@@ -195,19 +207,12 @@ class RLView(View):
         overlap = self._overlapped(fresh=True)
         if overlap is not None:
             lines.append(str(overlap))
-        counts = words.balance(self._final_tickets())
+        counts = words.balance(_final_tickets(rows))
         if counts:
             lines.append(f"ledger: {counts}")
+        for policy, other in self.others.items():
+            lines.append(words.other_line(policy, other, _final_tickets(other)))
         return lines
-
-    def _final_tickets(self) -> dict[str, int]:
-        """Return the counts of the closed books, which come as an event, or of the last step."""
-        live = self.rows.tickets()
-        for event in reversed(self.rows.events):
-            if "issued" in event and "trained" in event:
-                closed = {key: value for key, value in event.items() if isinstance(value, int)}
-                return closed if closed["issued"] >= live.get("issued", 0) else live
-        return live
 
     def _overlapped(self, fresh: bool = False) -> Overlap | None:
         """Measure the overlap of this attempt so far, anew at intervals."""
@@ -227,3 +232,9 @@ class RLView(View):
     @property
     def _shared(self) -> dict[str, dict[str, object]]:
         return self.plan.shared if self.plan else {}
+
+
+def _final_tickets(rows: Rows) -> dict[str, int]:
+    """Return the counts of the closed books, unless those of the last step are newer."""
+    live, closed = rows.tickets(), rows.closed
+    return closed if closed.get("issued", -1) >= live.get("issued", 0) else live

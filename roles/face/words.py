@@ -121,10 +121,45 @@ def policy_of(shared: Mapping[str, Any]) -> dict[str, Any]:
     return table_of(shared, "policy", next(iter(records), "") if records else "")
 
 
-def role_of(plan: Plan | None, kind: str) -> str:
-    """Return the name that a topology gave to the role of a kind ("trainer", "x.y:Trainer")."""
+def policies_of(plan: Plan | None) -> list[str]:
+    """Return the policies that a plan trains, the one that it is about first."""
+    records = plan.shared.get("policy") if plan else None
+    return list(records) if isinstance(records, Mapping) else []
+
+
+def foreign_to(plan: Plan | None, policy: str) -> set[str]:
+    """Return the roles that work on another policy than this one."""
     roles = plan.roles.values() if plan else ()
-    return next((r.name for r in roles if r.kind.rpartition(":")[2].lower() == kind), kind)
+    return {r.name for r in roles if r.policy not in ("", policy)}
+
+
+def role_of(plan: Plan | None, kind: str) -> str:
+    """Return the name that a topology gave to the role of a kind ("trainer", "x.y:Trainer"), the
+    first policy's where there are several."""
+    roles = plan.roles.values() if plan else ()
+    first = next(iter(policies_of(plan)), "")
+    return next(
+        (
+            r.name
+            for r in roles
+            if r.kind.rpartition(":")[2].lower() == kind and r.policy in ("", first)
+        ),
+        kind,
+    )
+
+
+def other_line(policy: str, rows: Rows, counts: Mapping[str, int]) -> str:
+    """Return "judge: 176 steps, reward 0.68 -> 0.92; issued 1416 = ..." of a further policy."""
+    if not rows.steps:
+        return f"{policy}: no step yet"
+    rewards = [value for _, value in rows.curve("reward")]
+    text = f"{policy}: {rows.step} steps"
+    if rewards:
+        few = max(1, min(5, len(rewards) // 2))
+        first, last = _mean(rewards[:few]), _mean(rewards[-few:])
+        text += f", reward {short(first)} -> {short(last)}"
+    books = balance(counts)
+    return f"{text}; {books}" if books else text
 
 
 def planned_steps(shared: Mapping[str, Any]) -> int:

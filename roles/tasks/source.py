@@ -108,6 +108,7 @@ class MadeRows:
     def __init__(self, reference: str, seed: int, base: Path, where: str) -> None:
         self._reference, self._seed = reference, seed
         self.maker = made(reference, base, where)
+        _try(self.maker, reference, where)
 
     def row(self, index: int, *, held_out: bool) -> dict[str, str]:
         """Return the index-th row of the training or of the held-out problems."""
@@ -142,7 +143,8 @@ def made(reference: str, base: Path, where: str) -> Maker:
     """Return what makes the rows of "new:KIND" or "file.py:name". Raises ConfigError."""
     kind = reference.removeprefix("new:")
     if kind == reference:
-        return _own(reference, base, where)
+        own: Maker = _own(reference, base, where)
+        return own
     if kind not in MADE:
         raise LostReference(
             f'{where}.data = "new:{kind}": no such made task.{nearest(kind, MADE)} '
@@ -155,24 +157,26 @@ def made(reference: str, base: Path, where: str) -> Maker:
 
 
 @functools.lru_cache(maxsize=64)  # a warm start asks for each of its demonstrations
-def _own(reference: str, base: Path, where: str) -> Maker:
-    """Load somebody's own maker, and try its first row."""
-    place = f"{where}.data"
-    found: Any = load_object(reference, base, place)
-    maker: Maker = found() if isinstance(found, type) else found
+def _own(reference: str, base: Path, where: str) -> Any:
+    """Load somebody's own maker: an object, or a class of which one is made."""
+    found: Any = load_object(reference, base, f"{where}.data")
+    return found() if isinstance(found, type) else found
+
+
+def _try(maker: Maker, reference: str, where: str) -> None:
+    """Make the first row, and refuse what is none."""
     try:
         row = maker.row(0, 0, held_out=False)
     except Exception as error:  # whatever somebody's code raises
         raise ConfigError(
-            f'{place} = "{reference}": it needs a method row(seed, k, *, held_out) that returns a '
-            f"row of texts; calling it raised {type(error).__name__}: {error}"
+            f'{where}.data = "{reference}": it needs a method row(seed, k, *, held_out) that '
+            f"returns a row of texts; calling it raised {type(error).__name__}: {error}"
         ) from error
     if not isinstance(row, dict) or any(not isinstance(v, str) for v in row.values()):
         raise ConfigError(
-            f'{place} = "{reference}": row(0, 0, held_out=False) returned {row!r}: a dict of '
+            f'{where}.data = "{reference}": row(0, 0, held_out=False) returned {row!r}: a dict of '
             'texts is needed, {"question": "...", "answer": "..."}'
         )
-    return maker
 
 
 def open_source(reference: str, seed: int, base: Path, where: str) -> JsonLines | MadeRows:

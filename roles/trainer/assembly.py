@@ -6,6 +6,9 @@ trained or ended is a duplicate and changes nothing. A closing with no samples s
 could not be answered; what had arrived of it by then is no group to learn from. Such a ticket, and
 one of which no sample could be judged, is set aside with the reason.
 
+A derived ticket that was issued twice may have asked two things: answers to different parents are
+groups of their own, and the one that is whole first is the ticket's.
+
 Decides without IO; whether a ticket is still wanted is asked of the ledger, through the function
 handed in. Called by the trainer's store.
 """
@@ -43,7 +46,7 @@ class Assembly:
         self.policy = policy
         self.duplicates = 0  # samples and closings that changed nothing
         self._wanted = wanted
-        self._open: dict[int, _Open] = {}
+        self._open: dict[int, dict[str, _Open]] = {}  # ticket -> parent -> its group
         self._whole: dict[int, Group] = {}
 
     def add(self, scored: Scored) -> Group | Hopeless | None:
@@ -87,19 +90,22 @@ class Assembly:
 
     def partial(self) -> dict[int, int]:
         """Return, for every ticket that is coming together, how many samples are there."""
-        return {ticket: len(group.samples) for ticket, group in sorted(self._open.items())}
+        return {
+            ticket: max(len(group.samples) for group in groups.values())
+            for ticket, groups in sorted(self._open.items())
+        }
 
     # ------------------------------------------------------------ inside
 
     def _group(self, key: TicketKey) -> _Open | None:
-        if key.policy != self.policy or key.parent:
+        if key.policy != self.policy or key.parent.startswith("eval:"):
             raise RealnetError(
-                f"ticket {key} came to the trainer of {self.policy}, which takes its own, "
-                "underived tickets: is a wire connected to the wrong trainer?"
+                f"ticket {key} came to the trainer of {self.policy}, which takes those that it "
+                "issued: is a wire connected to the wrong trainer?"
             )
         if key.ticket in self._whole or not self._wanted(key.ticket):
             return None
-        return self._open.setdefault(key.ticket, _Open(key))
+        return self._open.setdefault(key.ticket, {}).setdefault(key.parent, _Open(key))
 
     def _finish(self, group: _Open) -> Group | Hopeless | None:
         closed, ticket = group.closed, group.key.ticket

@@ -26,7 +26,7 @@ def demonstrations(
     made = [
         (name, task)
         for name, task in tasks.items()
-        if task.use == "demo" or (task.use == "train" and is_made(task.data))
+        if task.use == "demo" or (task.use in ("train", "derived") and is_made(task.data))
     ]
     if not made:
         raise ConfigError(

@@ -214,7 +214,7 @@ class Store:
         Raises IllegalMove for a ticket that was never issued.
         """
         key = item.key if isinstance(item, GroupClosed) else item.rollout.key.ticket
-        if key.policy == self.name and not key.parent:
+        if key.policy == self.name:
             self.ledger.state(key.ticket)
         await self._keep(item)
 

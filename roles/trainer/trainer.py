@@ -68,6 +68,9 @@ _SHOWN = 5  # set-aside tickets told one by one; the ledger counts all
 class TrainerConfig(LearnerConfig):
     """`[roles.trainer]`: how the policy learns, and when to give up."""
 
+    ends_run: Annotated[
+        bool, doc("reaching run.until ends the run; false: it trains for as long as the run goes")
+    ] = True
     failures: Annotated[int, doc("batches in a row without finite loss that end the run", ge=1)] = 3
     set_aside: Annotated[
         int, doc("tickets set aside in a row, none answered between, that end the run", ge=1)
@@ -197,7 +200,7 @@ class Trainer(Actor[TrainerConfig]):
         """Step until the schedule's end."""
         self._ring()
         await self._publish()
-        if self._schedule.until.time is not None:
+        if self._schedule.until.time is not None and self.config.ends_run:
             end_s = self._began_s + self._schedule.until.time
             self.spawn(self._ring_at(end_s), name="end of time")
         if self._keeper.best is not None:
@@ -229,6 +232,8 @@ class Trainer(Actor[TrainerConfig]):
 
     def _over(self) -> bool:
         until = self._schedule.until
+        if not self.config.ends_run:
+            return self._draining
         late = until.time is not None and self._elapsed_s() >= until.time
         return self._draining or late or self._store.step >= until.steps
 

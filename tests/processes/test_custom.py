@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from pages import ROOT, check_code, run_commands, section
+from real_run import RealRun
+
+from realnet.roles.journal import Journal
+from realnet.roles.messages import Scored, TicketKey
+from realnet.roles.trainer.records import unpack
 
 WALK = section("custom.md", "A judge and a filter")
+TWO = section("custom.md", "Two policies")
 AGENT = section("custom.md", "An agent with a tool")
 
 
@@ -73,3 +82,122 @@ def test_the_agent_learns_to_use_its_tool(tmp_path: Path) -> None:
     ]
     last = [t["text"] for t in texts if t["step"] == 40]
     assert any(text.startswith("(") and text.count(":") == 2 for text in last)  # it is by the tool
+
+
+# ---------------------------------------------------------------- two policies
+
+
+def test_the_code_of_the_two_policies_is_the_code() -> None:
+    assert check_code(TWO, [f"examples/two/{name}" for name in ("asker.py", "two.toml")]) == 5
+
+
+def two(tmp_path: Path) -> Path:
+    """Copy the example, with the one beside it that it builds on."""
+    example("calculator", tmp_path)
+    return example("two", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_both_policies_learn(tmp_path: Path) -> None:
+    folder = two(tmp_path)
+    wrong = ("judge_driver.policy=false", "jduge")
+    count = run_commands(
+        TWO, folder, wrong=lambda line: any(w in line for w in wrong), timeout_s=300
+    )
+    assert count == 4
+    run = folder / "runs" / "two"
+    for trainer, rise in (("trainer/0", 0.3), ("judge_trainer/0", 0.05)):
+        rows = [r for r in metrics(run) if r["actor"] == trainer and "grad_norm" in r]
+        rewards = [r["reward"] for r in rows]
+        tenth = max(3, len(rewards) // 10)
+        gain = sum(rewards[-tenth:]) / tenth - sum(rewards[:tenth]) / tenth
+        assert gain > rise, (trainer, rewards)
+    page = (run / "report.html").read_text()
+    assert "Also trained: judge: " in page
+    assert "sums_test" in page
+
+
+SHORT = [
+    word
+    for value in (
+        "run.until.steps=24",
+        'run.save.every="4 steps"',
+        'run.hung="5min"',  # a frozen process is left alone
+        "roles.trainer.warm_start.steps=20",
+        "roles.judge_trainer.warm_start.steps=10",
+        "tasks.sums_test.limit=8",
+    )
+    for word in ("--set", value)
+]
+
+
+def step_of(run: RealRun, trainer: str) -> int:
+    return max((r["step"] for r in run.rows() if r["actor"] == trainer and "loss" in r), default=0)
+
+
+def balanced(run: RealRun, policy: str) -> dict[str, int]:
+    counts: dict[str, int] = json.loads((run.folder / policy / "ledger.json").read_text())["counts"]
+    assert counts["issued"] == sum(n for state, n in counts.items() if state != "issued")
+    return counts
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_frozen_judge_does_not_hold_the_solver_up(
+    start: Callable[..., RealRun], tmp_path: Path
+) -> None:
+    run = start(two(tmp_path) / "two.toml", *SHORT)
+    run.until(lambda: step_of(run, "judge_trainer/0") >= 2)
+    frozen = [
+        run.kill(f"{role}/0", signal.SIGSTOP) for role in ("judge_generator", "judge_trainer")
+    ]
+    at, judged = step_of(run, "trainer/0"), step_of(run, "judge_trainer/0")
+    run.until(lambda: step_of(run, "trainer/0") >= min(at + 10, 22))
+    assert step_of(run, "judge_trainer/0") <= judged + 1  # a row may have been on its way
+    for pid in frozen:
+        os.kill(pid, signal.SIGCONT)
+    assert run.wait() == 0, run.output()
+    assert balanced(run, "solver")["trained"] == 24 * 16
+    balanced(run, "judge")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_two_policies_through_deaths_and_a_resume(
+    start: Callable[..., RealRun], tmp_path: Path
+) -> None:
+    topology = two(tmp_path) / "two.toml"
+    long = (*SHORT, "--set", "run.until.steps=100")
+    run = start(topology, *long)
+    for role in ("asker", "judge_trainer", "judge_generator", "trainer"):
+        at = step_of(run, "judge_trainer/0")
+        run.until(lambda at=at: step_of(run, "judge_trainer/0") > at)  # type: ignore[misc]
+        run.kill(f"{role}/0")
+        run.until(lambda role=role: any(f"{role}/0 is started again" in e for e in run.events()))  # type: ignore[misc]
+    run.until(
+        lambda: any(e.startswith("trainer/0 was restarted and resumed") for e in run.events())
+    )
+    at = step_of(run, "judge_trainer/0")
+    run.until(lambda: step_of(run, "judge_trainer/0") > at)
+    run.process.send_signal(signal.SIGINT)
+    assert run.wait(60) == 130, run.output()
+    before = {p: balanced(run, p)["trained"] for p in ("solver", "judge")}
+    again = start(topology, *long, "--resume")
+    assert again.wait() == 0, again.output()
+    assert balanced(again, "solver")["trained"] == 100 * 16
+    assert balanced(again, "judge")["trained"] > before["judge"]
+    steps = {r["step"] for r in again.rows() if r["actor"] == "trainer/0" and "loss" in r}
+    assert steps == set(range(1, 101))  # none skipped
+    parents = {key.parent for key in derived(again.folder / "judge" / "journal")}
+    assert parents
+    assert all(parent.startswith("solver/") and "#" in parent for parent in parents)
+
+
+def derived(journal: Path) -> list[TicketKey]:
+    """Return the tickets of the answers in a trainer's journal."""
+    read = Journal(journal, notice=print)
+    read.open()
+    found = [unpack(e.kind, e.body, "test") for e in read.replay()]
+    read.close()
+    return [r.rollout.key.ticket for r in found if isinstance(r, Scored)]

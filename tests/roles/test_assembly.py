@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 
+import msgspec
 import pytest
 
 from realnet.errors import RealnetError
@@ -134,5 +135,28 @@ def test_a_ticket_of_another_policy_is_refused() -> None:
     made = assembly()
     with pytest.raises(RealnetError, match="q/0 came to the trainer of p"):
         made.close(GroupClosed(TicketKey("q", 0), 1))
-    with pytest.raises(RealnetError, match="underived"):
-        made.close(GroupClosed(TicketKey("p", 0, "p/1#2"), 1))
+    with pytest.raises(RealnetError, match="takes those that it issued"):
+        made.close(GroupClosed(TicketKey("p", 0, "eval:t:v3"), 1))
+
+
+def test_a_derived_ticket_that_asked_two_things_is_the_group_that_is_whole_first() -> None:
+    """Its prompter died and issued the number again, about something else."""
+
+    def answer(parent: str, sample: int) -> Scored:
+        one = scored(0, sample)
+        key = SampleKey(TicketKey("p", 0, parent), sample)
+        return Scored(msgspec.structs.replace(one.rollout, key=key), 1.0)
+
+    made = assembly()
+    assert made.add(answer("q/1#0", 0)) is None
+    assert made.add(answer("q/2#0", 0)) is None
+    assert made.add(answer("q/2#0", 1)) is None
+    assert made.partial() == {0: 2}
+    assert made.add(answer("q/1#0", 1)) is None
+    group = made.close(GroupClosed(TicketKey("p", 0, "q/2#0"), 2))
+    assert isinstance(group, Group)
+    assert {s.rollout.key.ticket.parent for s in group.scored} == {"q/2#0"}
+    assert made.close(GroupClosed(TicketKey("p", 0, "q/1#0"), 2)) is None
+    assert made.duplicates == 1
+    made.forget(0)
+    assert (made.ready, made.partial()) == (0, {})
