@@ -62,6 +62,12 @@ class Policy(Shared):
     ] = "mask"
     max_tokens: Annotated[int, doc("longest answer, in tokens", ge=1)] = 256
     temperature: Annotated[float, doc("of sampling, in training", gt=0)] = 1.0
+    curriculum: Annotated[
+        str,
+        doc("your own function that says what the next ticket asks, instead of weights"),
+        Reference("code"),
+        Fixed("which problem a ticket's number names follows from it"),
+    ] = ""
     seed: Annotated[
         int,
         doc("of everything random in this policy"),

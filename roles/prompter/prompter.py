@@ -60,8 +60,9 @@ class Prompter(Actor[PrompterConfig]):
         from realnet.roles.models.reference import load_tokenizer
 
         del config
-        check_tasks(shared[Task], base, use="train")
-        policy, dataset = shared[Policy], Dataset(shared[Task], base)
+        policy = shared[Policy]
+        check_tasks(shared[Task], base, use="train", curriculum=policy.curriculum)
+        dataset = Dataset(shared[Task], base)
         check_asking(dataset, dataset.train_names, policy, load_tokenizer(policy, base))
 
     async def start(self) -> None:
@@ -70,7 +71,7 @@ class Prompter(Actor[PrompterConfig]):
 
         self._policy = self.one(Policy)
         base = self.run_info.base
-        self._dataset = Dataset(self.all(Task), base)
+        self._dataset = Dataset(self.all(Task), base, self._policy.curriculum)
         self._tokenizer: TextCodec = await self.compute(
             load_tokenizer, self._policy, base, label="load tokenizer"
         )

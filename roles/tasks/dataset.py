@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 from realnet.errors import ConfigError, listed, nearest
 from realnet.roles.tables import Task
+from realnet.roles.tasks.curriculum import Curriculum, load_curriculum
 from realnet.roles.tasks.order import Mix, derive, shuffled
 from realnet.roles.tasks.source import JsonLines, MadeRows, is_made, made, open_source
 from realnet.roles.tasks.template import Template, read_template
@@ -87,10 +88,11 @@ class _OpenTask:
 class Dataset:
     """All tasks of a topology: `train(k)` for the k-th ticket, `held_out(task)` for measuring.
 
-    Files are read when first needed; `check()` reads them all.
+    Files are read when first needed; `check()` reads them all. `curriculum` is a reference to a
+    function that deals tickets instead of the tasks' weights.
     """
 
-    def __init__(self, tasks: Mapping[str, Task], base: Path) -> None:
+    def __init__(self, tasks: Mapping[str, Task], base: Path, curriculum: str = "") -> None:
         self._tasks, self._base = dict(tasks), base
         self._open: dict[str, _OpenTask] = {}
         self.train_names = sorted(n for n, task in self._tasks.items() if task.use == "train")
@@ -98,6 +100,8 @@ class Dataset:
         weights = [self._tasks[name].weight for name in self.train_names]
         seed = derive(*(self._tasks[name].seed for name in self.train_names))
         self._mix = Mix(weights, seed) if weights else None
+        self._seed, self._reference = seed, curriculum
+        self._curriculum: Curriculum | None = None
 
     def train(self, k: int) -> tuple[str, Problem]:
         """Return (task name, problem) of ticket k. The same for ever, in every process."""
@@ -106,10 +110,20 @@ class Dataset:
                 'no task to train on: every [tasks.X] says use = "eval". Write one [tasks.X] '
                 "without it"
             )
-        which, j = self._mix(k)
-        name = self.train_names[which]
+        row: int | None = None
+        if self._reference:
+            name, j, row = self._by_function()(k)
+        else:
+            which, j = self._mix(k)
+            name = self.train_names[which]
         task = self._opened(name)
-        return name, task.problem(task.place(j), held_out=False)
+        return name, task.problem(task.place(j) if row is None else row, held_out=False)
+
+    def _by_function(self) -> Curriculum:
+        if self._curriculum is None:
+            sizes = {name: self.num_rows(name) for name in self.train_names}
+            self._curriculum = load_curriculum(self._reference, self._base, sizes, self._seed)
+        return self._curriculum
 
     def nth(self, name: str, j: int) -> Problem:
         """Return the j-th problem of one task, in the order in which it is trained on."""
@@ -142,6 +156,8 @@ class Dataset:
                 problems.append(str(error))
         if problems:
             raise ConfigError("\n".join(problems))
+        if self._reference and self.train_names:
+            self._by_function().check()
 
     def _opened(self, name: str) -> _OpenTask:
         if name not in self._tasks:
@@ -154,14 +170,19 @@ class Dataset:
 
 
 def check_tasks(
-    tasks: Mapping[str, Task], base: Path, use: Literal["train", "eval", "any"] = "any"
+    tasks: Mapping[str, Task],
+    base: Path,
+    use: Literal["train", "eval", "any"] = "any",
+    curriculum: str = "",
 ) -> None:
-    """Check data, template and answer of every task of this use. Raises ConfigError.
+    """Check data, template and answer of every task of this use, and a curriculum.
+
+    Raises ConfigError.
 
     Imports nothing heavy. With use = "train" there must be such a task.
     """
     chosen = {name: task for name, task in tasks.items() if use in ("any", task.use)}
-    dataset = Dataset(chosen, base)
+    dataset = Dataset(chosen, base, curriculum)
     dataset.check()
     if use == "train":
         dataset.train(0)

@@ -53,7 +53,12 @@ def check_tokens(meta: Meta, tokens: str, where: Path) -> None:
         )
 
 
-def digest_of_tasks(tasks: Mapping[str, Task], group: int) -> str:
-    """Return a digest of all that decides what a ticket's number asks, and how often."""
+def digest_of_tasks(tasks: Mapping[str, Task], group: int, curriculum: str = "") -> str:
+    """Return a digest of all that decides what a ticket's number asks, and how often.
+
+    `curriculum` is the fingerprint of a function that deals tickets, if there is one.
+    """
     trained = {name: task for name, task in sorted(tasks.items()) if task.use == "train"}
-    return xxhash.xxh3_64_hexdigest(msgspec.msgpack.encode((group, trained)))
+    return xxhash.xxh3_64_hexdigest(
+        msgspec.msgpack.encode((group, trained, *([curriculum] if curriculum else [])))
+    )

@@ -38,6 +38,7 @@ from realnet.roles.messages import (
 )
 from realnet.roles.models.check import check_policy
 from realnet.roles.tables import Policy, Schedule, Task
+from realnet.roles.tasks.curriculum import fingerprint
 from realnet.roles.trainer.beginning import Beginning
 from realnet.roles.trainer.best import check_best
 from realnet.roles.trainer.demonstrations import demonstrations
@@ -127,7 +128,8 @@ class Trainer(Actor[TrainerConfig]):
         self._journal = Journal(folder / "journal", notice=self._notice)
         self._store = store = Store(name, self._policy, self._journal, self._disk_full)
         store.unfit = unfit_groups(self.config.rule)
-        store.asks = digest_of_tasks(self.all(Task), self._policy.group)
+        dealt = fingerprint(self._policy.curriculum, self.run_info.base)
+        store.asks = digest_of_tasks(self.all(Task), self._policy.group, dealt)
         self.progress("building the model")
         self._learner: Learner = await self.compute(self._build, label="build model")
         store.tokens = self._learner.tokens

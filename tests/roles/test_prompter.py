@@ -240,7 +240,7 @@ def test_check_refuses_tasks_that_cannot_be_read(tmp_path: Path) -> None:
         Prompter.check(PrompterConfig(), {Task: tasks, Policy: policy()}, tmp_path)  # type: ignore[dict-item]
     held_out = {"t": Task(data="new:addz", reward={"exact": 1.0}, use="eval")}
     with pytest.raises(ConfigError, match="no task to train on"):
-        Prompter.check(PrompterConfig(), {Task: held_out}, tmp_path)  # type: ignore[dict-item]
+        Prompter.check(PrompterConfig(), {Task: held_out, Policy: policy()}, tmp_path)  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize(
