@@ -180,6 +180,10 @@ class Schedule(Shared):
     until: Annotated[Until, doc('{ steps = 300, time = "3h" }')] = Until()
     eval: Annotated[Steps, doc('how often held-out tasks are measured: "10 steps"')] = Steps(10)
     save: Annotated[Save, doc('{ every = "20 steps", keep = 3 }')] = Save()
+    track: Annotated[
+        tuple[Literal["tensorboard", "wandb"], ...],
+        doc("where the vital signs go besides metrics.jsonl; each needs its package"),
+    ] = ()
     origin: Annotated[
         str,
         doc(

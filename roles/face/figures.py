@@ -51,6 +51,7 @@ _SIGNS: list[tuple[str, str, Format, str]] = [
     ("kl_ref", "KL to the reference", words.short, "per token"),
     ("ess", "effective sample size", words.percent, "100 %: all importance weights are alike"),
     ("weight_max", "largest importance weight", words.short, "trainer / generator, any token"),
+    ("ratio_tail", "ratio tail", words.percent, "tokens over twice or under half as likely"),
     ("clip_fraction", "clipped tokens", words.percent, "outside the trust region"),
     ("grad_norm", "gradient norm", words.short, "before clipping"),
     ("groups_equal", "groups with equal rewards", words.percent, "they teach nothing"),
@@ -114,7 +115,7 @@ def signs(rows: Rows) -> list[Figure]:
         if curve:
             chart = line_chart([Series(title, curve, i % 6 + 1)], show=show)
             found.append(Figure(title, show(curve[-1][1]), chart, about=about))
-    for figure in (_ages(rows), _step_time(rows), _speed(rows)):
+    for figure in (_ages(rows), _step_time(rows), _speed(rows), _idle(rows)):
         if figure is not None:
             found.append(figure)
     return found
@@ -169,6 +170,22 @@ def _speed(rows: Rows) -> Figure | None:
     chart = line_chart([Series("tokens/s", curve, 3)])
     return Figure(
         "tokens generated a second", words.short(curve[-1][1]), chart, about="evaluation included"
+    )
+
+
+def _idle(rows: Rows) -> Figure | None:
+    """Return the idle share of the roles that do most of the work."""
+    curves = {role: rows.idle(role) for role in rows.idle_roles()}
+    busiest = sorted(curves, key=lambda role: sum(share for _, share in curves[role]))[:4]
+    if not busiest:
+        return None
+    series = [Series(role, curves[role], i + 1) for i, role in enumerate(busiest)]
+    return Figure(
+        "idle share of roles",
+        f"{busiest[0]} {words.percent(curves[busiest[0]][-1][1])}",
+        line_chart(series, y_range=(0.0, 1.0), show=words.percent),
+        [(s.name, s.color) for s in series],
+        "share of the last steps in which a role computed nothing",
     )
 
 

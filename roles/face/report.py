@@ -21,6 +21,7 @@ from realnet.roles.face import figures, words
 from realnet.roles.face.canvas import CHART_CSS, DARK, LIGHT
 from realnet.roles.face.rows import Row, number
 from realnet.roles.face.story import Story, shareable
+from realnet.roles.face.warnings import warnings
 
 _EVENTS = 200
 _BAD = ("died", "failed", "killed", "silent", "set aside", "not taken", "is gone", "cannot")
@@ -76,7 +77,7 @@ def _content(story: Story) -> dict[str, Any]:
         "others": [
             words.other_line(p, r, r.closed or r.tickets()) for p, r in story.others.items()
         ],
-        "warnings": words.warnings(rows, words.policy_of(story.shared)),
+        "warnings": warnings(rows, words.policy_of(story.shared)),
         "pairs": [_shown_pair(pair) for pair in story.pairs(3 if len(rows.tasks()) > 1 else 4)],
         "several_tasks": len(rows.tasks()) > 1,
         "overlap": story.overlap(),

@@ -20,9 +20,10 @@ Row = dict[str, Any]
 _EVAL = re.compile(r"eval/(.+)/pass@1")
 _AGE = re.compile(r"age_\d{1,6}")
 _COUNT = re.compile(r"\((\d+)(?: of \d+)? problems")
+IDLE = "idle/"  # and the name of a role: the share of recent time in which it computed nothing
 _STATES = ("trained", "buffered", "leased", "waiting", "set_aside", "dropped")
 _OF_TRAINED = (
-    *("kl", "kl1", "kl_ref", "ess", "clip_fraction"),
+    *("kl", "kl1", "kl_ref", "ess", "clip_fraction", "ratio_tail"),
     *("weight_max", "weight_mean", "weight_capped"),
 )
 
@@ -42,6 +43,7 @@ class Rows:
         self.steps: list[Row] = []
         self.evals: list[Row] = []
         self.speeds: list[Row] = []  # of generators
+        self.idles: list[Row] = []  # idle share of each role, by step
         self.events: list[Row] = []
         self.problems: dict[str, int] = {}  # task -> how many problems the last evaluation measured
         self.closed: dict[str, int] = {}  # the counts of the books that were closed last
@@ -66,6 +68,8 @@ class Rows:
                 self.speeds.append(row)
         elif any(_EVAL.fullmatch(key) for key in row):
             self._eval(row)
+        elif any(key.startswith(IDLE) for key in row):
+            self.idles = [r for r in self.idles if r["step"] < row["step"]] + [row]
         elif number(row, "grad_norm") is not None or number(row, "reward") is not None:
             self._step(row)
 
@@ -177,6 +181,16 @@ class Rows:
             (float(step), sum(sum(v) / len(v) for v in actors.values()))
             for step, actors in sorted(found.items())
         ]
+
+    def idle_roles(self) -> list[str]:
+        """Return the roles whose idle share is known."""
+        found = (key.removeprefix(IDLE) for r in self.idles for key in r if key.startswith(IDLE))
+        return list(dict.fromkeys(found))
+
+    def idle(self, role: str) -> list[tuple[float, float]]:
+        """Return (step, idle share) of a role."""
+        pairs = ((float(r["step"]), number(r, IDLE + role)) for r in self.idles)
+        return [(step, share) for step, share in pairs if share is not None]
 
     def tickets(self) -> dict[str, int]:
         """Return the ledger's counts after the last step: issued and each state."""

@@ -20,13 +20,17 @@ from realnet.head import Head
 from realnet.observe.record import read_rows
 from realnet.observe.view import Row, View
 from realnet.roles.face import words
+from realnet.roles.face.idle import Idle
 from realnet.roles.face.overlap import Overlap, measure
-from realnet.roles.face.rows import Rows, number, older, sign
+from realnet.roles.face.rows import IDLE, Rows, number, older, sign
+from realnet.roles.face.track import Track, make_track
+from realnet.roles.face.warnings import warnings
 from realnet.topology.plan import Plan
 
 EVERY_STEPS = 5  # a line without a terminal
 EVERY_S = 30.0  # or after so long
 _OVERLAP_S = 5.0  # how old the overlap on the screen may be
+_NEVER_BUSY = 0.995  # idle shares from here on are not shown live
 _NARROW = 90  # columns of a terminal
 
 Cell = tuple[str, str]
@@ -44,6 +48,8 @@ class RLView(View):
         self._told_doing = ""
         self._overlap: Overlap | None = None
         self._overlap_s = -_OVERLAP_S
+        self._idle: Idle | None = None
+        self._track: Track | None = None
 
     # ------------------------------------------------------------ what comes in
 
@@ -58,13 +64,41 @@ class RLView(View):
                 rows.add_all("metrics", read_rows(info.folder / "metrics.jsonl"))
                 rows.add_all("event", read_rows(info.folder / "events.jsonl"))
             self._told_step = self.rows.step
+        self._idle = Idle(plan)
+        if info is not None:
+            names = words.table_of(plan.shared, "run").get("track") or ()
+            keys = {name: role.config for name, role in plan.roles.items()}
+            self._track = make_track(
+                names, info.folder, plan.title, {"roles": keys, **plan.shared}, self.say
+            )
         super().start(plan, head)
 
     def row(self, kind: str, row: Row) -> None:
-        """Sort a row in, then show it if it is an event."""
+        """Sort a row in, hand it to trackers, then show it if it is an event."""
         for rows in (self.rows, *self.others.values()):
             rows.add(kind, row)
+        if kind == "metrics" and self._track is not None:
+            self._track.row(row)
         super().row(kind, row)
+        if kind == "metrics" and self.rows.steps and self.rows.steps[-1] is row:
+            self._measure_idle(row)
+
+    def _measure_idle(self, row: Row) -> None:
+        """Write how idle each role was; it comes back as a row."""
+        if self.head is None or self._idle is None:
+            return
+        now_s = self._now()
+        shares = self._idle.step(self.head.record.busy, now_s)
+        if shares:
+            values = {f"{IDLE}{role}": round(share, 4) for role, share in shares.items()}
+            self.head.record.write("head/0", "metrics", now_s, {"step": row["step"], **values})
+
+    def stop(self) -> None:
+        """The run has ended."""
+        super().stop()
+        if self._track is not None:
+            self._track.close()
+            self._track = None
 
     # ------------------------------------------------------------ in a terminal
 
@@ -79,7 +113,7 @@ class RLView(View):
             lines.add_row(Text(f"ledger: {counts}", style="dim"))
         for policy, rows in self.others.items():
             lines.add_row(Text(words.other_line(policy, rows, rows.tickets()), style="dim"))
-        for text in words.warnings(self.rows, words.policy_of(self._shared)):
+        for text in warnings(self.rows, words.policy_of(self._shared)):
             lines.add_row(Text(f"! {text}", style="yellow"))
         return [*parts, lines, Text("")]
 
@@ -120,6 +154,7 @@ class RLView(View):
             yield "KL to reference", words.short(far)
         weights = words.short(sign(last, "weight_max"))
         yield "weights", f"max {weights}, ESS {words.percent(sign(last, 'ess'))}"
+        yield "ratio tail", words.percent(sign(last, "ratio_tail"))
         yield "clipped", words.percent(sign(last, "clip_fraction"))
         yield "grad norm", words.short(number(last, "grad_norm"))
         yield "length", f"{words.short(number(last, 'response_tokens'))} tokens"
@@ -133,6 +168,9 @@ class RLView(View):
         if speed is not None:
             yield "generated", f"{words.short(speed)} tokens/s"
         yield "version", f"{words.short(number(last, 'branch'))}.{rows.step}"
+        for role in rows.idle_roles():
+            if rows.idle(role)[-1][1] < _NEVER_BUSY:
+                yield f"{role} idle", words.percent(rows.idle(role)[-1][1])
         overlap = self._overlapped()
         if overlap is not None:
             yield "both busy", words.percent(overlap.share)
@@ -173,7 +211,7 @@ class RLView(View):
         left_s = words.seconds_left(rows, self._shared)
         if left_s:
             parts.append(f"{words.duration(left_s)} left")
-        parts += [f"! {text}" for text in words.warnings(rows, words.policy_of(self._shared))[:2]]
+        parts += [f"! {text}" for text in warnings(rows, words.policy_of(self._shared))[:2]]
         time_s = number(last, "time_s") or 0.0
         return f"{time_s:7.1f}s  {last.get('actor', ''):<20} {'  '.join(parts)}"
 

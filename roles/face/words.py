@@ -1,4 +1,4 @@
-"""Figures as words: durations, shares, the ledger's line, warnings that a person understands.
+"""Figures as words: durations, shares, the ledger's line, what was measured.
 
 Pure functions. Called by the view and the report.
 """
@@ -174,57 +174,6 @@ def seconds_left(rows: Rows, shared: Mapping[str, Any]) -> float | None:
     times = [s for _, s in rows.step_times()[-15:]]
     steps = planned_steps(shared)
     return median(times) * max(0, steps - rows.step) if times and steps else None
-
-
-def warnings(rows: Rows, policy: Mapping[str, Any]) -> list[str]:
-    """Return what the last few steps show that a person should know, in words."""
-    found: list[str] = []
-    reward = rows.recent("reward")
-    equal = rows.recent("groups_equal") or 0.0
-    if equal >= 0.8:
-        why = ""
-        if reward is not None and (reward < 0.1 or reward > 0.9):
-            why = f" (the problems are too {'hard' if reward < 0.1 else 'easy'})"
-        found.append(f"{percent(equal)} of groups have equal rewards: no signal{why}")
-    kept, unfit = rows.recent("groups") or 0.0, rows.recent("groups_unfit") or 0.0
-    if unfit >= 4 * kept > 0.0:
-        found.append(
-            f"dynamic sampling drops {percent(unfit / (unfit + kept))} of groups, and the time "
-            "they took"
-        )
-    if (cut := rows.recent("truncated") or 0.0) >= 0.3:
-        found.append(
-            f"{percent(cut)} of answers are cut at max_tokens = {policy.get('max_tokens', '?')}"
-        )
-    if (masked := rows.recent("tokens_masked") or 0.0) >= 0.1:
-        found.append(
-            f"{percent(masked)} of tokens are older than max_age = {policy.get('max_age', '?')} "
-            "and carry no gradient"
-        )
-    ess = rows.recent("ess")
-    if ess is not None and ess < 0.5:
-        found.append(f"effective sample size {percent(ess)}: answers are far from the policy")
-    if (kl := rows.recent("kl") or 0.0) > 0.2:
-        found.append(f"KL {short(kl)} between generator and trainer: too much for stable steps")
-    if (clipped := rows.recent("clip_fraction") or 0.0) > 0.3:
-        found.append(f"{percent(clipped)} of tokens are clipped: steps are too large")
-    if (lost := rows.recent("unscored") or 0.0) > 0:
-        found.append(f"{short(lost)} answers a step could not be scored")
-    entropy = rows.recent("entropy")
-    if entropy is not None and entropy < 0.005:
-        found.append(f"entropy {short(entropy)}: answers hardly vary any more")
-    found += _jump(rows)
-    return found
-
-
-def _jump(rows: Rows) -> list[str]:
-    norms = [value for _, value in rows.curve("grad_norm")[-21:]]
-    if len(norms) < 6:
-        return []
-    usual = median(norms[:-1])
-    if usual <= 0 or norms[-1] < 10 * usual:
-        return []
-    return [f"gradient norm {short(norms[-1])}, usually {short(usual)}"]
 
 
 def _mean(values: list[float]) -> float:

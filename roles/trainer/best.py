@@ -15,7 +15,7 @@ from realnet.errors import ConfigError, listed
 from realnet.roles.tables import Task
 
 _AWAITED = 3  # checkpoints spared, at most, because their version is still to be measured
-_WHATS = ("pass@1", "reward", "length")
+_WHATS = ("pass@1", "greedy", "reward", "length")
 
 
 class Best:

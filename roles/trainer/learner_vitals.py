@@ -5,11 +5,15 @@ Knows tensors of one micro-batch at a time. Called by the learner.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from realnet.roles.algorithms.importance import effective_samples
 from realnet.roles.algorithms.kl import kl1, kl3
 from realnet.roles.algorithms.objective import TokenLoss, Tokens
+
+_TWICE = math.log(2.0)  # a token over twice as likely, or under half, belongs to the ratio's tail
 
 
 class Vitals:
@@ -33,6 +37,7 @@ class Vitals:
             "weight_mean": weight,
             "weight_square": weight * weight,
             "weight_capped": terms.capped,
+            "ratio_tail": gap.abs() > _TWICE,
             "kl": kl3(gap),
             "kl1": kl1(gap),
         }
@@ -69,4 +74,7 @@ class Vitals:
         }
 
 
-NAMES = ("ratio_mean", "clip_fraction", "weight_mean", "weight_capped", "kl", "kl1")
+NAMES = (
+    *("ratio_mean", "ratio_tail", "clip_fraction", "weight_mean", "weight_capped"),
+    *("kl", "kl1"),
+)

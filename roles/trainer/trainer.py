@@ -19,6 +19,7 @@ from realnet import Actor, Ask, Delivery, Inlet, StateIn, StateOut, doc, handles
 from realnet.config import Shared
 from realnet.errors import CheckpointError
 from realnet.message import Nothing
+from realnet.roles.face.track import check_trackers
 from realnet.roles.journal import Journal, JournalFull
 from realnet.roles.ledger import IllegalMove
 from realnet.roles.messages import (
@@ -106,6 +107,7 @@ class Trainer(Actor[TrainerConfig]):
         check_rule(config, shared[Policy])
         check_reference(config, shared[Policy], base)
         check_best(shared[Schedule].save.best, shared[Task])
+        check_trackers(shared[Schedule].track)
         check_origin(shared[Schedule].origin, shared[Policy])
         if config.warm_start.steps:
             demonstrations(shared[Task], base)

@@ -17,6 +17,7 @@ from realnet.roles.face import words
 from realnet.roles.face.overlap import clip, measure
 from realnet.roles.face.rows import Measured, Rows, older
 from realnet.roles.face.view import RLView
+from realnet.roles.face.warnings import warnings
 from realnet.topology.plan import Plan
 
 SHARED: dict[str, dict[str, Any]] = {
@@ -113,7 +114,7 @@ def test_a_step_without_gradient_has_no_means_over_trained_tokens() -> None:
     rows.add("metrics", step_row(2, 2.0, tokens_trained=9.0))
     assert rows.curve("ess") == [(2.0, 0.9)]
     assert [step for step, _ in rows.curve("reward")] == [1, 2]
-    assert words.warnings(rows, {}) == []
+    assert warnings(rows, {}) == []
 
 
 def test_ages_that_no_token_has_are_not_in_a_row() -> None:
@@ -151,7 +152,7 @@ def test_warnings_name_what_is_wrong() -> None:
         signs = {"groups_equal": 0.82, "reward": 0.02, "truncated": 0.4, "tokens_masked": 0.2}
         signs |= {"groups": 32.0, "groups_unfit": 608.0}
         rows.add("metrics", step_row(step, step, **signs, grad_norm=50.0 if step == 7 else 1.0))
-    text = "\n".join(words.warnings(rows, {"max_age": 1, "max_tokens": 56}))
+    text = "\n".join(warnings(rows, {"max_age": 1, "max_tokens": 56}))
     assert "82 % of groups have equal rewards: no signal (the problems are too hard)" in text
     assert "40 % of answers are cut at max_tokens = 56" in text
     assert "20 % of tokens are older than max_age = 1" in text
@@ -163,7 +164,7 @@ def test_a_healthy_run_has_no_warnings() -> None:
     rows = Rows()
     for step in range(1, 30):
         rows.add("metrics", step_row(step, step, tokens_trained=100.0))
-    assert words.warnings(rows, {}) == []
+    assert warnings(rows, {}) == []
 
 
 @pytest.mark.parametrize(
