@@ -10,7 +10,7 @@ ROUNDS ?= 5
 BENCH  := .venv-bench
 REF    := .venv-reference
 
-.PHONY: run test test-reference check sim fuzz mutants bench bench-wire bench-loss install clean
+.PHONY: run test test-slurm test-reference check sim fuzz mutants bench bench-wire bench-loss install clean
 .DEFAULT_GOAL := run
 
 run: $(STAMP)                       ## train the demo (RUN=another.toml ARGS="--resume")
@@ -18,6 +18,9 @@ run: $(STAMP)                       ## train the demo (RUN=another.toml ARGS="--
 
 test: $(STAMP) check                ## everything: checks, unit tests, simulation, real processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+test-slurm: $(STAMP)                ## on a real SLURM of three nodes on this machine (root and apt; 10 min)
+	REALNET_TEST_SLURM=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs tests/slurm $(ARGS)
 
 test-reference: $(REF)/.installed   ## verl and trl, called, still say what tests/reference/published.json says
 	$(REF)/bin/python tests/reference/published.py $(ARGS)

@@ -34,7 +34,7 @@ EXIT_INTERRUPTED = 130
 _THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-class _Tidy(click.Group):
+class Tidy(click.Group):
     """Shows realnet's own errors as what they are: text for the user. Finds packages' verbs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -68,7 +68,7 @@ def _complain(text: str) -> None:
         click.echo(line, err=True)
 
 
-@click.group(cls=_Tidy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Tidy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="realnet-rl", prog_name="realnet")
 def main() -> None:
     """Typed actors over ZeroMQ, wired by a topology file."""
@@ -133,7 +133,7 @@ def _run(
     where = "" if runs == RUNS else f" --runs {runs}"
     again = f"go on with: realnet run {topology} --resume --name {path.name}{where}"
     try:
-        view = _view(made)
+        view = view_of(made)
     except BaseException:
         folder.close()
         raise
@@ -142,7 +142,7 @@ def _run(
         for change in start.changes:
             view.say(f"changed: {change}")
         write_down(start, folder)
-        (folder.path / "topology.toml").write_text(_resolved(start.source), encoding="utf-8")
+        (folder.path / "topology.toml").write_text(resolved_text(start.source), encoding="utf-8")
         if inline:
             outcome = asyncio.run(run_plan(made, folder, view, inline=True))
         else:
@@ -153,7 +153,7 @@ def _run(
                 outcome = runner.run(run_plan(made, folder, view, fleet=fleet))
         for line in view.summary():
             view.say(line)
-        view.say(_last_message(outcome, folder, again))
+        view.say(last_message(outcome, folder, again))
         return outcome.code
     except KeyboardInterrupt:  # while nothing of the run is left but this process
         view.stop()
@@ -163,7 +163,7 @@ def _run(
         folder.close()
 
 
-def _last_message(outcome: Outcome, folder: RunFolder, again: str) -> str:
+def last_message(outcome: Outcome, folder: RunFolder, again: str) -> str:
     """One message: which role, on which host, the cause, and what to do next."""
     if outcome.code == 0:
         return f"done: {outcome.text}"
@@ -179,7 +179,8 @@ def _last_message(outcome: Outcome, folder: RunFolder, again: str) -> str:
     return "\n".join(lines)
 
 
-def _view(made: Plan) -> Any:
+def view_of(made: Plan) -> Any:
+    """Return what shows a run in this terminal."""
     from realnet.observe.view import View
 
     reference = str(made.run.get("view", ""))
@@ -187,7 +188,7 @@ def _view(made: Plan) -> Any:
     return cls(Console(highlight=False, soft_wrap=True))
 
 
-def _resolved(source: Source) -> str:
+def resolved_text(source: Source) -> str:
     """The merged topology, each value with the file that wrote it."""
     lines = [f"# resolved from {source.path}"]
     for top, tables in source.tables.items():

@@ -19,7 +19,7 @@ from rich.text import Text
 from realnet import host
 from realnet.errors import RunFolderError, listed, nearest
 from realnet.launch import STACKS, stacks_folder, stacks_path, writes_stacks
-from realnet.observe.status import ActorStatus, RunStatus, chain, in_words, read_status
+from realnet.observe.status import ActorStatus, RunStatus, chain, elsewhere, in_words, read_status
 from realnet.topology.plan import read_plan
 
 RUNS = Path("runs")
@@ -90,13 +90,16 @@ def top(run: str | None, runs: Path, once: bool) -> None:
 def _table(status: RunStatus) -> Table:
     state = status.end or f"{status.age_s:.0f} s"
     table = Table(title=f"{status.name}  attempt {status.attempt}  {state}", box=None)
-    for name in ("actor", "state", "pid", "restarts", "busy", "flow", "doing", "waits for"):
+    with_hosts = any(slot.host for slot in status.slots.values())
+    process = "host" if with_hosts else "pid"
+    for name in ("actor", "state", process, "restarts", "busy", "flow", "doing", "waits for"):
         table.add_column(name, justify="left", no_wrap=name == "actor")
     for slot_name, slot in status.slots.items():
         for name, actor in (slot.actors or {slot_name: ActorStatus(slot.failure)}).items():
             waits = [f"{on} ({age_s:.0f} s)" for on, age_s, _ in actor.waits]
             table.add_row(
-                *(name, slot.state, str(slot.pid or ""), str(slot.restarts), f"{actor.busy:.0%}"),
+                *(name, slot.state, slot.host if with_hosts else str(slot.pid or "")),
+                *(str(slot.restarts), f"{actor.busy:.0%}"),
                 *(Text(in_words(actor.ports)), Text(actor.doing), Text("; ".join(waits))),
             )
     return table
@@ -116,6 +119,8 @@ def why(run: str | None, runs: Path, stacks: bool) -> None:
     for line in chain(read_plan(folder), status):
         click.echo(line)
     if stacks:
+        if elsewhere(status) or any(slot.host for slot in status.slots.values()):
+            raise RunFolderError("--stacks signals processes of this machine; these are on others")
         where = stacks_folder(folder, status.attempt)
         pids = {name: slot.pid for name, slot in status.slots.items()}
         for name, pid in {"head/0": status.pid, **pids}.items():
@@ -172,7 +177,10 @@ def stop(run: str | None, runs: Path) -> None:
     if status.end:
         click.echo(f"{status.name} has ended: {status.end}")
         return
-    os.kill(status.pid, signal.SIGINT)
+    if elsewhere(status):
+        _stop_job(folder, status)
+    else:
+        os.kill(status.pid, signal.SIGINT)
     end_s = time.monotonic() + 40
     while time.monotonic() < end_s:
         status = read_status(folder)
@@ -181,6 +189,17 @@ def stop(run: str | None, runs: Path) -> None:
             return
         time.sleep(0.1)
     raise RunFolderError(f"{status.name} (pid {status.pid}) has not stopped in 40 s")
+
+
+def _stop_job(folder: Path, status: RunStatus) -> None:
+    """Have SLURM hand the signal to a head on another host."""
+    from realnet.slurm.commands import call
+    from realnet.slurm.records import read_jobs
+
+    jobs = [j.number for j in read_jobs(folder) if j.what == "run"]
+    if not jobs:
+        raise RunFolderError(f"{status.name} runs on {status.host}: stop it there")
+    call(["scancel", "--batch", "--signal=INT", str(jobs[-1])])
 
 
 VERBS = (ls, top, why, logs, stop)

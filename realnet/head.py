@@ -108,6 +108,7 @@ class Head(Actor[HeadConfig]):
         self.end_code = EXIT_OK
         self._then: dict[str, str] = {}  # actor -> what follows a stall
         self.host_gone: Callable[[str, str], bool] = _no_host  # hears of links that are broken
+        self.host_of: Callable[[str], str] = _this_host  # of a slot, in a run over several
         self.desk = make_desk(self, self.config.suspect_after_s)
         node.on_wire_error = lambda error: self.say(str(error))
 
@@ -227,7 +228,10 @@ class Head(Actor[HeadConfig]):
         slots = slot_statuses(self.status, self.supervisor.slots, self.record.busy, now_s)
         slots |= self.desk.statuses(now_s)
         age_s = now_s - self.record.started_s
-        return RunStatus(info.name, os.getpid(), info.attempt, age_s, end, slots)
+        for name, status in slots.items():
+            status.host = self.host_of(name)
+        here = platform.node()
+        return RunStatus(info.name, os.getpid(), info.attempt, age_s, end, slots, here)
 
     def say(self, text: str, **fields: Any) -> None:
         """Write an event of the head itself."""
@@ -370,7 +374,8 @@ class Head(Actor[HeadConfig]):
     def _give_up(self, effect: GiveUp) -> None:
         status = self.status[effect.slot]
         cause = status.failure or effect.why
-        text = f"{effect.slot} cannot go on (host {platform.node()}): {cause}"
+        where = self.host_of(effect.slot) or platform.node()
+        text = f"{effect.slot} cannot go on (host {where}): {cause}"
         self.end(False, text, _EXIT_CODES[effect.cause])
 
     def _spawn_slot(self, effect: Spawn) -> None:
@@ -472,6 +477,10 @@ class Head(Actor[HeadConfig]):
     async def open_arena(self, name: str, slot_bytes: int, slots: int) -> str:
         """A role that lives in the head's own process wants shared memory."""
         return self.arenas.open(name, slot_bytes * slots)
+
+
+def _this_host(slot: str) -> str:
+    return ""
 
 
 def _no_host(slot: str, why: str) -> bool:

@@ -68,11 +68,13 @@ class Outcome(NamedTuple):
     0 it came to its end; 75 it may be tried again as it is (--resume): it was asked to stop by
     SIGTERM or SIGUSR2 (a scheduler), or lost processes to what is not theirs (killed, hung, never
     started);
-    1 a role failed by its own error; 2 the configuration is wrong; 130 Ctrl-C.
+    1 a role failed by its own error; 2 the configuration is wrong; 130 Ctrl-C. `by` names the
+    signal that asked it to stop.
     """
 
     code: int
     text: str
+    by: str = ""
 
 
 async def run_plan(
@@ -135,7 +137,7 @@ async def run_plan(
             _warn(head)
             write_meeting(meeting_of(plan, info, endpoint, folder.sockets))
         if hosts is not None and fleet is not None:
-            head.host_gone = hosts.gone
+            head.host_gone, head.host_of = hosts.gone, hosts.host_of
             hosts.open(head)
             await fleet.start(head_file(plan, info, endpoint, fleet.nonce))
         outcome = await _watch(head, view, reporter, hosts)
@@ -229,12 +231,12 @@ async def _watch(head: Head, view: View, reporter: StatusReporter, hosts: Hosts 
             if outcome.code == 0:  # it was finishing by itself, so this was the first time
                 why = f"{outcome.text}, but its last work was cut short: asked to stop"
             code = outcome.code or INTERRUPTED
-            outcome = Outcome(code, f"stopped at once: {why}")
+            outcome = Outcome(code, f"stopped at once: {why}", outcome.by)
         else:
             stopping.result()
             if head.troubles:
                 told = f"{outcome.text}; but {'; '.join(head.troubles)}"
-                outcome = Outcome(outcome.code or 1, told)
+                outcome = outcome._replace(code=outcome.code or 1, text=told)
         return outcome
     except BaseException:  # cancelled, or a bug: whoever called keeps none of our processes
         await head.stop_all(graceful=False)
@@ -260,7 +262,7 @@ def _what_now(head: Head, asked: asyncio.Future[signal.Signals]) -> tuple[bool, 
         return well, Outcome(head.end_code, text)
     number = asked.result()
     code = INTERRUPTED if number == signal.SIGINT else EXIT_RETRY
-    return True, Outcome(code, f"asked to stop ({number.name})")
+    return True, Outcome(code, f"asked to stop ({number.name})", number.name)
 
 
 def _shown(view: View, record: Record) -> Callable[[str, Row], None]:

@@ -7,6 +7,8 @@ nothing of roles. `chain` follows waits from the end of the work to whoever hold
 from __future__ import annotations
 
 import os
+import platform
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from realnet.errors import RunFolderError
 from realnet.topology.plan import Plan
 
 BUSY = 0.02  # below this share an actor counts as idle
+ELSEWHERE_S = 20.0  # a network file system may show a file's time that late
 SILENT_S = 1.5  # beats come four times a second
 
 
@@ -52,7 +55,10 @@ class ActorStatus(msgspec.Struct):
 
 
 class SlotStatus(msgspec.Struct):
-    """One process. `silent_s` is since its last beat, `since_s` how long it is in its state."""
+    """One process. `silent_s` is since its last beat, `since_s` how long it is in its state.
+
+    `host` is where it lives, in a run over several.
+    """
 
     state: str
     pid: int = 0
@@ -61,10 +67,11 @@ class SlotStatus(msgspec.Struct):
     actors: dict[str, ActorStatus] = {}
     silent_s: float = 0.0
     since_s: float = 0.0
+    host: str = ""
 
 
 class RunStatus(msgspec.Struct):
-    """A whole run. `end` is empty while it goes on."""
+    """A whole run. `end` is empty while it goes on. `pid` is of its head, on `host`."""
 
     name: str
     pid: int
@@ -72,6 +79,7 @@ class RunStatus(msgspec.Struct):
     age_s: float
     end: str = ""
     slots: dict[str, SlotStatus] = {}
+    host: str = ""
 
 
 def write_status(status: RunStatus, folder: Path) -> None:
@@ -90,9 +98,23 @@ def read_status(folder: Path) -> RunStatus:
         raise RunFolderError(f"{folder} has no status.json: no run has begun there") from None
     except msgspec.DecodeError as error:
         raise RunFolderError(f"{path} is damaged: {error}") from None
-    if not status.end and not _alive(status.pid):
+    if status.end:
+        return status
+    if elsewhere(status):
+        silent_s = time.time() - path.stat().st_mtime
+        if silent_s > ELSEWHERE_S:
+            status.end = (
+                f"its head on {status.host} has written nothing for {silent_s:.0f} s: it is gone, "
+                "or between two lives of its job"
+            )
+    elif not _alive(status.pid):
         status.end = f"its head (pid {status.pid}) is gone without a last word; go on with --resume"
     return status
+
+
+def elsewhere(status: RunStatus) -> bool:
+    """Tell whether the head of a run is on another host: its pid means nothing here."""
+    return bool(status.host) and status.host != platform.node()
 
 
 def _alive(pid: int) -> bool:

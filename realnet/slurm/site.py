@@ -1,0 +1,77 @@
+"""What is different from one cluster to the next, in one small file outside of topologies.
+
+    partition = "main"          # site.toml; --site FILE, $REALNET_SITE, ./site.toml, or
+    account   = "proj42"        # ~/.config/realnet/site.toml
+    interface = "ib0"
+    modules   = ["cuda/12.4"]
+
+Knows nothing of topologies. Called by `submit.py` and `join.py`; jobs read it from slurm.json.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from realnet.config import Config, Seconds, doc, read_table
+from realnet.errors import ConfigError
+
+PLACES = (Path("site.toml"), Path("~/.config/realnet/site.toml"))
+ENVIRONMENT = "REALNET_SITE"
+
+
+class Site(Config):
+    """The keys of site.toml."""
+
+    partition: Annotated[str, doc("where jobs go; empty: the cluster's default")] = ""
+    account: Annotated[str, doc("whose time is spent")] = ""
+    qos: Annotated[str, doc("quality of service")] = ""
+    constraint: Annotated[str, doc('features that nodes must have, "h100&ib"')] = ""
+    exclude: Annotated[str, doc('nodes that are not used, "node[3,7]"')] = ""
+    time: Annotated[Seconds, doc("time limit of a job, rounded up to minutes")] = Seconds(3600)
+    notice: Annotated[
+        Seconds,
+        doc("how long before its time limit a run begins to stop (SLURM looks every 30 s)"),
+    ] = Seconds(600)
+    exclusive: Annotated[bool, doc("whole nodes; false: only the cores and GPUs asked for")] = True
+    gpus_as: Annotated[
+        Literal["gpus-per-node", "gres"], doc("how this cluster wants GPUs to be asked for")
+    ] = "gpus-per-node"
+    interface: Annotated[
+        str, doc('what nodes reach each other by: "ib0" or "10.77.0.0/24"; empty: by the route')
+    ] = ""
+    modules: Annotated[list[str], doc("what is loaded before anything else")] = []
+    before: Annotated[list[str], doc("lines of shell in the job before realnet, as they are")] = []
+    python: Annotated[
+        str, doc("the Python of the nodes; empty: the one that submits, on the shared file system")
+    ] = ""
+    wrap: Annotated[
+        list[str], doc('words before the command of each agent: ["apptainer", "exec", "image"]')
+    ] = []
+    export: Annotated[list[str], doc("more environment variables that jobs get")] = []
+    ports: Annotated[str, doc('where torch meets, "20000-29999"; empty: below the system\'s')] = ""
+    scratch: Annotated[str, doc("a folder of each node for temporary files: becomes TMPDIR")] = ""
+    options: Annotated[list[str], doc('more words for sbatch, ["--reservation=x"]')] = []
+    again: Annotated[
+        Literal["requeue", "successor", "never"],
+        doc("how a run that was stopped goes on: the same job, a new one, or not by itself"),
+    ] = "requeue"
+
+
+def read_site(given: Path | None) -> tuple[Site, Path | None]:
+    """Return the site, and its file unless it is the defaults. Raises ConfigError."""
+    told = os.environ.get(ENVIRONMENT)
+    path = given or (Path(told) if told else None)
+    if path is None:
+        path = next((p.expanduser() for p in PLACES if p.expanduser().is_file()), None)
+    if path is None:
+        return Site(), None
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return read_table(Site, table, str(path)), path

@@ -1,0 +1,287 @@
+"""bin/submit, join, cancel and resume: what is done on the login node.
+
+A run is resolved, planned and looked at here; what cannot work is told before a job spends time.
+Knows nothing of roles. The jobs themselves are `job.py` and `element.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+import realnet
+from realnet.cli import Tidy, resolved_text
+from realnet.cli_begin import start_new
+from realnet.cli_runs import RUNS, find_run
+from realnet.cli_topology import file_argument, set_option
+from realnet.config import to_plain
+from realnet.errors import ConfigError, RealnetError
+from realnet.slurm import commands
+from realnet.slurm.records import (
+    Job,
+    Submission,
+    note_job,
+    read_jobs,
+    read_submission,
+    write_submission,
+)
+from realnet.slurm.script import array_script, job_script
+from realnet.slurm.site import Site, read_site
+from realnet.topology.placement import Host, Placement, assigned_pools, spread
+from realnet.topology.plan import Plan, read_plan, write_plan
+
+MOST_NODES = 512
+_runs = click.option("--runs", type=click.Path(path_type=Path), default=RUNS, show_default=True)
+_run = click.argument("run", required=False)
+_dry = click.option("--dry-run", is_flag=True, help="Print what would be submitted, no more.")
+
+
+@click.group(cls=Tidy, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Runs under SLURM, from the login node."""
+
+
+@main.command()
+@file_argument
+@set_option
+@click.option("--nodes", default=0, help="How many; else as few as hold the topology.")
+@click.option("--spares", default=0, help="More nodes, for when one is unfit or lost.")
+@click.option("--name", default="", help="Name of the run's folder under runs/.")
+@click.option("--site", "site_file", type=click.Path(path_type=Path), help="The site file.")
+@_dry
+@_runs
+def submit(
+    topology: Path,
+    overrides: tuple[str, ...],
+    nodes: int,
+    spares: int,
+    name: str,
+    site_file: Path | None,
+    dry_run: bool,
+    runs: Path,
+) -> None:
+    """Resolve a topology, place it, and submit it as one job."""
+    site, where = read_site(site_file)
+    start = start_new(topology, overrides, name, runs.resolve())
+    if not dry_run:
+        refuse_what_cannot_travel(start.path)
+    shape = None if dry_run else commands.shape_of(site.partition)
+    num, placement = place(start.plan, nodes, shape)
+    cpus, gpus = most(start.plan, placement)
+    asked = Submission(num, spares, gpus, cpus, python_of(site), code_path(), to_plain(site))
+    script = job_script(start.path, start.path.name, asked, secrets_of(start.plan))
+    if dry_run:
+        click.echo(f"# site: {where or 'none, the defaults'}\n{script}")
+        click.echo(f"# sbatch --parsable < {start.path}/job.sh\n")
+        click.echo("\n".join(placement_lines(placement)))
+        return
+    commands.call(["sbatch", "--test-only"], text=script)
+    start.path.mkdir(parents=True, exist_ok=True)
+    write_plan(start.plan, start.path)
+    (start.path / "topology.toml").write_text(resolved_text(start.source), encoding="utf-8")
+    (start.path / "job.sh").write_text(script, encoding="utf-8")
+    write_submission(start.path, asked)
+    number = _sbatch(start.path, script, Job("run"))
+    click.echo(f"{start.path}: job {number}, {num} nodes" + (f" + {spares} spares" * bool(spares)))
+    click.echo(f"realnet top {start.path}; realnet logs {start.path}; bin/cancel {start.path}")
+
+
+@main.command()
+@click.argument("run")
+@click.option("--role", required=True, help="The elastic role ([roles.X] max = ...).")
+@click.option("--count", default=1, show_default=True, help="How many more members.")
+@click.option("--partition", default="", help="Another one than the run's own.")
+@_dry
+@_runs
+def join(run: str, role: str, count: int, partition: str, dry_run: bool, runs: Path) -> None:
+    """Bring more hosts to a run that is going on, a node's share for each member."""
+    folder = find_run(runs, run).resolve()
+    asked, plan = read_submission(folder), read_plan(folder)
+    planned = plan.roles.get(role)
+    free = sum(s.elastic and s.roles[0] == role and not s.rank for s in spread(plan, "").slots)
+    here = sum(j.count for j in _live(folder, dry_run) if j.what == role)
+    if planned is None or not free:
+        raise ConfigError(f"[roles.{role}] of {folder.name} is not elastic: it needs max = ...")
+    if here + count > free:
+        raise ConfigError(
+            f"{role} may have {free} members beside its {planned.count}; {here} are there or on "
+            f"their way: at most {free - here} more"
+        )
+    first = asked.nodes + asked.spares + _first_free(folder, dry_run)
+    script = array_script(
+        *(folder, folder.name, asked, role, first, count),
+        *(planned.gpus * planned.ranks, planned.cpus * planned.ranks, partition),
+        secrets_of(plan),
+    )
+    if dry_run:
+        click.echo(script)
+        return
+    number = _sbatch(folder, script, Job(role, 0, first, count))
+    click.echo(f"{folder.name}: job {number}, {count} more hosts for {role}")
+
+
+@main.command()
+@_run
+@click.option("--now", is_flag=True, help="Kill at once, without a checkpoint.")
+@_runs
+def cancel(run: str | None, now: bool, runs: Path) -> None:
+    """End the jobs of a run, by the numbers that it noted: elastic ones first."""
+    folder = find_run(runs, run).resolve()
+    jobs = sorted(_live(folder), key=lambda j: j.what == "run")
+    for job in jobs:
+        if now:
+            commands.call(["scancel", "--full", "--signal=KILL", str(job.number)])
+        commands.call(["scancel", str(job.number)])
+    numbers = ", ".join(str(j.number) for j in jobs)
+    click.echo(f"{folder.name}: cancelled {numbers}" if jobs else f"{folder.name} has no job")
+
+
+@main.command()
+@_run
+@click.option("--anyway", is_flag=True, help="Though the last attempts got nowhere.")
+@_dry
+@_runs
+def resume(run: str | None, anyway: bool, dry_run: bool, runs: Path) -> None:
+    """Submit a run again, to go on from its newest checkpoint."""
+    folder = find_run(runs, run).resolve()
+    script = (folder / "job.sh").read_text(encoding="utf-8")
+    if anyway:
+        script = script.replace("\nexec ", "\nexport REALNET_ANYWAY=1\nexec ", 1)
+    if dry_run:
+        click.echo(script)
+        return
+    going = [j.number for j in _live(folder) if j.what == "run"]
+    if going:
+        raise RealnetError(f"{folder.name} is going on as job {going[-1]}: bin/cancel ends it")
+    number = _sbatch(folder, script, Job("run"))
+    click.echo(f"{folder.name}: job {number}")
+
+
+# ------------------------------------------------------------ what is looked at before
+
+
+def refuse_what_cannot_travel(folder: Path) -> None:
+    """Refuse a run's folder that no other node can see. Raises ConfigError."""
+    if os.environ.get("REALNET_SHARED_TMP"):
+        return
+    for local in ("/tmp", "/dev/shm", "/var/tmp"):
+        if folder.is_relative_to(local):
+            raise ConfigError(
+                f"{folder} is in {local}, which each node has for itself: --runs says where runs "
+                "go, on the shared file system (REALNET_SHARED_TMP=1 if it is one)"
+            )
+
+
+def place(plan: Plan, nodes: int, shape: commands.Shape | None) -> tuple[int, Placement]:
+    """Return how many nodes a plan gets, and its places on them. Raises ConfigError.
+
+    Without `nodes`: as few as hold it, as far as the shape of a node is known.
+    """
+    planned = spread(plan, "127.0.0.1")
+    least = max(1, sum(p.nodes for p in plan.pools.values()))
+    if nodes and shape is not None and nodes > shape.nodes:
+        raise ConfigError(f"{nodes} nodes: the partition has {shape.nodes}")
+    tried = [nodes] if nodes else range(least, min(MOST_NODES, shape.nodes if shape else 1) + 1)
+    complaint = f"it needs {least} nodes, the partition has {shape.nodes if shape else '?'}"
+    for num in tried:
+        gpus = shape.gpus if shape else _gpus_each(plan, num)
+        hosts = [
+            Host(f"node-{at}", shape.cpus if shape else 0, gpus, shape.memory_bytes if shape else 0)
+            for at in range(num)
+        ]
+        placement = Placement(planned)
+        for host in assigned_pools(hosts, plan.pools):
+            placement.add(host)
+        left = placement.place_all()
+        if not left:
+            return num, placement
+        complaint = placement.complaint(left)
+    raise ConfigError(complaint)
+
+
+def _gpus_each(plan: Plan, nodes: int) -> int:
+    """GPUs of a node where nobody says: what is asked for, divided, and no process cut in two."""
+    roles = [r for r in plan.roles.values() if not r.place]
+    total = sum(r.gpus * r.count * r.ranks for r in roles)
+    return max(-(-total // nodes), max((r.gpus for r in roles), default=0)) if total else 0
+
+
+def most(plan: Plan, placement: Placement) -> tuple[int, int]:
+    """Return the cores and GPUs that the fullest node needs."""
+    cpus: dict[str, int] = {}
+    gpus: dict[str, int] = {}
+    slots = {s.name: s for s in plan.slots}
+    for name, at in placement.places.items():
+        role = plan.roles[slots[name].roles[0]]
+        cpus[at.host] = cpus.get(at.host, 0) + role.cpus
+        gpus[at.host] = gpus.get(at.host, 0) + len(at.gpus)
+    return max(cpus.values(), default=1), max(gpus.values(), default=0)
+
+
+def placement_lines(placement: Placement) -> list[str]:
+    """Return who lives where, a line for each host."""
+    lines = []
+    for host in placement.hosts:
+        names = [
+            slot + (f" (GPU {', '.join(map(str, at.gpus))})" if at.gpus else "")
+            for slot, at in placement.places.items()
+            if at.host == host.name
+        ]
+        pool = f" [{host.pool}]" if host.pool else ""
+        lines.append(f"{host.name}{pool}: {', '.join(names) or 'nothing: a spare'}")
+    return lines
+
+
+def python_of(site: Site) -> str:
+    """Return the Python that jobs run with."""
+    return site.python or sys.executable
+
+
+def code_path() -> list[str]:
+    """Return where jobs find this realnet, and what else the one who submits has in PYTHONPATH."""
+    home = str(Path(realnet.__file__).parent.parent)
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return list(dict.fromkeys(p for p in (home, *given) if p))
+
+
+def secrets_of(plan: Plan) -> list[str]:
+    """Return the names of the environment variables that roles need."""
+    return sorted({s for r in plan.roles.values() for s in r.secrets})
+
+
+# ------------------------------------------------------------ jobs
+
+
+def _sbatch(folder: Path, script: str, job: Job) -> int:
+    """Submit a script and note its number: before, that it was tried; after, which it is."""
+    note_job(folder, job)
+    told = commands.call(["sbatch", "--parsable"], text=script)
+    number = int(told.partition(";")[0])
+    note_job(folder, Job(job.what, number, job.first, job.count))
+    return number
+
+
+def _live(folder: Path, dry_run: bool = False) -> list[Job]:
+    jobs = read_jobs(folder)
+    if dry_run or not jobs:
+        return []
+    going: Sequence[int] = commands.running([j.number for j in jobs])
+    return [j for j in jobs if j.number in going]
+
+
+def _first_free(folder: Path, dry_run: bool) -> int:
+    """Return an offset of agent numbers that no host which is there has."""
+    base = read_submission(folder).nodes + read_submission(folder).spares
+    taken = {n - base for j in _live(folder, dry_run) for n in range(j.first, j.first + j.count)}
+    first = 0
+    while first in taken:
+        first += 1
+    return first
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""A SLURM of three nodes for the tests in this folder. `make test-slurm` runs them: they need root,
+apt, and some minutes. Everything else in this repository is tested without."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from slurm_jobs import Cluster, SlurmRun
+
+WANTED = "REALNET_TEST_SLURM"
+PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge", "iproute2")
+collect_ignore_glob = [] if os.environ.get(WANTED) else ["test_*.py"]
+
+
+def missing() -> str:
+    """Say why there cannot be a cluster here; install what is missing where that is possible."""
+    if os.geteuid() != 0:
+        return "not root: namespaces and slurmd need it"
+    if all(shutil.which(p) for p in ("slurmctld", "slurmd", "sbatch", "munged", "ip")):
+        return ""
+    if shutil.which("apt-get") is None:
+        return "no apt-get here to install Debian's SLURM with"
+    quiet = Path("/usr/sbin/policy-rc.d")  # keeps the packages from starting their own daemons
+    made = not quiet.exists()
+    if made:
+        quiet.write_text("#!/bin/sh\nexit 101\n")
+        quiet.chmod(0o755)
+    try:
+        for words in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
+            done = subprocess.run(
+                ["apt-get", "-q", *words],
+                capture_output=True,
+                text=True,
+                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+            )
+            if done.returncode:
+                return f"apt-get {words[0]} failed: {(done.stderr or done.stdout)[-400:]}"
+    finally:
+        if made:
+            quiet.unlink()
+    return ""
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three nodes of 16 cores and 4 GPUs, partitions main and spot."""
+    why = missing()
+    if why:
+        warnings.warn(f"NO SLURM TEST WAS RUN: {why}", stacklevel=1)
+        pytest.skip(f"NO SLURM TEST WAS RUN: {why}")
+    made = Cluster(Path(f"/var/tmp/realnet-test-slurm-{os.getpid()}"))
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def submit(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[..., SlurmRun]]:
+    """Submit runs; at the end all are cancelled, and then nothing of them may be left."""
+    runs: list[SlurmRun] = []
+
+    def begin(topology: Path, *words: str, **environment: str) -> SlurmRun:
+        runs.append(SlurmRun(cluster, topology, tmp_path / "runs", words, environment))
+        return runs[-1]
+
+    yield begin
+    cluster.whole()
+    for run in runs:
+        run.cancel()
+    for run in runs:
+        run.until(lambda run=run: not run.processes(), 20.0, "no process of it is left")  # type: ignore[misc]
+    cluster.idle()

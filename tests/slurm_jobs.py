@@ -1,0 +1,165 @@
+"""A cluster for tests, and the runs on it as a user has them: by bin/ and the run's folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "tests" / "slurm" / "cluster.sh"
+NODES = ("node1", "node2", "node3")
+
+
+class Cluster:
+    """A SLURM of three nodes; see cluster.sh."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.environment = {
+            **os.environ,
+            "REALNET_CLUSTER": str(folder),
+            "SLURM_CONF": str(folder / "slurm.conf"),
+            "REALNET_PYTHON": sys.executable,
+            "REALNET_SHARED_TMP": "1",
+            "PYTHONPATH": str(ROOT),
+        }
+
+    def call(self, *words: str, check: bool = True, **more: str) -> str:
+        done = subprocess.run(
+            words,
+            capture_output=True,
+            text=True,
+            env={**self.environment, **more},
+            timeout=120,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(words)}: {done.stdout}{done.stderr}")
+        return done.stdout + ("" if check else done.stderr)
+
+    def do(self, *words: str) -> str:
+        return self.call(str(SCRIPT), *words)
+
+    def start(self) -> None:
+        self.do("start")
+
+    def stop(self) -> None:
+        self.do("stop")
+        subprocess.run(["rm", "-rf", str(self.folder)], check=True)
+
+    def whole(self) -> None:
+        """Plug in every cable, switch on every node."""
+        for node in NODES:
+            self.do("link", node, "up")
+            self.do("on", node)
+
+    def idle(self) -> None:
+        """Wait until every node is free again."""
+        self.whole()
+        until_s = time.monotonic() + 60
+        while time.monotonic() < until_s:
+            states = self.call("sinfo", "-h", "-N", "-p", "main", "-o", "%t").split()
+            if states == ["idle"] * len(NODES):
+                return
+            if any(s.startswith(("down", "drain")) for s in states):
+                self.call("scontrol", "update", "nodename=node[1-3]", "state=resume", check=False)
+            time.sleep(0.2)
+        raise AssertionError(self.call("sinfo", "-N", "-l") + self.call("squeue"))
+
+    def processes(self, node: str, mark: str) -> list[str]:
+        """The command lines in a node that have this text in them."""
+        told = self.call(str(SCRIPT), "exec", node, "ps", "-eo", "args", check=False)
+        return [line for line in told.splitlines() if mark in line and "ps -eo" not in line]
+
+
+class SlurmRun:
+    """A run that was submitted with bin/submit."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        topology: Path,
+        runs: Path,
+        words: Sequence[str],
+        environment: dict[str, str],
+    ):
+        self.cluster, self.runs = cluster, runs
+        number = len(list(runs.glob("*"))) if runs.is_dir() else 0
+        self.folder = runs / f"run{number}"
+        self.submitted_s = time.time()
+        named = ("--name", self.folder.name, "--runs", str(runs))
+        self.said = self.bin("submit", str(topology), *named, *words, **environment)
+
+    def bin(self, script: str, *words: str, **environment: str) -> str:
+        return self.cluster.call(str(ROOT / "bin" / script), *words, **environment)
+
+    def cancel(self) -> None:
+        self.bin("cancel", str(self.folder), "--runs", str(self.runs))
+
+    def jobs(self) -> list[dict[str, Any]]:
+        lines = (self.folder / "jobs.jsonl").read_text().splitlines()
+        return [job for job in map(json.loads, lines) if job.get("number")]
+
+    @property
+    def job(self) -> str:
+        return str(next(j["number"] for j in self.jobs() if j["what"] == "run"))
+
+    def state(self, job: str = "") -> str:
+        told = self.cluster.call("squeue", "-h", "-t", "all", "-j", job or self.job, "-o", "%T")
+        return told.strip()
+
+    def attempt(self) -> int:
+        found = (self.folder / "attempts").glob("*")
+        return max((int(p.name) for p in found if p.name.isdigit()), default=0)
+
+    def rows(self, kind: str = "metrics", attempt: int = 0) -> list[dict[str, Any]]:
+        path = self.folder / f"{kind}.jsonl"
+        rows = []
+        for line in path.read_text().splitlines() if path.is_file() else ():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:  # the line that is being written
+                continue
+        return [r for r in rows if not attempt or r["attempt"] == attempt]
+
+    def events(self, attempt: int = 0) -> list[str]:
+        return [row["text"] for row in self.rows("events", attempt)]
+
+    def said_that(self, text: str, attempt: int = 0) -> bool:
+        return any(text in e for e in self.events(attempt))
+
+    def log(self, name: str, attempt: int = 1) -> str:
+        path = self.folder / "attempts" / str(attempt) / "logs" / f"{name}.log"
+        return path.read_text() if path.is_file() else ""
+
+    def output(self) -> str:
+        return "\n".join(p.read_text() for p in sorted(self.folder.glob("slurm-*.log")))
+
+    def processes(self) -> list[str]:
+        """What there is of it on any node."""
+        return [p for n in NODES for p in self.cluster.processes(n, str(self.folder))]
+
+    def hosts(self) -> dict[str, str]:
+        """Slot -> the node it lives on, as `realnet top` has it."""
+        status = json.loads((self.folder / "status.json").read_bytes())
+        return {n: s["host"] for n, s in status["slots"].items() if s["state"] == "up"}
+
+    def until(self, condition: Callable[[], bool], budget_s: float = 60.0, what: str = "") -> float:
+        """Wait for it; return how long that took."""
+        start_s = time.monotonic()
+        while not condition():
+            if time.monotonic() - start_s > budget_s:
+                events = "\n".join(self.events()[-30:])
+                agents = "\n".join(self.log(f"agent-{n}", max(1, self.attempt())) for n in NODES)
+                queue = self.cluster.call("squeue", "-t", "all", check=False)
+                raise AssertionError(
+                    f"not within {budget_s} s: {what}\n{self.output()[-3000:]}\n{events}\n{agents}"
+                    f"\n{queue}"
+                )
+            time.sleep(0.1)
+        return time.monotonic() - start_s
