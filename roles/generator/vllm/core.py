@@ -19,9 +19,11 @@ from realnet.errors import ConfigError, ensure
 from realnet.roles.generator.engine import EngineConfig
 from realnet.roles.generator.row import Inbox, Row, check
 from realnet.roles.generator.vllm.environment import prepare
-from realnet.roles.generator.vllm.model import arguments, folder_of
+from realnet.roles.generator.vllm.model import arguments, check_weights, expected, folder_of
 from realnet.roles.messages import Delta, Floats, Generate, Ints, Version
 from realnet.roles.tables import Policy
+
+_DTYPES = {"uint16": "bfloat16"}  # numpy has none
 
 
 class VllmCore:
@@ -42,7 +44,9 @@ class VllmCore:
 
         from realnet.roles.generator.vllm.sampling import check_effective
 
-        table = arguments(config, policy, folder_of(policy, base, work), seed)
+        folder = folder_of(policy, base, work)
+        self._known, self._dtype = expected(folder), policy.dtype
+        table = arguments(config, policy, folder, seed)
         table |= {"stream_interval": 1}
         try:
             self._llm: Any = LLMEngine.from_engine_args(
@@ -79,7 +83,10 @@ class VllmCore:
         return len(self._waiting) + self._inbox.num_submitted()
 
     def submit(self, request_id: int, request: Generate) -> None:
+        from realnet.roles.generator.vllm.sampling import params_of
+
         check(request, self._vocab_size)
+        params_of(request.sampling, max_tokens=1, before=0)  # here its caller is told
         self._inbox.submit(Row(request_id, request, self._context, 0))
 
     def abort(self, request_id: int) -> None:
@@ -152,6 +159,8 @@ class VllmCore:
     def stage(self, weights: Mapping[str, np.ndarray[Any, Any]], version: Version) -> None:
         from realnet.roles.generator.vllm.transfer import as_torch
 
+        found = {n: (_DTYPES.get(a.dtype.name, a.dtype.name), a.shape) for n, a in weights.items()}
+        check_weights(version, found, self._known, self._dtype)
         kept = {name: array.copy() for name, array in weights.items()}
         self._staged = (list(as_torch(kept)), version)
 

