@@ -8,6 +8,7 @@ Knows requests and versions; knows nothing of actors. Called by the generator.
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 import time
@@ -18,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from realnet.errors import ensure
-from realnet.roles.generator.engine import EngineConfig
+from realnet.roles.generator.dice import uniforms
+from realnet.roles.generator.engine import EngineConfig, FakeConfig
 from realnet.roles.generator.row import Inbox, Row, check
 from realnet.roles.messages import Delta, Floats, Generate, Ints, Version
 
@@ -46,6 +48,7 @@ class FakeEngine:
         self._staged: Version | None = None
         self._version: Version | None = None
         self._poked = False
+        self._lengths: dict[int, int] = {}  # of whole answers, by request
 
     @property
     def version(self) -> Version | None:
@@ -76,10 +79,8 @@ class FakeEngine:
         if self._version is not None:
             while self._waiting and len(self._rows) < self._config.slots:
                 self._rows.append(self._waiting.popleft())
-            for _ in range(max_tokens):
-                if not self._rows or self._poked:
-                    break
-                self._write()
+            if self._rows:
+                self._write(max_tokens)
         self._poked = False
         ready, self._ready = self._ready, []
         return ready
@@ -91,7 +92,7 @@ class FakeEngine:
         ensure(self._staged is not None, "swap without a staged version")
         for row in self._rows:
             if row.unsent:
-                self._ready.append((row.id, row.delta(self._version)))
+                self._end(row, "")
         self._version, self._staged = self._staged, None
 
     def score(self, sequences: Sequence[Ints]) -> list[Floats]:
@@ -105,39 +106,72 @@ class FakeEngine:
                 continue
             for gone in [r for r in (*self._waiting, *self._rows) if r.id == request_id]:
                 (self._rows if gone in self._rows else self._waiting).remove(gone)
-                self._ready.append((request_id, gone.delta(self._version, "abort")))
+                self._end(gone, "abort")
 
-    def _write(self) -> None:
-        """Write one token in every row."""
-        if self._config.fake.rate:
-            self._sleep(1 / self._config.fake.rate)
-        for row in tuple(self._rows):
-            finish = "length"
-            if row.left:
-                stops = row.request.sampling.stop_ids
-                last = row.drawn + 1 >= self._length(row)
-                token = stops[0] if last and stops else self._token(row)
-                row.write(np.array([token]), np.array([-math.log(self._config.fake.vocab)]))
-                finish = "stop" if last else "" if row.left else "length"
-            if finish:
-                self._rows.remove(row)
-            if finish or row.unsent >= self._config.flush:
-                self._ready.append((row.id, row.delta(self._version, finish)))
+    def _write(self, most: int) -> None:
+        """Write up to `most` tokens in every row; the longest row ends it early, and so does poke.
+
+        What a row wrote is put into it once a block, so that the cost of pretending is small.
+        """
+        rows = self._rows
+        ends = [self._tokens_left(row) for row in rows]
+        steps = 0
+        while steps < min(most, max(ends)) and not self._poked:
+            if self._config.fake.rate:
+                self._sleep(1 / self._config.fake.rate)
+            steps += 1
+        seeds = np.array([row.seed % 2**64 for row in rows], np.uint64)
+        dice = uniforms(seeds, np.array([row.drawn for row in rows]), steps)
+        for index, row in enumerate(tuple(rows)):
+            count = min(steps, ends[index])
+            last = count == ends[index]
+            self._fill(row, dice[:count, index], last=last)
+            if last:
+                rows.remove(row)
+                self._end(row, "stop" if self._is_whole(row) else "length")
+            elif row.unsent >= self._config.flush:
+                self._end(row, "")
+
+    def _fill(self, row: Row, dice: np.ndarray[Any, Any], *, last: bool) -> None:
+        """Write one token for each number; the last of a whole answer is a stop token."""
+        stops = row.request.sampling.stop_ids
+        allowed = _allowed(self._config.fake.vocab, stops)
+        tokens = allowed[(dice * len(allowed)).astype(np.int64)]
+        row.write(tokens, np.full(len(tokens), -math.log(self._config.fake.vocab), np.float32))
+        if last and stops and row.written and self._is_whole(row):
+            row.ids[row.length - 1] = stops[0]
+
+    def _end(self, row: Row, finish: str) -> None:
+        """Send what a row wrote; with `finish` it is its last."""
+        self._ready.append((row.id, row.delta(self._version, finish)))
+        if finish:
+            self._lengths.pop(row.id, None)
+
+    def _tokens_left(self, row: Row) -> int:
+        """Return after how many tokens a row ends; 0 when there is no room for one."""
+        return min(row.left, max(1, self._length(row) - row.drawn))
+
+    def _is_whole(self, row: Row) -> bool:
+        """Tell whether a row has all the tokens of its answer, rather than no more room."""
+        return row.drawn >= self._length(row) and row.written > 0
 
     def _length(self, row: Row) -> int:
-        """Return the length of the whole answer: the same each time it is asked for."""
-        fake = self._config.fake
-        if fake.lengths == "constant":
-            return round(fake.mean)
-        draw = random.Random(row.seed)
-        # A lognormal with this mean has its log centred sigma^2 / 2 below the mean's log.
-        return max(
-            1, round(draw.lognormvariate(math.log(fake.mean) - fake.sigma**2 / 2, fake.sigma))
-        )
+        """Return the length of the whole answer; it follows from the row's seed."""
+        known = self._lengths.get(row.id)
+        if known is None:
+            known = self._lengths[row.id] = _draw_length(self._config.fake, row.seed)
+        return known
 
-    def _token(self, row: Row) -> int:
-        """Return a token that follows from seed and position and stops nothing."""
-        draw = random.Random(f"{row.seed}/{row.drawn}")
-        stops = row.request.sampling.stop_ids
-        allowed = [t for t in range(self._config.fake.vocab) if t not in stops]
-        return draw.choice(allowed)
+
+def _draw_length(fake: FakeConfig, seed: int) -> int:
+    if fake.lengths == "constant":
+        return round(fake.mean)
+    # A lognormal with this mean has its log centred sigma^2 / 2 below the mean's log.
+    centre = math.log(fake.mean) - fake.sigma**2 / 2
+    return max(1, round(random.Random(seed).lognormvariate(centre, fake.sigma)))
+
+
+@functools.lru_cache(maxsize=64)
+def _allowed(vocab: int, stops: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """Return the tokens that stop nothing."""
+    return np.array([t for t in range(vocab) if t not in stops], np.int32)

@@ -1,6 +1,7 @@
 """The torch engine: continuous batching over a static KV cache, weights swapped between tokens.
 
-Knows requests, rows and versions; the model's mathematics is in `decoder`, randomness in `sampler`.
+Knows requests, rows and versions; the model's mathematics is in `decoder`, randomness in `sampler`
+and `dice`.
 Knows nothing of actors or of where weights come from. Called by the generator in its compute
 thread.
 
@@ -21,6 +22,7 @@ import torch
 from realnet.errors import ConfigError, ensure
 from realnet.roles.generator import sampler
 from realnet.roles.generator.decoder import Decoder, Weights, read_weights
+from realnet.roles.generator.dice import uniforms
 from realnet.roles.generator.engine import EngineConfig
 from realnet.roles.generator.kv_cache import KVCache
 from realnet.roles.generator.prefill import prefill
@@ -145,7 +147,7 @@ class TorchEngine:
         state = np.array([(r.ids[r.length - 1], r.length - 1, r.left, r.drawn) for r in rows])
         tokens, positions, left = torch.from_numpy(state[:, :3].T.copy()).to(device)
         seeds = np.array([row.seed for row in rows], np.uint64)
-        uniform = torch.from_numpy(sampler.uniforms(seeds, state[:, 3], steps)).to(device)
+        uniform = torch.from_numpy(uniforms(seeds, state[:, 3], steps)).to(device)
         length = int(state[:, 1].max()) + 1
         alive = torch.ones(count, dtype=torch.bool, device=device)
         stopped = torch.zeros_like(alive)

@@ -99,8 +99,32 @@ def test_swap_flushes_and_abort_keeps_the_partial() -> None:
     assert parts == [(0, 4, "")]
     assert [(len(d.token_ids), d.finish) for i, d in sent if i == 1] == [(4, ""), (0, "abort")]
     assert [(len(d.token_ids), d.finish) for i, d in sent if i == 2] == [(0, "abort")]
-    rest = [(d.version.number, d.finish) for _, d in made.step(30)]
-    assert rest == [(1, ""), (1, ""), (1, "stop")]
+    (number, end), *more = [(i, d) for i, d in made.step(30)]
+    assert not more
+    assert (number, end.version.number, len(end.token_ids), end.finish) == (0, 1, 16, "stop")
+
+
+def test_a_part_is_sent_when_a_block_ends_with_enough_of_it() -> None:
+    made = engine(mean=20, flush=6)
+    made.submit(0, request())
+    parts = [[(len(d.token_ids), d.finish) for _, d in made.step(4)] for _ in range(5)]
+    assert parts == [[], [(8, "")], [], [(8, "")], [(4, "stop")]]
+
+
+def test_poke_ends_a_block_between_two_tokens() -> None:
+    def sleep(seconds: float) -> None:
+        if len(slept) == 2:
+            made.poke()
+        slept.append(seconds)
+
+    slept: list[float] = []
+    config = EngineConfig(kind="fake", flush=1, fake=FakeConfig(rate=50, mean=20))
+    made = FakeEngine(config, 64, 0, sleep=sleep)
+    made.stage({}, Version("policy", 0, 0))
+    made.swap()
+    made.submit(0, request())
+    assert [len(d.token_ids) for _, d in made.step(8)] == [3]
+    assert [len(d.token_ids) for _, d in made.step(8)] == [8]
 
 
 def test_rate_is_waited_for_through_the_given_sleep() -> None:
