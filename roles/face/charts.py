@@ -27,16 +27,12 @@ _TREND = 24  # points from which a line is drawn with its moving mean
 
 
 class Series(NamedTuple):
-    """One line: its name, points by rising x, and its colour (1 to 6).
-
-    `dots` marks each point; `dashed` tells two lines of a colour apart.
-    """
+    """One line: its name, points by rising x, and its colour (1 to 6). `dots` marks each point."""
 
     name: str
     points: Points
     color: int = 1
     dots: bool = False
-    dashed: bool = False
 
 
 class Frame(NamedTuple):
@@ -112,6 +108,35 @@ def stacked_chart(
         low = high
     parts.append(_hover(kept, frame, show, x_name))
     return svg(width, height, "".join(parts), label or ", ".join(s.name for s in kept))
+
+
+def column_chart(
+    columns: Sequence[tuple[str, float]],
+    *,
+    width: int = 360,
+    height: int = 190,
+    show: Format = short,
+    label: str = "",
+) -> str:
+    """Return one column for each (name, value); values are 0 or more."""
+    if not columns:
+        return empty_chart(width, height)
+    top = max(value for _, value in columns) or 1.0
+    frame = Frame(width, height, 0.0, float(len(columns)), 0.0, top * 1.12)
+    bottom = height - _BOTTOM
+    parts = [f'<line class="axis" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{bottom}" y2="{bottom}"/>']
+    for i, (name, value) in enumerate(columns):
+        x, y = frame.x(i + 0.15), frame.y(value)
+        wide = frame.x(i + 0.85) - x
+        parts.append(
+            f'<rect x="{x:.1f}" y="{y:.1f}" width="{wide:.1f}" height="{bottom - y:.1f}" rx="2" '
+            f'style="fill:var(--c1)"><title>{escape(f"{name}: {show(value)}")}</title></rect>'
+            f'<text x="{x + wide / 2:.1f}" y="{y - 4:.1f}" text-anchor="middle">'
+            f"{escape(show(value))}</text>"
+            f'<text x="{x + wide / 2:.1f}" y="{height - 9}" text-anchor="middle">'
+            f"{escape(name)}</text>"
+        )
+    return svg(width, height, "".join(parts), label or "columns")
 
 
 def empty_chart(width: int = 360, height: int = 190) -> str:
@@ -219,7 +244,6 @@ def _told(values: Sequence[float], show: Format) -> list[str]:
 def _line(one: Series, frame: Frame) -> str:
     smooth = len(one.points) >= _TREND and not one.dots
     color = f"stroke:var(--c{one.color})"
-    color += ";stroke-dasharray:4 3" if one.dashed else ""
     parts = []
     if smooth:
         parts.append(f'<path class="line raw" style="{color}" d="{_path(one.points, frame)}"/>')

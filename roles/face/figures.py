@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from realnet.roles.face import words
-from realnet.roles.face.canvas import standalone
 from realnet.roles.face.charts import (
     Format,
     Series,
+    column_chart,
     line_chart,
     stacked_chart,
 )
@@ -21,6 +21,7 @@ from realnet.roles.face.strips import Lane, bar_colors, bars, strip
 
 WIDE, NARROW = 1080, 360
 _ZOOM_STEPS = 5
+_WORKS = 0.98  # a role that was always more idle than this is not drawn
 _LABELS = 5  # kinds of work that have a colour of their own
 
 
@@ -60,53 +61,6 @@ _SIGNS: list[tuple[str, str, Format, str]] = [
 ]
 
 
-def pass_curve(rows: Rows, width: int, height: int) -> str:
-    """Return pass@1 of every eval task over steps, and, dashed, what greedy answers solve."""
-    series = [
-        Series(task, [(float(m.step), m.share) for m in rows.measured(task)], i % 6 + 1, dots=True)
-        for i, task in enumerate(rows.tasks())
-    ]
-    for i, task in enumerate(rows.tasks()):
-        greedy = [(float(m.step), m.share) for m in rows.measured(task, "greedy")]
-        series.append(Series(f"{task} greedy", greedy, i % 6 + 1, dashed=True))
-    return line_chart(
-        series,
-        width=width,
-        height=height,
-        y_range=(0.0, 1.0),
-        show=lambda v: f"{v or 0.0:.2f}",
-        label="pass@1 on held-out problems over training steps",
-    )
-
-
-def curve_file(story: Story, width: int = 720, height: int = 300) -> str:
-    """Return a standalone SVG of the pass@1 curve."""
-    rows = story.rows
-    lines = [words.task_line(rows, task, story.shared) for task in rows.tasks()]
-    chart = pass_curve(rows, width, height)
-    if len(lines) > 1:
-        legend = [(line, i % 6 + 1) for i, line in enumerate(lines)]
-        return standalone(chart, f"{story.title}: held-out problems", width, height, legend)
-    title = lines[0] if lines else f"{story.title}: nothing measured yet"
-    return standalone(chart, title, width, height)
-
-
-def hero(rows: Rows) -> Picture:
-    """Return the pass@1 curve for the top of the page."""
-    legend = [(task, i % 6 + 1) for i, task in enumerate(rows.tasks())]
-    return Picture(
-        pass_curve(rows, WIDE, 300),
-        pass_curve(rows, NARROW, 210),
-        legend,
-        "share of held-out problems solved, by training step"
-        + ("; dashed: by the likeliest answer (greedy)" if _has_greedy(rows) else ""),
-    )
-
-
-def _has_greedy(rows: Rows) -> bool:
-    return any(rows.measured(task, "greedy") for task in rows.tasks())
-
-
 def signs(rows: Rows) -> list[Figure]:
     """Return the vital signs that the run has, as small charts."""
     found = []
@@ -115,7 +69,7 @@ def signs(rows: Rows) -> list[Figure]:
         if curve:
             chart = line_chart([Series(title, curve, i % 6 + 1)], show=show)
             found.append(Figure(title, show(curve[-1][1]), chart, about=about))
-    for figure in (_ages(rows), _step_time(rows), _speed(rows), _idle(rows)):
+    for figure in (_ages(rows), _all_ages(rows), _step_time(rows), _speed(rows), _idle(rows)):
         if figure is not None:
             found.append(figure)
     return found
@@ -139,6 +93,26 @@ def _ages(rows: Rows) -> Figure | None:
         stacked_chart(series, show=words.percent),
         [(f"age {age}", _age_color(i)) for i, age in enumerate(ages[:6])],
         "versions between writing a token and training on it",
+    )
+
+
+def _all_ages(rows: Rows) -> Figure | None:
+    """Return the histogram of token ages over the whole run."""
+    counts: dict[int, float] = {}
+    for row in rows.steps:
+        for age in rows.ages():
+            share = number(row, f"age_{age}") or 0.0
+            counts[age] = counts.get(age, 0.0) + share * (number(row, "tokens") or 0.0)
+    total = sum(counts.values())
+    if total <= 0:
+        return None
+    columns = [(str(age), counts[age] / total) for age in sorted(counts)]
+    mean = sum(age * count for age, count in counts.items()) / total
+    return Figure(
+        "token age, all steps",
+        f"mean {words.short(mean)}",
+        column_chart(columns, show=words.percent, label="token ages"),
+        about="versions; share of all tokens that were in batches",
     )
 
 
@@ -176,7 +150,8 @@ def _speed(rows: Rows) -> Figure | None:
 def _idle(rows: Rows) -> Figure | None:
     """Return the idle share of the roles that do most of the work."""
     curves = {role: rows.idle(role) for role in rows.idle_roles()}
-    busiest = sorted(curves, key=lambda role: sum(share for _, share in curves[role]))[:4]
+    least = {role: min(share for _, share in curve) for role, curve in curves.items()}
+    busiest = sorted((r for r in least if least[r] < _WORKS), key=lambda role: least[role])[:4]
     if not busiest:
         return None
     series = [Series(role, curves[role], i + 1) for i, role in enumerate(busiest)]

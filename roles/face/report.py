@@ -19,6 +19,7 @@ import click
 
 from realnet.roles.face import figures, words
 from realnet.roles.face.canvas import CHART_CSS, DARK, LIGHT
+from realnet.roles.face.learnt import curve_file, learnt
 from realnet.roles.face.rows import Row, number
 from realnet.roles.face.story import Story, shareable
 from realnet.roles.face.warnings import warnings
@@ -72,7 +73,8 @@ def _content(story: Story) -> dict[str, Any]:
         "ending": story.ending(),
         "tiles": [Tile(*(_together(text) for text in tile)) for tile in tiles(story)],
         "tasks": [words.task_line(rows, task, story.shared) for task in rows.tasks()],
-        "hero": figures.hero(rows) if rows.evals else None,
+        "origin": story.origin(),
+        "learnt": learnt(story) if rows.evals else [],
         "signs": figures.signs(rows),
         "others": [
             words.other_line(p, r, r.closed or r.tickets()) for p, r in story.others.items()
@@ -212,7 +214,7 @@ def main(folder: Path, curve: Path | None) -> None:
     if curve is None:
         click.echo(write_report(folder))
         return
-    curve.write_text(figures.curve_file(Story(folder)), encoding="utf-8")
+    curve.write_text(curve_file(Story(folder)), encoding="utf-8")
     click.echo(curve)
 
 

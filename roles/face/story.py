@@ -90,6 +90,10 @@ class Story:
                 return text.removeprefix(_STOPPING)
         return ""
 
+    def origin(self) -> str:
+        """Return the run and version whose weights this one began with, "" for none."""
+        return next((str(e["origin"]) for e in self.rows.events if "origin" in e), "")
+
     def outcome(self) -> str:
         """Return the run in one sentence."""
         rows = self.rows

@@ -105,7 +105,25 @@ def how_measured(rows: Rows, task: str, shared: Mapping[str, Any]) -> str:
         parts.append(f"T = {table['temperature']:g}")
     if isinstance(table.get("samples"), int) and table["samples"] > 1:
         parts.append(f"mean of {table['samples']} answers")
+    if asked := asked_as(task, shared):
+        parts.append(f'asked as "{asked}"')
     return ", ".join(parts)
+
+
+def asked_as(task: str, shared: Mapping[str, Any]) -> str:
+    """Return the prompt of a measured task, when tasks on the same data are trained with another.
+
+    A model that is made to think in its prompt is measured apart from one that chooses to.
+    """
+    tasks = shared.get("tasks")
+    table = table_of(shared, "tasks", task)
+    trained = [
+        t.get("prompt")
+        for t in (tasks.values() if isinstance(tasks, Mapping) else ())
+        if isinstance(t, Mapping) and t.get("use") == "train" and t.get("data") == table.get("data")
+    ]
+    prompt = str(table.get("prompt", ""))
+    return prompt if trained and prompt and prompt not in trained else ""
 
 
 def table_of(shared: Mapping[str, Any], table: str, name: str = "") -> dict[str, Any]:

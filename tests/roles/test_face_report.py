@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from realnet.roles.face import words
+from realnet.roles.face import figures, words
 from realnet.roles.face.charts import Series, line_chart, stacked_chart, thin, ticks, trend
 from realnet.roles.face.report import main, write_report
+from realnet.roles.face.rows import Rows
 from realnet.roles.face.story import Story, shareable
 from realnet.roles.face.strips import Lane, strip
 from realnet.roles.face.words import percent
@@ -264,5 +265,40 @@ def test_greedy_answers_stand_beside_sampled_ones(tmp_path: Path) -> None:
     assert "greedy 0.02 → 0.91; 192 held-out problems, T = 1" in page.text.replace("\u00a0", " ")
     line = words.task_line(Story(folder).rows, "sums", Story(folder).shared)
     assert line == "sums pass@1 0.15 -> 0.74, greedy 0.02 -> 0.91 (192 held-out problems, T = 1)"
-    assert "dashed: by the likeliest answer (greedy)" in page.text
-    assert (folder / "report.html").read_text().count("stroke-dasharray:4 3") == 2, "two widths"
+    assert "Sampled answers (pass@1)" in page.text
+    assert "Greedy answers" in page.text
+    assert "what does not come of less chance" in page.text
+    assert (folder / "report.html").read_text().count("greedy on held-out") == 2, "two widths"
+
+
+def test_a_task_that_is_asked_otherwise_is_told_apart(tmp_path: Path) -> None:
+    tasks = {
+        "sums": {"use": "train", "data": "new:addz", "prompt": "{question}"},
+        "held": {"use": "eval", "data": "new:addz", "prompt": "{question}"},
+        "forced": {"use": "eval", "data": "new:addz", "prompt": "{question}{forced}"},
+        "other": {"use": "eval", "data": "new:sortz", "prompt": "Sort {question}"},
+    }
+    asked = {name: words.asked_as(name, {"tasks": tasks}) for name in tasks}
+    assert asked == {"sums": "", "held": "", "forced": "{question}{forced}", "other": ""}
+    rows = Story(a_run(tmp_path / "r")).rows
+    assert words.how_measured(rows, "forced", {"tasks": tasks}) == 'asked as "{question}{forced}"'
+
+
+def test_a_forked_run_says_where_its_weights_are_from(tmp_path: Path) -> None:
+    folder = a_run(tmp_path / "r")
+    event = {"time_s": 0.1, "attempt": 1, "actor": "trainer/0", "text": "begins", "origin": "a@4"}
+    with (folder / "events.jsonl").open("a") as file:
+        file.write(json.dumps(event) + "\n")
+    assert "Forked: it began with the weights of a@4." in read(write_report(folder)).text
+    assert "Forked" not in read(write_report(a_run(tmp_path / "s"))).text
+
+
+def test_ages_of_the_whole_run_are_a_histogram_by_tokens(tmp_path: Path) -> None:
+    rows = Rows()
+    for step, tokens, old in ((1, 100.0, 0.0), (2, 300.0, 1.0)):
+        ages = {"age_0": 1.0 - old, "age_1": old}
+        rows.add("metrics", {"step": step, "grad_norm": 1.0, "tokens": tokens, **ages})
+    figure = next(f for f in figures.signs(rows) if f.title == "token age, all steps")
+    assert "0: 25 %" in figure.chart
+    assert "1: 75 %" in figure.chart
+    assert figure.value == "mean 0.75"
