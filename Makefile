@@ -10,8 +10,10 @@ ROUNDS ?= 5
 BENCH  := .venv-bench
 REF    := .venv-reference
 VLLM   := .venv-vllm
+TRL    := .venv-trl
 
 .PHONY: run test test-slurm test-reference test-vllm setup-vllm-cpu check sim fuzz mutants bench bench-wire bench-loss install clean
+.PHONY: bench-rl bench-rl-async bench-rl-engine bench-rl-demo bench-rl-trl bench-rl-stability
 .DEFAULT_GOAL := run
 
 run: $(STAMP)                       ## train the demo (RUN=another.toml ARGS="--resume")
@@ -77,6 +79,34 @@ bench-wire: $(STAMP) $(BENCH)/.installed   ## asks and arrays beside Ray, xoscar
 bench-loss: $(STAMP)                ## five million messages while connections are cut: none lost or doubled
 	$(BIN)/python bench/run.py loss --benchmarks BENCHMARKS.md $(ARGS)
 
+RL := $(BIN)/python bench/rl.py
+
+bench-rl: $(STAMP) $(TRL)/.installed   ## RL: all parts but the stability study; runs/bench/rl.json
+	$(RL) async engine demo trl --trl $(TRL)/bin/python --benchmarks BENCHMARKS.md \
+		$(if $(wildcard $(VLLM)/bin/python),--vllm $(VLLM)/bin/python) $(ARGS)
+
+bench-rl-async: $(STAMP)            ## what asynchrony gains: 4 generators, 32 and 256 in virtual time
+	$(RL) async --benchmarks BENCHMARKS.md $(ARGS)
+
+bench-rl-engine: $(STAMP)           ## engine beside generate and vLLM's CPU build; stall of a swap
+	$(RL) engine --benchmarks BENCHMARKS.md \
+		$(if $(wildcard $(VLLM)/bin/python),--vllm $(VLLM)/bin/python) $(ARGS)
+
+bench-rl-demo: $(STAMP)             ## the demo, and asynchronous against synchronous training
+	$(RL) demo --benchmarks BENCHMARKS.md $(ARGS)
+
+bench-rl-trl: $(STAMP) $(TRL)/.installed   ## seconds to one accuracy beside TRL's GRPO trainer
+	$(RL) trl --trl $(TRL)/bin/python --benchmarks BENCHMARKS.md $(ARGS)
+
+bench-rl-stability: $(STAMP)        ## algorithms at η = 0 .. 16: hours of one core (ARGS="--seeds 3")
+	OMP_NUM_THREADS=1 $(BIN)/python bench/stability.py --benchmarks BENCHMARKS.md $(ARGS)
+
+$(TRL)/.installed: bench/requirements-trl.txt constraints.txt
+	$(PYTHON) -m venv $(TRL)
+	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -r bench/requirements-trl.txt
+	@touch $@
+
 # A second environment: the peers' own dependencies must not meet ours.
 $(BENCH)/.installed: bench/requirements.txt bench/requirements-monarch.txt constraints.txt
 	$(PYTHON) -m venv $(BENCH)
@@ -96,4 +126,4 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:                              ## the environment and caches; runs/ stays
-	rm -rf $(VENV) $(BENCH) $(REF) $(VLLM) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) $(BENCH) $(REF) $(VLLM) $(TRL) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -210,12 +210,13 @@ class Simulation:
         weather: Weather | None = None,
         boot_s: tuple[float, float] = (0.05, 0.5),
         folder: Path = NOWHERE,
+        loop: VirtualLoop | None = None,
     ):
         self.plan = plan
         self.seed = seed
         self.boot_s = boot_s
         self.rng = random.Random(f"simulation {seed}")
-        self.loop = VirtualLoop(seed, cost_s=lambda: 0.0005 + 0.01 * self.rng.random())
+        self.loop = loop or VirtualLoop(seed, cost_s=lambda: 0.0005 + 0.01 * self.rng.random())
         self.network = SimulatedNetwork(seed, weather)
         self.history = History(self.loop.time)
         self.record = MemoryRecord()

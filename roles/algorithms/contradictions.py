@@ -25,6 +25,7 @@ def refuse(merged: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     `given` are the user's.
     """
     _ratio(merged, given)
+    _near(merged)
     _weights(merged, given)
     _mean(merged, given)
     _kl(merged, given)
@@ -89,6 +90,23 @@ def _ratio(merged: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         raise Contradiction(
             f"loss.dual_clip = {dual:g} would hold tokens inside loss.clip: give more than "
             f"{1.0 + high:g}"
+        )
+
+
+def _near(merged: Mapping[str, Any]) -> None:
+    bound = merged.get("behave_clip")
+    if bound is None:
+        return
+    low, high = bound
+    if not 0.0 < low <= 1.0 or not high > 0.0:
+        raise Contradiction(
+            f"loss.behave_clip = [{low}, {high}]: write [low, high] with 0 < low <= 1 (1: no lower "
+            "bound) and high > 0"
+        )
+    if merged["proximal"] == "behave" and merged["objective"] == "clip":
+        raise Contradiction(
+            'loss.behave_clip bounds the same ratio as loss.clip with loss.proximal = "behave": '
+            "remove one of them"
         )
 
 

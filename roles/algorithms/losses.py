@@ -47,3 +47,23 @@ def cispo(ratio: torch.Tensor, logp: torch.Tensor, advantage: torch.Tensor, clip
 def unclipped(ratio: torch.Tensor, advantage: torch.Tensor) -> Terms:
     """Return (-u A, nowhere): REINFORCE when u = theta / sg[theta]. Shapes: all [T]."""
     return -ratio * advantage, torch.zeros_like(ratio, dtype=torch.bool)
+
+
+def kept_near(
+    loss: torch.Tensor,
+    met: torch.Tensor,
+    log_moved: torch.Tensor,
+    advantage: torch.Tensor,
+    clip: Clip,
+) -> Terms:
+    """Return `loss` without the tokens that have moved far enough since they were written.
+
+    `log_moved` is log theta - log behave. Beyond [1 - low, 1 + high], a token that its advantage
+    pushes further out has loss 0 and no gradient; one that is pushed back keeps both. This is the
+    stopping rule of PPO's bound (`clipped`), against the policy that wrote the token.
+    """
+    moved = torch.exp(log_moved.detach())
+    far = ((advantage > 0.0) & (moved > 1.0 + clip[1])) | (
+        (advantage < 0.0) & (moved < 1.0 - clip[0])
+    )
+    return torch.where(far, torch.zeros_like(loss), loss), met | far

@@ -7,6 +7,10 @@ Decoupled PPO, AReaL (arXiv 2505.24298), eq. 5, after Hilton et al. (arXiv 2110.
 policy u is centred on, w corrects for that it is not the one that wrote the token. It is always
 applied, to the KL too: a token's share in the gradient is corrected as a whole.
 
+With u centred on the proximal policy nothing holds theta near the one that wrote the token: η + 1
+steps in a row see answers of one policy, and each may push as far as the first. `behave_clip`
+ends that: it stops what has gone far enough since the token was written.
+
 Knows tensors and the rule, not models or samples. Called by the learner.
 """
 
@@ -68,6 +72,10 @@ def token_loss(rule: Rule, tokens: Tokens) -> TokenLoss:
         loss, clipped = losses.cispo(ratio, logp, advantage, rule.clip)
     else:
         loss, clipped = losses.clipped(ratio, advantage, rule.clip, rule.dual_clip)
+    if rule.behave_clip is not None:
+        loss, clipped = losses.kept_near(
+            loss, clipped, logp - tokens.behave, advantage, rule.behave_clip
+        )
     if rule.kl == "loss":
         if tokens.reference is None:
             raise ValueError('kl = "loss" needs the reference of every token')

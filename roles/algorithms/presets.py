@@ -52,6 +52,13 @@ class Loss(Config):
     clip: Annotated[
         tuple[float, float] | None, doc("the ratio stays in [1 - low, 1 + high]: [low, high]")
     ] = None
+    behave_clip: Annotated[
+        tuple[float, float] | None,
+        doc(
+            "a token whose probability has left [1 - low, 1 + high] times what it was drawn with "
+            "is not pushed further out: [low, high]"
+        ),
+    ] = None
     dual_clip: Annotated[
         float | None, doc("the loss of a bad token is at most so many times its advantage")
     ] = None
@@ -106,6 +113,7 @@ class Rule(msgspec.Struct, frozen=True):
     objective: Literal["clip", "cispo"]
     ratio: Literal["token", "sequence"]
     clip: tuple[float, float] | None  # None: there is no ratio to bound
+    behave_clip: tuple[float, float] | None  # None: nothing holds the policy near who wrote
     dual_clip: float | None
     proximal: Proximal
     weight: Bound
@@ -180,6 +188,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 # What a field is when neither preset nor user speaks of it.
 _NEUTRAL: dict[str, Any] = {
     "clip": None,
+    "behave_clip": None,
     "dual_clip": None,
     "weight_cap": 5.0,
     "weight_floor": 0.0,

@@ -74,6 +74,31 @@ def test_ppo_takes_the_pessimistic_side_of_an_asymmetric_clip() -> None:
     assert terms.clipped.tolist() == [True, False, False, True, False]
 
 
+def test_what_moved_far_from_its_writer_is_pushed_back_and_not_further() -> None:
+    u = logs(1.0, 1.0, 1.0, 1.0, 1.0)
+    w, a = logs(1.5, 1.5, 0.5, 0.5, 1.1), numbers(1.0, -1.0, 1.0, -1.0, 2.0)
+    bound: dict[str, Any] = {"proximal": "recompute", "weight": "mask", "weight_cap": 5.0}
+    terms, gradient = solved(made(u, w, a), **bound, behave_clip=(0.4, 0.4))
+    # -w A, and nothing where A pushes a ratio to the writer that is outside [0.6, 1.4] further out
+    assert gradient == near(0.0, 1.5, -0.5, 0.0, -2.2)
+    assert terms.loss.tolist() == near(0.0, 1.5, -0.5, 0.0, -2.2)
+    assert terms.clipped.tolist() == [True, False, False, True, False]
+    _, free = solved(made(u, w, a), **bound)
+    assert free == near(-1.5, 1.5, -0.5, 0.5, -2.2)
+
+
+def test_the_bound_on_the_writer_leaves_the_kl_alone() -> None:
+    u, w, a = logs(1.0), logs(1.5), numbers(1.0)
+    kl: dict[str, Any] = {"kl": "loss", "kl_beta": 0.5, "kl_estimator": "k2"}
+    weights: dict[str, Any] = {"proximal": "recompute", "weight": "mask", "weight_cap": 5.0}
+    reference = made(u, w, a).logp.detach() - 0.2
+    terms, gradient = solved(
+        made(u, w, a, reference=reference), behave_clip=(0.2, 0.2), **weights, **kl
+    )
+    assert terms.loss.tolist() == near(1.5 * 0.5 * 0.5 * 0.2**2)
+    assert gradient == near(1.5 * 0.5 * 0.2)
+
+
 def test_dual_clip_holds_what_a_bad_token_can_cost() -> None:
     u, a = logs(1.5, 4.0, 4.0, 0.5), numbers(-2.0, -2.0, 2.0, -2.0)
     terms, gradient = solved(made(u, torch.zeros(4), a), clip=CLIP, dual_clip=3.0)

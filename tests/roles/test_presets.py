@@ -87,6 +87,11 @@ def test_weights_come_back_with_a_ratio_that_needs_them() -> None:
         (Loss(clip=(1.0, 0.2)), ("loss.clip",)),
         (Loss(clip=(0.2, -0.1)), ("loss.clip",)),
         (Loss(dual_clip=1.1), ("loss.dual_clip", "loss.clip")),
+        (Loss(behave_clip=(0.0, 0.2)), ("loss.behave_clip", "[low, high]")),
+        (
+            Loss(behave_clip=(0.2, 0.2), proximal="behave"),
+            ("loss.behave_clip", "loss.clip", "loss.proximal"),
+        ),
         (Loss(objective="cispo", dual_clip=3.0), ("loss.dual_clip", "loss.objective")),
         (Loss(normalise="constant"), ("loss.normalise", "loss.normalise_by")),
         (Loss(normalise="tokens", normalise_by=9), ("loss.normalise", "loss.normalise_by")),
