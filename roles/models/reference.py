@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from realnet.errors import ConfigError, nearest
+from realnet.roles.hub import locate_model
 from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.tables import Policy
 
@@ -22,11 +23,7 @@ def model_folder(policy: Policy, base: Path) -> Path:
     """
     reference = policy.model
     if reference.startswith("hf:"):
-        name = reference.removeprefix("hf:")
-        raise ConfigError(
-            f'[policy].model = "{reference}": this build downloads no models. Fetch it once with '
-            f"`hf download {name} --local-dir models/{name.split('/')[-1]}` and write that folder"
-        )
+        return locate_model(reference, base, "[policy].model")
     folder = (base / reference).expanduser()
     if not (folder / "config.json").is_file():
         what = "has no config.json" if folder.is_dir() else "is not a folder"
@@ -57,4 +54,6 @@ def load_tokenizer(policy: Policy, base: Path) -> Tokenizer:
             f"{nearest(reference, ('new:chars', 'new:bytes'))} "
             f'There are "new:chars" and "new:bytes"'
         )
+    if reference.startswith("hf:"):
+        return Tokenizer.from_folder(locate_model(reference, base, "[policy].tokenizer"))
     return Tokenizer.from_folder((base / reference).expanduser())

@@ -15,7 +15,7 @@ from realnet.errors import ConfigError, listed, nearest
 from realnet.roles.tables import Task
 from realnet.roles.tasks.curriculum import Curriculum, load_curriculum
 from realnet.roles.tasks.order import Mix, derive, shuffled
-from realnet.roles.tasks.source import JsonLines, MadeRows, is_made, made, open_source
+from realnet.roles.tasks.source import Rows, is_made, made, open_source
 from realnet.roles.tasks.template import Template, read_template
 
 EVAL_CAP = 192
@@ -41,7 +41,7 @@ class _OpenTask:
     def __init__(self, name: str, task: Task, base: Path) -> None:
         self.where = f"[tasks.{name}]"
         self.task = task
-        self.rows: JsonLines | MadeRows = open_source(task.data, task.seed, base, self.where)
+        self.rows: Rows = open_source(task.data, task.seed, base, self.where)
         self.template: Template = read_template(task.prompt, base, self.where)
         self._columns = {n: task.columns.get(n, n) for n in self.template.names}
         # a name in `columns` may also be used for the answer: one vocabulary for one table

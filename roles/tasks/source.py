@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import functools
 import importlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 from realnet.errors import ConfigError, LostReference, listed, nearest
 from realnet.references import CodeReference, parse_reference
+from realnet.roles.tasks.hubrows import HubRows
+from realnet.roles.tasks.rowtext import parse_line
 from realnet.roles.tasks.template import describe, near_file
 from realnet.topology.kinds import load_object
 
@@ -74,7 +75,7 @@ class JsonLines:
             ) from None
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
-                self._rows.append(_parse(line, f"{where}.data: {path} line {number}"))
+                self._rows.append(parse_line(line, f"{where}.data: {path} line {number}"))
                 self._lines.append(number)
         if not self._rows:
             raise ConfigError(f"{where}.data: {path} has no rows: one JSON object a line is needed")
@@ -179,17 +180,15 @@ def _try(maker: Maker, reference: str, where: str) -> None:
         )
 
 
-def open_source(reference: str, seed: int, base: Path, where: str) -> JsonLines | MadeRows:
+Rows = JsonLines | HubRows | MadeRows
+
+
+def open_source(reference: str, seed: int, base: Path, where: str) -> Rows:
     """Return the rows that a `data` reference means. Raises ConfigError."""
     if is_made(reference):
         return MadeRows(reference, seed, base, where)
     if reference.startswith("hf:"):
-        raise ConfigError(
-            f"{where}.data = {reference!r}: this build reads local files and made tasks, and "
-            "downloads nothing. Save the split as JSON lines beside the topology "
-            '(datasets: load_dataset(...).to_json("data/train.jsonl")) and write '
-            'data = "./data/train.jsonl"'
-        )
+        return HubRows(reference, base, where)
     if not reference.endswith((".jsonl", ".json")):
         raise ConfigError(
             f"{where}.data = {reference!r}: not a reference to data. Write a file of JSON lines, "
@@ -197,21 +196,3 @@ def open_source(reference: str, seed: int, base: Path, where: str) -> JsonLines 
             'own code that makes them, "file.py:name"'
         )
     return JsonLines(base / reference, where)
-
-
-def _parse(line: str, where: str) -> dict[str, str]:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise ConfigError(f"{where}: not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ConfigError(
-            f'{where}: a JSON object is needed ({{"question": ...}}), '
-            f"this is a {type(value).__name__}"
-        )
-    return {key: _as_text(item) for key, item in value.items()}
-
-
-def _as_text(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text.encode("utf-8", "replace").decode()  # lone surrogates cannot be sent

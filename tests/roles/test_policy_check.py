@@ -51,7 +51,7 @@ def complaint(base: Path, **table: Any) -> str:
             '[policy].model = "new:lama": no such new model. Did you mean',
         ),
         ({"model": "./nowhere", "tokenizer": "new:bytes"}, '[policy].model = "./nowhere": '),
-        ({"model": "hf:Qwen/Qwen3-0.6B"}, "this build downloads no models"),
+        ({"model": "hf:Qwen/Qwen3-0.6B"}, "it was not fetched"),
         ({"tokenizer": "new:char"}, 'no such kind. Did you mean "new:chars"?'),
         ({"tokenizer": "./nowhere"}, "there is no tokenizer.json"),
         ({"tokenizer": ""}, "[policy].tokenizer is missing"),

@@ -144,7 +144,7 @@ def test_demonstrations_come_from_made_tasks_only(base: Path) -> None:
         ({"data": "./date.jsonl"}, ["[tasks.t].data", 'Did you mean "data.jsonl"?']),
         ({"data": "./no/data.jsonl"}, ["There is no folder"]),
         ({"data": "new:adz"}, ['new:adz"', 'Did you mean "addz"?', "new:addz"]),
-        ({"data": "hf:openai/gsm8k:train"}, ["local files and made tasks", "./data/train.jsonl"]),
+        ({"data": "hf:openai/gsm8k:train"}, ["it was not fetched", "realnet fetch"]),
         ({"data": "gsm8k"}, ["not a reference to data"]),
         ({"prompt": "{questoin}"}, ["[tasks.t]", "'questoin'", 'Did you mean "question"?']),
         ({"prompt": "same"}, ["has no {column}"]),

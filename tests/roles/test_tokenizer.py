@@ -80,5 +80,5 @@ def test_bad_references_are_told(tmp_path: Path) -> None:
         load_tokenizer(Policy(model="new:llama", tokenizer="./nothing"), tmp_path)
     with pytest.raises(ConfigError, match="is not a folder"):
         load_tokenizer(Policy(model="./nothing"), tmp_path)
-    with pytest.raises(ConfigError, match=r"hf download Qwen/Qwen2\.5-0\.5B"):
+    with pytest.raises(ConfigError, match=r"Qwen/Qwen2\.5-0\.5B.*realnet fetch"):
         load_tokenizer(Policy(model="hf:Qwen/Qwen2.5-0.5B"), tmp_path)

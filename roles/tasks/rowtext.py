@@ -1,0 +1,28 @@
+"""One row of data as texts, from a line of JSON or from values. Knows nothing of files or tasks."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from realnet.errors import ConfigError
+
+
+def parse_line(line: str, where: str) -> dict[str, str]:
+    """Return one line of a file of JSON lines. Raises ConfigError opening with `where`."""
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"{where}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(
+            f'{where}: a JSON object is needed ({{"question": ...}}), '
+            f"this is a {type(value).__name__}"
+        )
+    return {key: as_text(item) for key, item in value.items()}
+
+
+def as_text(value: Any) -> str:
+    """Return any value of a row as text: what is none already as JSON."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text.encode("utf-8", "replace").decode()  # lone surrogates cannot be sent
