@@ -79,6 +79,13 @@ class Store:
         """The version that the next batch is trained with."""
         return Version(self.name, self.lineage.current, self.ledger.steps)
 
+    def signs(self) -> dict[str, float]:
+        """Return what a row of metrics says of tickets and arrivals."""
+        counts = {f"tickets_{state}": float(n) for state, n in self.ledger.counts().items()}
+        if self.policy.over_age == "requeue":
+            counts["tickets_requeued"] = float(self.lateness.requeued)
+        return {**counts, "duplicates": float(self.assembly.duplicates)}
+
     # ------------------------------------------------------------ rebuilding (blocking)
 
     def rebuild(self, found: Found | None) -> None:
@@ -86,10 +93,10 @@ class Store:
 
         The journal must be open. Afterwards call `resume` if there was a checkpoint.
         """
+        count, begin = 0, 0
         if found is not None:
-            self._load(found)
-        count = 0
-        for entry in self.journal.replay():
+            begin = self._load(found)
+        for entry in self.journal.replay(begin):
             count += 1
             where = f"{self.journal.folder}, segment {entry.segment}"
             self._apply(records.unpack(entry.kind, entry.body, where), entry.segment)
@@ -105,7 +112,8 @@ class Store:
         self.fruitless = 0  # what ended the life before may have been mended
         self.ledger.check()
 
-    def _load(self, found: Found) -> None:
+    def _load(self, found: Found) -> int:
+        """Load a checkpoint; return the first segment of the journal that tells what it lacks."""
         meta = read_meta(found)
         if meta.policy != self.name:
             raise CheckpointError(f"{found.folder} is of policy {meta.policy}, not {self.name}")
@@ -122,6 +130,7 @@ class Store:
             )
         for ticket in self.ledger.tickets(TicketState.BUFFERED):
             self.ledger.unbuffer(ticket)  # its rollouts are in the journal: whole again in a moment
+        return meta.journal_from
 
     def fork(self, lineage: Lineage, at: Version, origin: str) -> None:
         """Begin this run with the weights of another's version: a ledger and a branch of its own.

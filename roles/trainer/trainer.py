@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from realnet import Actor, Ask, Delivery, Inlet, StateIn, StateOut, doc, handles
 from realnet.config import Shared
-from realnet.errors import CheckpointError
 from realnet.message import Nothing
 from realnet.roles.face.track import check_trackers
 from realnet.roles.journal import Journal, JournalFull
@@ -41,8 +40,10 @@ from realnet.roles.models.check import check_policy
 from realnet.roles.tables import Policy, Schedule, Task
 from realnet.roles.tasks.curriculum import fingerprint
 from realnet.roles.trainer.beginning import Beginning
+from realnet.roles.trainer.bell import Bell
 from realnet.roles.trainer.best import check_best
 from realnet.roles.trainer.demonstrations import demonstrations
+from realnet.roles.trainer.ending import Ending
 from realnet.roles.trainer.failures import Failures, judge_arrivals
 from realnet.roles.trainer.keeper import Keeper
 from realnet.roles.trainer.learner_config import (
@@ -62,8 +63,6 @@ if TYPE_CHECKING:
     from realnet.roles.trainer.learner import Learner
 
 _PAUSE_S = 5.0  # between tries when the disk is full
-_LAST_TRIES = 3  # of the last checkpoint
-_MEASURE_S = 600.0  # the longest wait for the measurement of the last version
 _SHOWN = 5  # set-aside tickets told one by one; the ledger counts all
 
 
@@ -116,7 +115,7 @@ class Trainer(Actor[TrainerConfig]):
 
     async def start(self) -> None:
         """Load or make the policy, and everything known about its tickets."""
-        self._ready, self._bell = asyncio.Event(), asyncio.Event()
+        self._ready, self._bell = asyncio.Event(), Bell()
         self._stepping = asyncio.Lock()  # held from the choice of a batch until it is trained
         self._draining = self._finished = False
         self._full_told_s = -_PAUSE_S
@@ -171,7 +170,7 @@ class Trainer(Actor[TrainerConfig]):
             await self._store.arrived(item.body)
         except IllegalMove as error:  # of tickets that a journal which was moved away knew
             item.set_aside(str(error))
-        self._ring()
+        self._bell.ring()
 
     @handles
     async def take_slots(self, request: TakeSlots) -> Slots:
@@ -190,19 +189,14 @@ class Trainer(Actor[TrainerConfig]):
         """Enter what became of tickets before they were answered."""
         await self._ready.wait()
         await self._store.report(request.handed, request.set_aside)
-        self._ring()
+        self._bell.ring()
         return Nothing()
-
-    def _ring(self) -> None:
-        """Wake everybody who waits for groups or room: both may have changed."""
-        bell, self._bell = self._bell, asyncio.Event()
-        bell.set()
 
     # ------------------------------------------------------------ the loop
 
     async def run(self) -> None:
         """Step until the schedule's end."""
-        self._ring()
+        self._bell.ring()
         await self._publish()
         if self._schedule.until.time is not None and self.config.ends_run:
             end_s = self._began_s + self._schedule.until.time
@@ -231,7 +225,7 @@ class Trainer(Actor[TrainerConfig]):
         while True:
             for one in news.newest:
                 self._keeper.measured(one)
-            self._ring()
+            self._bell.ring()
             news = await self.measured.changed()
 
     def _over(self) -> bool:
@@ -268,7 +262,7 @@ class Trainer(Actor[TrainerConfig]):
             if groups is None or self._draining:
                 return None
             if await store.retire(groups):
-                self._ring()
+                self._bell.ring()
                 return None
             start_s = self.clock.now()
             self.progress(f"step {store.step + 1}")
@@ -282,17 +276,11 @@ class Trainer(Actor[TrainerConfig]):
             store.trained(groups)
             self._failures.finite()
         step_s = self.clock.now() - start_s
-        counts = {f"tickets_{state}": float(n) for state, n in store.ledger.counts().items()}
         timing = {"wait_s": wait_s, "step_s": step_s, "branch": float(store.version.branch)}
-        more = {
-            "duplicates": float(store.assembly.duplicates),
-            "skipped": float(self._failures.skipped),
-        }
+        more = {"skipped": float(self._failures.skipped)}
         if self.config.rule.dynamic_sampling:
             more["groups_unfit"] = float(unfit)
-        if self._policy.over_age == "requeue":
-            more["tickets_requeued"] = float(store.lateness.requeued)
-        return {**signs, **counts, **timing, **more}
+        return {**signs, **store.signs(), **timing, **more}
 
     def _train(self, groups: Sequence[Group], version: Version) -> dict[str, float]:
         """Write a few answers down and take the step, in the compute thread."""
@@ -307,7 +295,7 @@ class Trainer(Actor[TrainerConfig]):
         step = self._store.step + 1
         path = await self.compute(self._failures.keep, step, groups, reason, label="keep batch")
         await self._store.dropped(groups, f"no finite loss in step {step}")
-        self._ring()
+        self._bell.ring()
         self.event(f"step {step} was not taken: {reason}; batch kept in {path}", step=step)
         self._failures.judge(step, reason)
 
@@ -318,7 +306,7 @@ class Trainer(Actor[TrainerConfig]):
         await self._publisher.publish(version)
         self._store.published = version.number
         self._show()
-        self._ring()
+        self._bell.ring()
         self.progress(f"collects for step {version.number + 1}")
         return self.clock.now() - start_s
 
@@ -332,52 +320,24 @@ class Trainer(Actor[TrainerConfig]):
         """The schedule is done: save, export, close the books, end the run."""
         self._finished = True
         self._show()
+        store, keeper = self._store, self._keeper
+        ending = Ending(
+            *(self, store, keeper, self._learner, self._folder, self._bell),
+            self._schedule.save,
+        )
+        watched = keeper.best is not None and self.measured.value is not None
         async with self._stepping:
-            for attempt in range(_LAST_TRIES):
-                if await self._keeper.save(self._elapsed_s()):
-                    break
-                if attempt + 1 == _LAST_TRIES:
-                    raise CheckpointError(f"the last checkpoint failed {_LAST_TRIES} times")
-                async with self.waiting("space on the disk for the last checkpoint"):
-                    await self.clock.sleep(_PAUSE_S)
-            await self._export()
-            await self._keeper.close_books()
-        self.finish(f"trained {self._store.step} steps")
-
-    async def _export(self) -> None:
-        """Write Hugging Face folders: of the last version, and of the best if that is another."""
-        await self._last_measured()
-        best = self._keeper.best_step()
-        if best is not None:
-            self.event(f"best by {self._schedule.save.best}: step {best}", best_step=best)
-        if self._schedule.save.export != "hf":
-            return
-        self.progress("exporting")
-        await self.compute(self._learner.export, self._folder / "export", label="export")
-        if best is not None and best != self._store.step:
-            found = self._keeper.checkpoints.at(best)
-            await self.compute(self._learner.load, found.folder / "learner", label="export")
-            await self.compute(self._learner.export, self._folder / "export-best", label="export")
-
-    async def _last_measured(self) -> None:
-        """Wait until the last version is measured, if somebody measures and best ones are kept."""
-        best, step = self._keeper.best, self._store.step
-        if best is None or self.measured.value is None:
-            return
-        end_s = self.clock.now() + _MEASURE_S
-        self.spawn(self._ring_at(end_s), name="end of measuring")
-        async with self.waiting("the measurement of the last version"):
-            while step not in best.values and not self._draining and self.clock.now() < end_s:
-                await self._bell.wait()
+            await ending.end(self._elapsed_s, measured=watched, stopping=lambda: self._draining)
+        self.finish(f"trained {store.step} steps")
 
     async def _ring_at(self, time_s: float) -> None:
         await self.clock.sleep(max(0.0, time_s - self.clock.now()))
-        self._ring()
+        self._bell.ring()
 
     async def drain(self) -> None:
         """Finish the step that is going on and save, so that a resume goes on exactly here."""
         self._draining = True
-        self._ring()
+        self._bell.ring()
         if not self._ready.is_set():
             return
         async with self._stepping:
