@@ -305,6 +305,7 @@ class Cell:
         whole = Address(mine.role, mine.index, mine.incarnation, other.rank)
         if other == whole != mine:
             self.ports[gang.PORT].peer_up(other.full, "")
+            self.actor.gang.heard()
 
     def finish(self, text: str) -> None:
         """Ask for the normal end of the run."""

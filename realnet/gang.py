@@ -9,6 +9,7 @@ Knows nothing of processes. Made by `cell.py`; role authors use it as `self.gang
 
 from __future__ import annotations
 
+import asyncio
 from typing import TypeVar
 
 from realnet.address import Address
@@ -28,11 +29,22 @@ class Gang:
         self.num_ranks = num_ranks
         self._address = address
         self._port = port
+        self._all_up = asyncio.Event()
+        self.heard()
 
     @property
     def is_up(self) -> bool:
         """Tell whether all the others can be asked."""
         return self._port is None or len(self._port.peers) == self.num_ranks - 1
+
+    def heard(self) -> None:
+        """A rank came up; `cell.py` says so."""
+        if self.is_up:
+            self._all_up.set()
+
+    async def up(self) -> None:
+        """Wait until all the others can be asked, in `run`: they are up when all have started."""
+        await self._all_up.wait()
 
     async def ask(self, rank: int, request: Request[R], *, deadline_s: float = 30.0) -> R:
         """Ask one other rank, which answers by `@handles`; once the gang is up (from `run` on).

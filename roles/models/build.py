@@ -57,6 +57,20 @@ def build_model(policy: Policy, tokenizer: Tokenizer, base: Path, seed: int) -> 
     return built
 
 
+def build_empty(policy: Policy, tokenizer: Tokenizer, base: Path) -> PreTrainedModel:
+    """Return the same model without memory for its weights: somebody else has them."""
+    auto: Any = AutoModelForCausalLM
+    if policy.model.startswith(NEW):
+        config: Any = new_config(shape_of(policy, tokenizer.vocab_size, base), tokenizer)
+    else:
+        config = transformers.AutoConfig.from_pretrained(
+            model_folder(policy, base), local_files_only=True, trust_remote_code=False
+        )
+    with torch.device("meta"):
+        model: PreTrainedModel = auto.from_config(config, dtype=DTYPES[policy.dtype]).eval()
+    return model
+
+
 def new_config(shape: Shape, tokenizer: Tokenizer) -> transformers.PreTrainedConfig:
     """Return the transformers config of a new model."""
     kinds: dict[str, Any] = {

@@ -69,8 +69,15 @@ class Checkpoints:
         `write(folder)` puts the large files there. Older checkpoints beyond `keep` that are not
         spared go after this one is durable. Raises CheckpointError naming path, sizes, what to do.
         """
-        final = self.folder / f"step_{step:06d}"
-        part = self.folder / f"{final.name}.tmp"
+        self.begin(step, small, write)
+        return self.finish(step)
+
+    def begin(self, step: int, small: Mapping[str, bytes], write: Callable[[Path], None]) -> None:
+        """Open the folder that `finish` makes whole; `write` may go on beside what comes between.
+
+        Raises CheckpointError.
+        """
+        part = self._part(step)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             _remove(part)
@@ -78,7 +85,24 @@ class Checkpoints:
             for name, data in small.items():
                 (part / name).write_bytes(data)
             write(part)
-            listed = {str(p.relative_to(part)): _entry(p, sync=True) for p in _files(part)}
+        except OSError as error:
+            raise self._failed(step, part, error) from error
+
+    def finish(
+        self, step: int, rest: Callable[[Path], Mapping[str, Entry]] = lambda part: {}
+    ) -> Path:
+        """Make whole what `begin` opened; return its folder. Any thread may call it.
+
+        `rest(folder)` waits for what is still being written, and may return the entries of files
+        that are durable already. Raises CheckpointError.
+        """
+        final, part = self.folder / f"step_{step:06d}", self._part(step)
+        try:
+            known = rest(part)
+            listed = {
+                (name := str(p.relative_to(part))): known.get(name) or _entry(p, sync=True)
+                for p in _files(part)
+            }
             manifest = msgspec.json.format(msgspec.json.encode(Manifest(step, listed)))
             (part / MANIFEST).write_bytes(manifest)
             _sync(part / MANIFEST)
@@ -138,6 +162,9 @@ class Checkpoints:
             if match and path.is_dir():
                 found.append((int(match[1]), path))
         return sorted(found)
+
+    def _part(self, step: int) -> Path:
+        return self.folder / f"step_{step:06d}.tmp"
 
     def _prune(self) -> None:
         with contextlib.suppress(OSError):  # what cannot be removed now goes the next time

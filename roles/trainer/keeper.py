@@ -6,10 +6,11 @@ meanwhile: no step is taken between the snapshot of the ledger and the learner's
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -18,9 +19,11 @@ from realnet.observe.record import read_rows
 from realnet.roles.messages import Measured
 from realnet.roles.tables import Save
 from realnet.roles.trainer.best import Best, measured_rows, row_name
-from realnet.roles.trainer.checkpoint import Checkpoints, Found
+from realnet.roles.trainer.checkpoint import Checkpoints, Entry, Found
 from realnet.roles.trainer.meta import read_meta
 from realnet.roles.trainer.store import Store
+
+_LEARNER = "learner"  # the folder of its files
 
 
 class Surroundings(Protocol):
@@ -28,6 +31,7 @@ class Surroundings(Protocol):
 
     def compute(self, fn: Callable[..., Any], *args: Any, label: str) -> Awaitable[Any]: ...
     def event(self, text: str, **fields: Any) -> None: ...
+    def spawn(self, work: Coroutine[Any, Any, bool], *, name: str) -> asyncio.Task[bool]: ...
 
 
 class Saves(Protocol):
@@ -36,8 +40,28 @@ class Saves(Protocol):
     def save(self, folder: Path) -> None: ...
 
 
+class Durable(Protocol):
+    """A file that is on the disk, and its digest."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def xxh3_128(self) -> str: ...
+
+
+@runtime_checkable
+class Stages(Protocol):
+    """A learner that copies its state aside and writes it while the next steps are taken."""
+
+    def stage(self, folder: Path) -> None: ...
+    def finish(self, folder: Path) -> Sequence[Durable]: ...
+
+
 class Keeper:
-    """The checkpoints and books of one trainer. `saved` is the step of the last checkpoint.
+    """The checkpoints and books of one trainer. `saved` is the step of the last checkpoint that is
+    whole, `begun` that of the last one that was begun.
 
     `measured_every` is how many steps lie between two versions that are measured.
     """
@@ -54,7 +78,8 @@ class Keeper:
         self.checkpoints = Checkpoints(folder / "checkpoints", keep=policy.keep)
         self.checkpoints.spared = self._spared
         self.best = Best(row_name(policy.best), measured_every) if policy.best else None
-        self.saved = -1
+        self.saved = self.begun = -1
+        self._writing: asyncio.Task[bool] | None = None
         self._policy = policy
         self._measured_every = measured_every
         self._actor = actor
@@ -67,7 +92,7 @@ class Keeper:
         every = self._policy.every
         if self.best is not None and step % self._measured_every == 0:
             return True
-        return step // every > self.saved // every
+        return step // every > max(self.saved, self.begun) // every
 
     def read_measured(self, path: Path) -> None:
         """Enter what metrics.jsonl says of versions that still are (blocking)."""
@@ -88,21 +113,52 @@ class Keeper:
         steps = [step for step, _ in self.checkpoints.all()]
         return self.best.of(steps) if self.best is not None else None
 
-    async def save(self, elapsed_s: float) -> bool:
-        """Write a checkpoint, if there is none of this step. False, and told, when it failed."""
+    async def save(self, elapsed_s: float, *, wait: bool = True) -> bool:
+        """Write a checkpoint, if there is none of this step. False, and told, when it failed.
+
+        Without `wait`, a learner that can writes it beside the next steps; one at a time.
+        """
         store, step = self._store, self._store.step
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            await writing
         if step == self.saved:
             return True
         store.trained_s = elapsed_s
         small = store.snapshot()
+        self.begun = step
+        stages = isinstance(self._learner, Stages)
+        save = self.checkpoints.begin if stages else self.checkpoints.save
         try:
-            await self._actor.compute(
-                self.checkpoints.save, step, small, self._write, label="checkpoint"
-            )
+            await self._actor.compute(save, step, small, self._write, label="checkpoint")
         except CheckpointError as error:
-            self._actor.event(f"{error}. It is tried again after the next step", step=step)
-            return False
-        self.saved = step
+            return self._failed(step, error)
+        if not stages:
+            return await self._is_whole(step)
+        self._writing = self._actor.spawn(self._finish(step), name="checkpoint")
+        return await self._writing if wait else True
+
+    async def _finish(self, step: int) -> bool:
+        """Wait, in a thread of its own, until what was begun is whole."""
+        try:
+            await asyncio.to_thread(self.checkpoints.finish, step, self._rest)
+        except CheckpointError as error:
+            return self._failed(step, error)
+        return await self._is_whole(step)
+
+    def _rest(self, part: Path) -> dict[str, Entry]:
+        assert isinstance(self._learner, Stages)
+        done = self._learner.finish(part / _LEARNER)
+        return {f"{_LEARNER}/{file.name}": Entry(file.size, file.xxh3_128) for file in done}
+
+    def _failed(self, step: int, error: CheckpointError) -> bool:
+        self.begun = self.saved
+        self._actor.event(f"{error}. It is tried again after the next step", step=step)
+        return False
+
+    async def _is_whole(self, step: int) -> bool:
+        """Let go of what only older checkpoints need."""
+        store, self.saved = self._store, step
         await store.journal.rotate()
         if self._policy.journal == "all":
             return True
@@ -128,7 +184,10 @@ class Keeper:
         self._actor.event(ledger.line(), **ledger.counts())
 
     def _write(self, folder: Path) -> None:
-        self._learner.save(folder / "learner")
+        if isinstance(self._learner, Stages):
+            self._learner.stage(folder / _LEARNER)
+        else:
+            self._learner.save(folder / _LEARNER)
 
     def _spared(self, steps: list[int]) -> set[int]:
         """Return the checkpoints that stay though newer ones do: the best, a replay's beginning."""

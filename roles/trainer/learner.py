@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +26,9 @@ from realnet.errors import CheckpointError, RealnetError
 from realnet.roles.algorithms.advantages import Array
 from realnet.roles.algorithms.kl import divergence
 from realnet.roles.algorithms.normalise import token_scale
-from realnet.roles.algorithms.objective import Tokens, token_loss
 from realnet.roles.algorithms.schedules import rate
 from realnet.roles.messages import Group, Version
+from realnet.roles.models.blocks import recompute_blocks
 from realnet.roles.models.build import build_model, export_hf, load_named_weights, named_weights
 from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.tables import Policy
@@ -36,14 +36,20 @@ from realnet.roles.trainer import learner_files, learner_reference
 from realnet.roles.trainer.learner_batch import Age, Sample, give_credit, lay_out
 from realnet.roles.trainer.learner_config import START, LearnerConfig, NonFinite
 from realnet.roles.trainer.learner_optimizers import AdamW, Named
-from realnet.roles.trainer.learner_pass import Row, Scorer
+from realnet.roles.trainer.learner_part import Floats, Known, Part, Row, make_part
+from realnet.roles.trainer.learner_pass import Scorer
+from realnet.roles.trainer.learner_run import run_part
 from realnet.roles.trainer.learner_undo import Undo
 from realnet.roles.trainer.learner_vitals import Vitals
 from realnet.roles.trainer.learner_warm_start import Demos, Report, warm_start
 
 __all__ = ["Demos", "Learner", "LearnerConfig", "NonFinite", "Report"]
 
-Known = dict[int, torch.Tensor]  # log-probabilities [T] of a policy, by position of the answer
+
+class Undone(Protocol):
+    """What can return to the state before a step."""
+
+    def put_back(self) -> None: ...
 
 
 class Learner:
@@ -63,7 +69,7 @@ class Learner:
         self.tokenizer = tokenizer
         self.base = base
         self.horizon = horizon
-        self.model = _model(policy, config, tokenizer, base)
+        self.model = self._make()
         self.scorer = self._scorer(self.model)
         self.reference: Scorer | None = None
         parameters = dict(self.model.named_parameters())
@@ -112,7 +118,7 @@ class Learner:
         oldest = None if self.policy.over_age == "allow" else self.policy.max_age
         batch = lay_out(groups, age, oldest, self.rule, self.policy.max_tokens)
         updates = config.epochs * config.minibatches
-        undo = Undo(self.named, self.optimizer, self.rng, updates=updates)
+        undo = self._mark(updates)
         try:
             reference = self._refer_to(batch.samples)
             give_credit(batch, self.rule, self._penalties(batch.samples, reference))
@@ -131,7 +137,7 @@ class Learner:
 
         Each row is (ids [L], where [T]); changes nothing.
         """
-        return [logp.float().cpu().numpy() for logp in self.scorer.score(rows)]
+        return [logp.astype(np.float32) for logp in self._score(self.scorer, rows)]
 
     def weights(self) -> list[tuple[str, npt.NDArray[np.generic], str]]:
         """Return (name, array, dtype) of every weight: "float32", or "bfloat16" as its uint16 bits.
@@ -194,7 +200,7 @@ class Learner:
                 raise RealnetError("a KL was asked for and no reference was taken: call refer()")
             return {}
         members = [i for i, sample in enumerate(samples) if len(sample.where)]
-        logp = self.reference.score([samples[i].row for i in members])
+        logp = self._score(self.reference, [samples[i].row for i in members])
         return dict(zip(members, logp, strict=True))
 
     def _penalties(self, samples: list[Sample], reference: Known) -> list[Array] | None:
@@ -203,9 +209,8 @@ class Learner:
             return None
         result = [np.zeros(len(sample.where)) for sample in samples]
         for i, logp in reference.items():
-            behave = torch.from_numpy(samples[i].behave).to(logp)
-            apart = divergence(logp - behave, self.rule.kl_estimator)
-            result[i] = self.rule.kl_beta * apart.double().cpu().numpy()
+            apart = divergence(torch.from_numpy(logp - samples[i].behave), self.rule.kl_estimator)
+            result[i] = self.rule.kl_beta * apart.numpy()
         return result
 
     def _train(self, samples: list[Sample], reference: Known) -> Vitals:
@@ -216,12 +221,12 @@ class Learner:
             self.steps, config.schedule, config.warm_up, self.horizon, config.lr_end
         )
         cuts = [self._cut(len(samples)) for _ in range(config.epochs)]
-        proximal: Known = {}
+        proximal: dict[int, Floats] = {}
         if self.rule.proximal == "recompute" and config.epochs * config.minibatches > 1:
             # the first update's proximal policy is the policy itself: no pass for its answers
             first = set(cuts[0][0]) if config.epochs == 1 else set()
             later = [i for i, s in enumerate(samples) if s.teaches and i not in first]
-            logp = self.scorer.score([samples[i].row for i in later])
+            logp = self._score(self.scorer, [samples[i].row for i in later])
             proximal = dict(zip(later, logp, strict=True))
         for cut in cuts:
             for minibatch in cut:
@@ -253,73 +258,52 @@ class Learner:
         members = [i for i in minibatch if samples[i].teaches]
         if not members:
             return
-        total = 0.0
-        for part in self.scorer.parts([samples[i].width for i in members]):
-            chosen = [members[k] for k in part]
-            logp = self.scorer.logprobs([samples[i].row for i in chosen])
-            tokens = _tokens(samples, chosen, logp, proximal, reference)
-            terms = token_loss(self.rule, tokens)
-            loss = (terms.loss * _spread([share[i] for i in chosen], tokens)).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.collect()
-            total += float(loss.detach())
-            vitals.add(terms, tokens)
-        norm = self.optimizer.clip(self.config.grad_clip)
+        cuts = self._parts([samples[i].width for i in members])
+        chosen = [[members[k] for k in cut] for cut in cuts]
+        parts = [make_part(samples, c, share, proximal, reference) for c in chosen]
+        total, norm = self._apply(parts, vitals)
+        vitals.add_update(total, norm)
+
+    # ---------------------------------------------------------------- where the model is
+
+    def _parts(self, widths: Sequence[int]) -> list[list[int]]:
+        """Cut sequences, by their lengths, into micro-batches; return positions in `widths`."""
+        return self.scorer.parts(widths)
+
+    def _score(self, scorer: Scorer, rows: Sequence[Row]) -> list[Floats]:
+        """Return the log-probabilities of each row. Shapes: [T_i]."""
+        return [logp.double().cpu().numpy() for logp in scorer.score(rows)]
+
+    def _apply(self, parts: Sequence[Part], vitals: Vitals) -> tuple[float, float]:
+        """Update once with these micro-batches; return loss and gradient norm, or raise."""
+        optimizer = self.optimizer
+        total = sum(
+            run_part(self.scorer, self.rule, part, vitals, optimizer.collect, 1) for part in parts
+        )
+        norm = optimizer.clip(self.config.grad_clip)
         if not np.isfinite([total, norm]).all():
             raise NonFinite(f"loss {total}, gradient norm {norm}")
-        self.optimizer.update()
-        vitals.add_update(total, norm)
+        optimizer.update()
+        return total, norm
+
+    def _mark(self, updates: int) -> Undone:
+        """Remember the state before a step of so many updates."""
+        return Undo(self.named, self.optimizer, self.rng, updates=updates)
+
+    def _make(self) -> Any:
+        """Build the model where it will be trained, without dropout: all passes must agree."""
+        device = self.config.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cpu":
+            torch.set_num_threads(self.config.threads)
+        model: Any = build_model(self.policy, self.tokenizer, self.base, self.policy.seed)
+        if self.config.activations == "recompute":
+            recompute_blocks(model)
+        return model.to(device).eval()
 
     def _scorer(self, model: Any) -> Scorer:
         config = self.config
         return Scorer(
             model, self.policy.temperature, config.rows, config.micro_tokens, config.autocast
         )
-
-
-def _model(policy: Policy, config: LearnerConfig, tokenizer: Tokenizer, base: Path) -> Any:
-    """Build the model where it will be trained, without dropout: all passes must agree."""
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu":
-        torch.set_num_threads(config.threads)
-    model: Any = build_model(policy, tokenizer, base, policy.seed)
-    return model.to(device).eval()
-
-
-def _tokens(
-    samples: list[Sample],
-    chosen: list[int],
-    logp: torch.Tensor,
-    proximal: Known,
-    reference: Known,
-) -> Tokens:
-    """Return the tokens of some answers as the objective wants them."""
-
-    def tensor(arrays: list[npt.NDArray[Any]]) -> torch.Tensor:
-        return torch.from_numpy(np.concatenate(arrays)).to(logp)
-
-    picked = [samples[i] for i in chosen]
-    counts = [len(s.where) for s in picked]
-    owner = np.repeat(np.arange(len(picked)), counts)
-    return Tokens(
-        logp=logp,
-        behave=tensor([s.behave for s in picked]),
-        advantage=tensor([s.advantage for s in picked]),
-        owner=torch.from_numpy(owner).to(logp.device),
-        answers=len(picked),
-        age=tensor([s.ages for s in picked]),
-        # the first minibatch of a step is scored by the policy that the step starts from
-        proximal=_joined(chosen, proximal) if chosen[0] in proximal else logp.detach(),
-        reference=_joined(chosen, reference) if reference else None,
-    )
-
-
-def _joined(chosen: list[int], known: Known) -> torch.Tensor:
-    return torch.cat([known[i] for i in chosen])
-
-
-def _spread(values: list[float], tokens: Tokens) -> torch.Tensor:
-    """Repeat one value an answer over its tokens. Shapes: [answers] -> [T]."""
-    return torch.tensor(values, dtype=torch.float64).to(tokens.logp)[tokens.owner]

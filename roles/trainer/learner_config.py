@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from realnet.changes import Fixed, Past
-from realnet.config import Config, doc
+from realnet.config import Config, Seconds, doc
 from realnet.errors import ConfigError, RealnetError
 from realnet.roles.algorithms.contradictions import Contradiction, refuse_policy, refuse_reference
 from realnet.roles.algorithms.presets import Algorithm, Loss, Rule, expand, opened
@@ -44,12 +44,25 @@ class WarmStart(Config):
     grad_clip: Annotated[float, doc("largest gradient norm; 0: no bound", ge=0)] = 1.0
 
 
+class Fsdp(Config):
+    """`fsdp`: how a gang of ranks trains one model (`backend = "fsdp"`)."""
+
+    collective: Annotated[
+        Seconds, doc("how long a rank waits for the others before it fails, and the gang with it")
+    ] = Seconds(600.0)
+
+
 class LearnerConfig(Config):
     """How a policy learns: the algorithm, its loss, the optimizer, the cut into minibatches.
 
     `loss` is opened as the table is read: afterwards it holds every field that has an effect.
     """
 
+    backend: Annotated[
+        Literal["plain", "fsdp"],
+        doc("the whole model in this process, or cut by FSDP2 over the ranks of the role"),
+    ] = "plain"
+    fsdp: Annotated[Fsdp, doc("how the ranks of a cut model work together")] = Fsdp()
     algorithm: Annotated[Algorithm, doc("preset of advantage and loss; what you give wins")] = (
         "rloo"
     )
@@ -83,6 +96,10 @@ class LearnerConfig(Config):
         Literal["off", "bf16"],
         doc("compute in bf16 with fp32 weights; for weights in bf16 too, [policy].dtype"),
     ] = "off"
+    activations: Annotated[
+        Literal["keep", "recompute"],
+        doc("of a block, between forward and backward: kept, or computed again (less memory)"),
+    ] = "keep"
     device: Annotated[
         Literal["auto", "cpu", "cuda"], doc("where the model is; auto: a GPU if this role has one")
     ] = "auto"
@@ -126,6 +143,15 @@ def check_rule(config: LearnerConfig, policy: Policy) -> None:
         raise Contradiction(
             f'autocast = "{config.autocast}" computes in bf16 from fp32 weights, but '
             f'[policy].dtype = "{policy.dtype}": remove autocast, or set [policy].dtype = "fp32"'
+        )
+
+
+def check_alone(ranks: int) -> None:
+    """Raise ConfigError when several ranks would each train the whole model."""
+    if ranks > 1:
+        raise ConfigError(
+            f'[roles.trainer] has ranks = {ranks} and backend = "plain", which trains in one '
+            'process: set backend = "fsdp", or remove ranks'
         )
 
 

@@ -33,6 +33,13 @@ def write(
     """Write the three files into an existing or new folder. Raises OSError, on a full disk too."""
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(weights, folder / MODEL)
+    write_small(folder, state, scalars)
+
+
+def write_small(
+    folder: Path, state: Mapping[str, torch.Tensor], scalars: Mapping[str, int]
+) -> None:
+    """Write all but the weights, which are elsewhere. Raises OSError, on a full disk too."""
     write_tensors(state, folder / STATE)
     text = json.dumps({"format": FORMAT, **scalars}, indent=2)
     (folder / SCALARS).write_text(text + "\n", encoding="utf-8")
@@ -53,13 +60,22 @@ def read(
     folder: Path,
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, int]]:
     """Return what `write` wrote; raises CheckpointError, naming the file."""
+    state, scalars = read_small(folder)
+    if "ranks" in scalars:
+        raise CheckpointError(
+            f'{folder} was written by {scalars["ranks"]} ranks of backend = "fsdp": resume with '
+            "that, or start a new run from its export"
+        )
+    return _tensors(folder, MODEL), state, scalars
+
+
+def read_small(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
+    """Return what `write_small` wrote; raises CheckpointError, naming the file."""
     try:
         scalars: dict[str, int] = json.loads((folder / SCALARS).read_text(encoding="utf-8"))
-        weights, state = load_file(folder / MODEL), load_file(folder / STATE)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder}: the learner's state does not read: {error}. Resume from an older checkpoint"
-        ) from error
+    except (OSError, ValueError) as error:
+        raise _unreadable(folder, error) from error
+    state = _tensors(folder, STATE)
     lacking = {"steps"} - scalars.keys() | {"generator"} - state.keys()
     if lacking:
         raise CheckpointError(f"{folder}: the learner's state lacks {listed(lacking)}")
@@ -68,7 +84,21 @@ def read(
             f"{folder / SCALARS}: format {scalars.get('format')}, this realnet reads {FORMAT}: "
             "resume with the version that wrote it"
         )
-    return weights, state, scalars
+    return state, scalars
+
+
+def _tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    try:
+        found: dict[str, torch.Tensor] = load_file(folder / name)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _unreadable(folder, error) from error
+    return found
+
+
+def _unreadable(folder: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{folder}: the learner's state does not read: {error}. Resume from an older checkpoint"
+    )
 
 
 def check_weights(

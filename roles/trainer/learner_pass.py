@@ -15,14 +15,13 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from realnet.roles.algorithms.batching import micro_batches
 from realnet.roles.models.packed_attention import can_pack, pack, use_packed_attention
+from realnet.roles.trainer.learner_part import Row
 
-Ids = npt.NDArray[np.int64]
-Row = tuple[Ids, Ids]
+FORWARD = "realnet_logits_at"  # a model's own `logits_at`, for one that is cut over ranks
 
 
 class Scorer:
@@ -86,17 +85,25 @@ class Scorer:
     def _logits_at(
         self, ids: torch.Tensor, at: torch.Tensor, keywords: dict[str, Any]
     ) -> torch.Tensor:
-        """Return logits [T, vocabulary] at flat positions `at` [T] of `ids` [rows, width]."""
-        model, config = self.model, self.model.config
         if "packing" in keywords:
             packing = keywords["packing"].to(ids.device)
             keywords = {"packing": packing, "position_ids": packing.positions}
-        if getattr(config, "final_logit_softcapping", None) or getattr(config, "logit_scale", None):
-            whole = model(input_ids=ids, use_cache=False, **keywords).logits
-            return torch.Tensor(whole.flatten(0, 1)[at])  # the head does more than multiply
-        hidden = model.base_model(input_ids=ids, use_cache=False, **keywords).last_hidden_state
-        head = model.get_output_embeddings()
-        return torch.nn.functional.linear(hidden.flatten(0, 1)[at], head.weight, head.bias)
+        run = getattr(self.model, FORWARD, None)
+        if run is None:
+            return logits_at(self.model, ids, at, **keywords)
+        logits: torch.Tensor = run(ids, at, **keywords)
+        return logits
+
+
+def logits_at(model: Any, ids: torch.Tensor, at: torch.Tensor, **keywords: Any) -> torch.Tensor:
+    """Return logits [T, vocabulary] at flat positions `at` [T] of `ids` [rows, width]."""
+    config = model.config
+    if getattr(config, "final_logit_softcapping", None) or getattr(config, "logit_scale", None):
+        whole = model(input_ids=ids, use_cache=False, **keywords).logits
+        return torch.Tensor(whole.flatten(0, 1)[at])  # the head does more than multiply
+    hidden = model.base_model(input_ids=ids, use_cache=False, **keywords).last_hidden_state
+    head = model.get_output_embeddings()
+    return torch.nn.functional.linear(hidden.flatten(0, 1)[at], head.weight, head.bias)
 
 
 def width(row: Row) -> int:

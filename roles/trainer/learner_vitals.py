@@ -6,6 +6,7 @@ Knows tensors of one micro-batch at a time. Called by the learner.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 
@@ -48,6 +49,13 @@ class Vitals:
             self.sums[name] = self.sums.get(name, 0.0) + total
         self.tokens += weight.numel()
         self.largest = max(self.largest, float(weight.max()))
+
+    def join(self, sums: Mapping[str, float], tokens: int, largest: float) -> None:
+        """Count what another rank counted."""
+        for name, total in sums.items():
+            self.sums[name] = self.sums.get(name, 0.0) + total
+        self.tokens += tokens
+        self.largest = max(self.largest, largest)
 
     def add_update(self, loss: float, norm: float) -> None:
         """Count one optimizer update."""

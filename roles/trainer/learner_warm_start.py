@@ -16,7 +16,8 @@ import torch
 from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.trainer.learner_config import NonFinite, WarmStart
 from realnet.roles.trainer.learner_optimizers import AdamW, Muon, Named
-from realnet.roles.trainer.learner_pass import Ids, Scorer
+from realnet.roles.trainer.learner_part import Row
+from realnet.roles.trainer.learner_pass import Scorer
 
 Demos = Callable[[int, float], tuple[str, str]]
 Report = Callable[[int, int, dict[str, float]], None]
@@ -76,7 +77,7 @@ def warm_start(
         report(step + 1, config.steps, {"loss": value, "grad_norm": norm})
 
 
-def _row(tokenizer: Tokenizer, prompt: str, response: str) -> tuple[Ids, Ids]:
+def _row(tokenizer: Tokenizer, prompt: str, response: str) -> Row:
     """Return token ids and the positions of the response in them, stop token last."""
     head = tokenizer.encode(prompt)
     ids = np.array([*head, *tokenizer.encode(response), tokenizer.eos_id], dtype=np.int64)

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from realnet import Actor, Ask, Delivery, Inlet, StateIn, StateOut, doc, handles
 from realnet.config import Shared
+from realnet.errors import Refused
 from realnet.message import Nothing
 from realnet.roles.face.track import check_trackers
 from realnet.roles.journal import Journal, JournalFull
@@ -45,10 +47,12 @@ from realnet.roles.trainer.best import check_best
 from realnet.roles.trainer.demonstrations import demonstrations
 from realnet.roles.trainer.ending import Ending
 from realnet.roles.trainer.failures import Failures, judge_arrivals
+from realnet.roles.trainer.fsdp.records import Order, Report
 from realnet.roles.trainer.keeper import Keeper
 from realnet.roles.trainer.learner_config import (
     LearnerConfig,
     NonFinite,
+    check_alone,
     check_reference,
     check_rule,
 )
@@ -63,6 +67,7 @@ if TYPE_CHECKING:
     from realnet.roles.trainer.learner import Learner
 
 _PAUSE_S = 5.0  # between tries when the disk is full
+_MOVE_S = 86400.0  # the longest that a move of all ranks can take
 _SHOWN = 5  # set-aside tickets told one by one; the ledger counts all
 
 
@@ -114,7 +119,13 @@ class Trainer(Actor[TrainerConfig]):
     # ------------------------------------------------------------ start
 
     async def start(self) -> None:
-        """Load or make the policy, and everything known about its tickets."""
+        """Load or make the policy, and everything known about its tickets.
+
+        The ranks of a gang reach each other when all have started: they make the policy in `run`.
+        """
+        if self.rank:
+            self._become_follower()
+            return
         self._ready, self._bell = asyncio.Event(), Bell()
         self._stepping = asyncio.Lock()  # held from the choice of a batch until it is trained
         self._draining = self._finished = False
@@ -131,6 +142,13 @@ class Trainer(Actor[TrainerConfig]):
         store.unfit = unfit_groups(self.config.rule)
         dealt = fingerprint(self._policy.curriculum, self.run_info.base)
         store.asks = digest_of_tasks(self.all(Task), self._policy.group, dealt)
+        if self.config.backend == "plain":
+            check_alone(self.num_ranks)
+            await self._open()
+
+    async def _open(self) -> None:
+        """Make the learner, and bring it to where the next step begins."""
+        store, folder = self._store, self._folder
         self.progress("building the model")
         self._learner: Learner = await self.compute(self._build, label="build model")
         store.tokens = self._learner.tokens
@@ -150,7 +168,34 @@ class Trainer(Actor[TrainerConfig]):
 
         base = self.run_info.base
         tokenizer, steps = load_tokenizer(self._policy, base), self._schedule.until.steps
+        if self.config.backend == "fsdp":
+            from realnet.roles.trainer.fsdp.crew import Crew
+            from realnet.roles.trainer.fsdp.learner import ShardedLearner
+
+            crew = Crew(self.num_ranks, self._tell)
+            return ShardedLearner(self._policy, self.config, tokenizer, base, steps, crew)
         return Learner(self._policy, self.config, tokenizer, base, horizon=steps)
+
+    # ------------------------------------------------------------ the ranks of a gang
+
+    def _become_follower(self) -> None:
+        from realnet.roles.trainer.fsdp.follower import Follower
+
+        base = self.run_info.base
+        self._follower = Follower(
+            self, self.one(Policy), self.config, base, self.rank, self.num_ranks
+        )
+
+    @handles
+    async def follow(self, order: Order) -> Report:
+        """Make the move that the leader orders."""
+        if not self.rank:
+            raise Refused(f"{self.address} leads its gang: it takes no orders")
+        return await self._follower.make(order)
+
+    def _tell(self, rank: int, order: Order) -> Future[Report]:
+        asked = self.gang.ask(rank, order, deadline_s=_MOVE_S)
+        return asyncio.run_coroutine_threadsafe(asked, self._loop)
 
     # ------------------------------------------------------------ what comes in
 
@@ -196,6 +241,13 @@ class Trainer(Actor[TrainerConfig]):
 
     async def run(self) -> None:
         """Step until the schedule's end."""
+        if self.rank:
+            await self._follower.until_failed()
+            return
+        if not self._ready.is_set():
+            async with self.waiting("the other ranks"):
+                await self.gang.up()
+            await self._open()
         self._bell.ring()
         await self._publish()
         if self._schedule.until.time is not None and self.config.ends_run:
@@ -215,7 +267,7 @@ class Trainer(Actor[TrainerConfig]):
             self.metrics(step=self._store.step, **row)
             if self._keeper.due(self._store.step):
                 async with self._stepping:
-                    await self._keeper.save(self._elapsed_s())
+                    await self._keeper.save(self._elapsed_s(), wait=False)
         if not self._draining:
             await self._end()
 
@@ -336,6 +388,8 @@ class Trainer(Actor[TrainerConfig]):
 
     async def drain(self) -> None:
         """Finish the step that is going on and save, so that a resume goes on exactly here."""
+        if self.rank:
+            return
         self._draining = True
         self._bell.ring()
         if not self._ready.is_set():

@@ -16,6 +16,7 @@ from trainer_world import World, in_turns
 from realnet.actor import Actor, Clock, RunInfo
 from realnet.address import Address
 from realnet.config import Config, Shared
+from realnet.gang import Gang
 from realnet.message import Message
 from realnet.roles.journal import Journal
 from realnet.roles.trainer import trainer as trainer_module
@@ -159,6 +160,7 @@ class Bench:
         actor = actor_class()
         actor.config = config
         actor.address = Address(actor_class.__name__.lower(), 0, 1)
+        actor.gang = Gang(actor.address, 1, None)
         actor.run_info = RunInfo("bench", self.folder, 1, False, self.folder)
         actor.clock, actor.rng = self.world.clock, self.world.rng
         actor._world, actor._shared = self.world, shared

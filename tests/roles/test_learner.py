@@ -33,6 +33,7 @@ from realnet.roles.trainer.learner_batch import BadRollout, Batch, give_credit, 
 from realnet.roles.trainer.learner_config import LearnerConfig
 from realnet.roles.trainer.learner_optimizers import AdamW
 from realnet.roles.trainer.learner_pass import Scorer
+from realnet.roles.trainer.learner_reference import frozen_copy
 
 SHAPE: dict[str, int | float | bool] = {
     "hidden_size": 16,
@@ -418,7 +419,7 @@ def test_a_kl_in_the_reward_is_taken_off_where_it_stands(tmp_path: Path) -> None
     penalties = one._penalties(made.samples, reference)
     assert penalties is not None
     for i, sample in enumerate(made.samples):
-        expected = 0.5 * (sample.behave - reference[i].numpy())
+        expected = 0.5 * (sample.behave - reference[i])
         np.testing.assert_allclose(penalties[i], expected, atol=1e-6)
     give_credit(made, one.rule, penalties)
     assert all(len(set(s.advantage.tolist())) == len(s.where) for s in made.samples)
@@ -587,6 +588,7 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "learner.json").write_text(json.dumps({**scalars, "format": 99}))
     with pytest.raises(CheckpointError, match="format 99"):
         one.load(tmp_path)
+    (tmp_path / "learner.json").write_text(json.dumps(scalars))
     (tmp_path / "model.safetensors").write_bytes(b"short")
     with pytest.raises(CheckpointError, match="does not read"):
         one.load(tmp_path)
@@ -598,3 +600,16 @@ def test_weights_are_named_once_and_bf16_travels_as_bits() -> None:
     assert not any("lm_head" in n for n, _, _ in plain)  # it is the embedding
     assert {(a.dtype.name, kind) for _, a, kind in plain} == {("float32", "float32")}
     assert {(a.dtype.name, kind) for _, a, kind in coarse} == {("uint16", "bfloat16")}
+
+
+def test_blocks_computed_again_give_the_same_gradient_and_copies_of_their_own() -> None:
+    groups = batch()
+    kept = gradient(one_update(), groups)
+    again = one_update(activations="recompute")
+    copied = frozen_copy(again.model)
+    with torch.no_grad():
+        for weight in again.model.parameters():
+            weight.mul_(2.0)
+    rows = [(np.array([5, 6, 7]), np.array([1, 2]))]
+    assert not torch.equal(Scorer(copied).logprobs(rows), Scorer(again.model).logprobs(rows))
+    assert same(gradient(one_update(activations="recompute"), groups), kept)

@@ -1,0 +1,57 @@
+"""What the leader of a trainer's gang tells the other ranks, and what they answer.
+
+Knows nothing of models. Sent over the gang's private port (`crew.py`, `follower.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from realnet.message import Message, Request
+from realnet.roles.trainer.learner_part import Floats, Part
+
+Move = Literal[
+    "meet", "spread", "refer", "score", "mark", "update", "put_back", "gather", "read", "stage",
+    "write",
+]  # fmt: skip
+
+
+class Written(Message):
+    """A file of a checkpoint that a rank wrote and made durable."""
+
+    name: str
+    size: int
+    xxh3_128: str
+
+
+class Report(Message):
+    """A rank made its move. `logp` is what it scored; the rest is what its micro-batches say."""
+
+    logp: tuple[Floats, ...] = ()
+    loss: float = 0.0
+    norm: float = 0.0
+    sums: dict[str, float] = {}
+    tokens: int = 0
+    largest: float = 0.0
+    files: tuple[Written, ...] = ()
+    error: str = ""  # why a checkpoint could not be written
+
+
+class Order(Request[Report]):
+    """A move that all ranks make together. Which fields count depends on `move`.
+
+    meet: `host`, `port` of the store. spread, refer: the model, the reference is built and cut.
+    score: `parts`, with the policy or its `reference`; update: `parts`, one for each pass, None
+    where this rank has nothing to do. mark: remember the state, before `updates` updates;
+    put_back: return to it. gather: help the leader to read whole weights. read, stage, write: a
+    checkpoint's files in `folder`.
+    """
+
+    move: Move
+    host: str = ""
+    port: int = 0
+    parts: tuple[Part | None, ...] = ()
+    reference: bool = False
+    lr: float = 0.0
+    updates: int = 0
+    folder: str = ""

@@ -1,0 +1,124 @@
+"""The learner cut over ranks computes what the plain one does, and survives what it survives."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from learner_gangs import play
+from learner_scenarios import NOW, Stage, age, batch, steps, weights
+from transformers import AutoModelForCausalLM
+
+from realnet.errors import CheckpointError
+from realnet.roles.trainer import learner_files
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+ONE_UPDATE = {"minibatches": 1, "grad_clip": 0.0, "betas": (0.9, 0.99)}
+
+
+def saved(folder: Path, kind: str, like: dict[str, Any]) -> dict[str, Any]:
+    """Return one kind of a saved state's tensors, whole."""
+    into = {f"{kind}/{n}": torch.zeros(a.shape, dtype=torch.float64) for n, a in like.items()}
+    with warnings.catch_warnings(action="ignore"):  # that there is no gang here is meant
+        dcp.load(into, storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=True)
+    return {name.removeprefix(f"{kind}/"): tensor.numpy() for name, tensor in into.items()}
+
+
+def plain_gradient(stage: Stage) -> dict[str, Any]:
+    """Return the gradient of the only update of a step of the plain learner."""
+    made = stage.plain()
+    caught: dict[str, Any] = {}
+
+    def catch() -> None:
+        caught.update({n: w.grad.numpy().copy() for n, w in made.named if w.grad is not None})
+
+    made.optimizer.update = catch  # type: ignore[method-assign]
+    made.step(batch(), NOW, age)
+    return caught
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_the_gradient_does_not_depend_on_the_number_of_ranks(ranks: int, tmp_path: Path) -> None:
+    # 16 answers in micro-batches of about 3: with 4 ranks, some have nothing to do in some passes
+    configs = [
+        {**ONE_UPDATE, "loss": {"normalise": how}, "micro_tokens": 36}
+        for how in ("tokens", "sequences")
+    ]
+    given: dict[str, Any] = {"configs": configs, "fine": True, "folder": str(tmp_path)}
+    for number, names in enumerate(play("train_each", ranks, **given)):
+        expected = plain_gradient(Stage(0, 1, **{**given, "configs": [configs[number]]}))
+        found = saved(tmp_path / str(number), "exp_avg", expected)
+        assert list(found) == names
+        for name, gradient in expected.items():
+            np.testing.assert_allclose(found[name] / 0.1, gradient, rtol=1e-9, atol=1e-12)
+
+
+KL_TO_START = {
+    "micro_tokens": 36,
+    "activations": "recompute",
+    "reference": "start",
+    "loss": {"kl": "loss", "kl_beta": 0.1, "proximal": "recompute"},
+}
+
+
+def close(found: list[dict[str, float]], expected: list[dict[str, float]], within: float) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert one.keys() == other.keys()
+        for name, value in other.items():
+            assert one[name] == pytest.approx(value, rel=within, abs=within), name
+
+
+def test_steps_are_those_of_the_plain_learner_and_go_on_with_other_numbers_of_ranks(
+    tmp_path: Path,
+) -> None:
+    given: dict[str, Any] = {"configs": [KL_TO_START], "fine": True, "folder": str(tmp_path)}
+    made = play("five", 2, **given)
+    plain = Stage(0, 1, **{**given, "folder": str(tmp_path / "plain")}).plain()
+    plain.refer(tmp_path / "plain")
+    close(made["signs"], steps(plain, range(5)), 1e-6)
+    assert made["signs"][4]["kl_ref"] > 0.0, "it has moved away from the reference"
+    for name, weight in weights(plain).items():
+        np.testing.assert_allclose(made["weights"][name], weight, atol=1e-6)
+    assert made["files"] == [
+        f"shard-0000{rank}-model-00001-of-00001.safetensors" for rank in (1, 2)
+    ]
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "export").state_dict()
+    for name, weight in made["weights"].items():
+        np.testing.assert_array_equal(exported[name].numpy(), weight)
+
+    same = play("go_on", 2, **given)
+    assert same["signs"] == made["signs"][2:3], "bit for bit, though it was written meanwhile"
+    shutil.rmtree(tmp_path / "again")
+    alone = play("go_on", 1, **given)
+    close(alone["signs"], made["signs"][2:3], 1e-6)
+    (tmp_path / "state").rename(tmp_path / "first")
+    (tmp_path / "again").rename(tmp_path / "state")
+    assert len(list((tmp_path / "state").glob("shard-*"))) == 1
+    close(play("go_on", 2, **given)["signs"], made["signs"][3:4], 1e-6)
+
+
+def test_a_number_that_is_none_on_one_rank_undoes_the_step_on_all(tmp_path: Path) -> None:
+    config = {"micro_tokens": 36, "activations": "recompute", "minibatches": 2}
+    given: dict[str, Any] = {"configs": [config], "folder": str(tmp_path)}
+    made = play("bad_batch", 2, **given, policy={"dtype": "bf16"})
+    assert "loss nan" in made["said"]
+    assert "The step is undone" in made["said"]
+    assert made["same"]
+    assert {array.dtype.name for array in made["weights"].values()} == {"uint16"}
+    plain = Stage(0, 1, **given, policy={"dtype": "bf16"}).plain()
+    close(made["signs"][:1], steps(plain, (0,)), 0.05)  # bf16: another order of sums
+
+
+def test_a_checkpoint_of_the_other_back_end_is_refused_by_name(tmp_path: Path) -> None:
+    plain = Stage(0, 1).plain()
+    learner_files.write_small(
+        tmp_path, {"generator": plain.rng.get_state()}, {"steps": 1, "ranks": 2}
+    )
+    with pytest.raises(CheckpointError, match=r'written by 2 ranks of backend = "fsdp"'):
+        plain.load(tmp_path)
