@@ -258,7 +258,7 @@ def _vllm(work: Path) -> dict[str, float]:
         enforce_eager=True,
         max_num_seqs=NUM_REQUESTS,
         max_model_len=80,
-        block_size=16,
+        block_size=32,
         kv_cache_memory_bytes=64 * 2**20,
         logprobs_mode="processed_logprobs",
     )

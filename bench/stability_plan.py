@@ -12,8 +12,10 @@ from stability_run import Setting
 
 ETAS = (0, 1, 2, 4, 8, 16)
 NAIVE = {"loss": {"proximal": "behave"}}
-DECOUPLED = {"loss": {"proximal": "recompute", "weight": "clamp", "weight_cap": 2.0}}
-MASKED = {"proximal": "recompute", "weight": "mask", "weight_cap": 5.0}
+
+FREE = [1.0, 1e9]  # no bound on the ratio to the writer
+MASKED = {"proximal": "recompute", "weight": "mask", "weight_cap": 5.0, "behave_clip": FREE}
+DECOUPLED = {"loss": {**MASKED, "weight": "clamp", "weight_cap": 2.0}}
 TABLE: dict[str, dict[str, Any]] = {
     "naive": NAIVE,
     "decoupled": DECOUPLED,
@@ -26,7 +28,7 @@ CAUSE: dict[str, dict[str, Any]] = {
     "masked": {"loss": MASKED},
     "masked, near .2": {"loss": {**MASKED, "behave_clip": [0.2, 0.2]}},
     "masked, near .5-1": {"loss": {**MASKED, "behave_clip": [0.5, 1.0]}},
-    "weights <= 1.05": {"loss": {"weight": "clamp", "weight_cap": 1.05, "proximal": "recompute"}},
+    "weights <= 1.05": {"loss": {**MASKED, "weight": "clamp", "weight_cap": 1.05}},
     "naive": NAIVE,
 }
 STUDIES: dict[str, tuple[dict[str, dict[str, Any]], tuple[int, ...]]] = {

@@ -56,14 +56,14 @@ def kept_near(
     advantage: torch.Tensor,
     clip: Clip,
 ) -> Terms:
-    """Return `loss` without the tokens that have moved far enough since they were written.
+    """Return `loss` without the gradient of tokens that moved far enough since they were written.
 
     `log_moved` is log theta - log behave. Beyond [1 - low, 1 + high], a token that its advantage
-    pushes further out has loss 0 and no gradient; one that is pushed back keeps both. This is the
-    stopping rule of PPO's bound (`clipped`), against the policy that wrote the token.
+    pushes further out keeps its loss and has no gradient; one that is pushed back keeps both. This
+    is the stopping rule of PPO's bound (`clipped`), against the policy that wrote the token.
     """
     moved = torch.exp(log_moved.detach())
     far = ((advantage > 0.0) & (moved > 1.0 + clip[1])) | (
         (advantage < 0.0) & (moved < 1.0 - clip[0])
     )
-    return torch.where(far, torch.zeros_like(loss), loss), met | far
+    return torch.where(far, loss.detach(), loss), met | far

@@ -56,7 +56,7 @@ class Loss(Config):
         tuple[float, float] | None,
         doc(
             "a token whose probability has left [1 - low, 1 + high] times what it was drawn with "
-            "is not pushed further out: [low, high]"
+            "is not pushed further out: [low, high]; [1, inf]: no bound"
         ),
     ] = None
     dual_clip: Annotated[
@@ -132,7 +132,9 @@ class Rule(msgspec.Struct, frozen=True):
     mean_between: tuple[float, float] | None
 
 
-# Decoupled PPO with masked weights: right for tokens of any age, and plain PPO for fresh ones.
+# Decoupled PPO with masked weights: right for tokens of any age, and plain PPO for fresh ones. What
+# `_near` adds keeps it stable when all tokens are old: without it the policy drifts many times as
+# far from the one that wrote its batch, and falls (BENCHMARKS.md, stability).
 _COMMON: dict[str, Any] = {
     "objective": "clip",
     "ratio": "token",
@@ -229,6 +231,8 @@ def expand(algorithm: Algorithm, loss: Loss) -> Rule:
     merged = {**PRESETS[algorithm], **given}
     if merged["proximal"] == "behave" and "weight" not in given:
         merged["weight"] = "off"  # the weight is proximal / behave, which is 1 then
+    if "behave_clip" not in given:
+        merged["behave_clip"] = _near(merged)
     for key, (other, values) in _IDLE.items():
         if merged.get(other, _NEUTRAL.get(other)) in values and key not in given:
             merged.pop(key, None)
@@ -236,6 +240,18 @@ def expand(algorithm: Algorithm, loss: Loss) -> Rule:
         merged.setdefault("kl_estimator", "k1")
     refuse(merged, given)
     return Rule(**{**_NEUTRAL, **merged})
+
+
+def _near(merged: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return the bound on the ratio to the writer when the user says nothing of it.
+
+    It is the clip, so that a fresh token is bound as in plain PPO. None where the clipped ratio is
+    the one to the writer, where there is none, and where the clip is a bound of another kind.
+    """
+    if merged["proximal"] in ("behave", "current") or merged["objective"] == "cispo":
+        return None
+    clip: tuple[float, float] | None = merged.get("clip")
+    return None if merged["ratio"] == "sequence" else clip
 
 
 def opened(rule: Rule) -> Loss:

@@ -16,6 +16,7 @@ from realnet.roles.algorithms.presets import PRESETS, Loss, expand
 from realnet.roles.algorithms.schedules import rate
 
 CLIP = (0.2, 0.28)
+FREE = (1.0, math.inf)  # behave_clip: no bound
 NEAR: dict[str, Any] = {"abs": 1e-9, "rel": 1e-9}
 
 
@@ -81,9 +82,9 @@ def test_what_moved_far_from_its_writer_is_pushed_back_and_not_further() -> None
     terms, gradient = solved(made(u, w, a), **bound, behave_clip=(0.4, 0.4))
     # -w A, and nothing where A pushes a ratio to the writer that is outside [0.6, 1.4] further out
     assert gradient == near(0.0, 1.5, -0.5, 0.0, -2.2)
-    assert terms.loss.tolist() == near(0.0, 1.5, -0.5, 0.0, -2.2)
+    assert terms.loss.tolist() == near(-1.5, 1.5, -0.5, 0.5, -2.2)
     assert terms.clipped.tolist() == [True, False, False, True, False]
-    _, free = solved(made(u, w, a), **bound)
+    _, free = solved(made(u, w, a), **bound, behave_clip=FREE)
     assert free == near(-1.5, 1.5, -0.5, 0.5, -2.2)
 
 
@@ -95,7 +96,7 @@ def test_the_bound_on_the_writer_leaves_the_kl_alone() -> None:
     terms, gradient = solved(
         made(u, w, a, reference=reference), behave_clip=(0.2, 0.2), **weights, **kl
     )
-    assert terms.loss.tolist() == near(1.5 * 0.5 * 0.5 * 0.2**2)
+    assert terms.loss.tolist() == near(1.5 * (-1.0 + 0.5 * 0.5 * 0.2**2))
     assert gradient == near(1.5 * 0.5 * 0.2)
 
 
@@ -152,7 +153,9 @@ def test_the_sequence_ratio_has_the_gradient_of_its_formula() -> None:
 
 def test_the_importance_weight_scales_the_gradient_even_at_ratio_one() -> None:
     terms, gradient = solved(
-        made(numbers(0, 0, 0), logs(0.5, 2.0, 4.0), numbers(1.0, -3.0, 0.5)), clip=CLIP
+        made(numbers(0, 0, 0), logs(0.5, 2.0, 4.0), numbers(1.0, -3.0, 0.5)),
+        clip=CLIP,
+        behave_clip=FREE,
     )
     assert terms.ratio.tolist() == near(1.0, 1.0, 1.0)
     assert terms.weight.tolist() == near(0.5, 2.0, 4.0)
@@ -169,15 +172,19 @@ def test_without_age_decoupled_is_ppo() -> None:
 
 def test_the_clip_is_around_the_proximal_policy_not_the_writer() -> None:
     # pi_theta / pi_behave = 3, far outside the clip, but pi_theta / pi_proximal = 1.1 is inside
-    terms, gradient = solved(made(logs(1.1), logs(3 / 1.1), numbers(1.0)))
+    moved = made(logs(1.1), logs(3 / 1.1), numbers(1.0))
+    terms, gradient = solved(moved, behave_clip=FREE)
     assert not terms.clipped.any()
     assert gradient == near(-3.0)
+    terms, gradient = solved(moved)  # unless told so, it is not pushed further from the writer
+    assert terms.clipped.all()
+    assert gradient == near(0.0)
 
 
 @pytest.mark.parametrize(("bound", "expected"), [("mask", 0.0), ("clamp", 5.0)])
 def test_weights_over_the_cap_are_masked_or_clamped(bound: Any, expected: float) -> None:
     tokens = made(numbers(0, 0), logs(20.0, 4.9), numbers(1.0, 1.0))
-    terms, gradient = solved(tokens, weight=bound, weight_cap=5.0)
+    terms, gradient = solved(tokens, weight=bound, weight_cap=5.0, behave_clip=FREE)
     assert gradient == near(-expected, -4.9)
     assert terms.capped.tolist() == [True, False]
 
@@ -224,7 +231,7 @@ def test_the_loglinear_proximal_policy_lies_between_by_age() -> None:
     assert not got.requires_grad
     # of age 1 with theta / behave = 4: prox / behave = theta / prox = 2, fully weighed
     tokens = made(logs(4.0), torch.zeros(1), numbers(1.0), age=numbers(1.0))
-    terms, gradient = solved(tokens, proximal="loglinear", clip=(0.2, 2.0))
+    terms, gradient = solved(tokens, proximal="loglinear", clip=(0.2, 2.0), behave_clip=FREE)
     assert (terms.ratio.item(), terms.weight.item()) == (pytest.approx(2.0), pytest.approx(2.0))
     assert gradient == near(-4.0)
 

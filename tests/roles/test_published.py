@@ -7,6 +7,7 @@ that it is still what they say. Inputs are padded [9, 8] there and flat [T] here
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,8 @@ def loss_table(kind: str, mean: Any) -> Loss:
         "weight_cap": 1.3, "weight_level": "token",
     }  # fmt: skip
     own: dict[str, Any] = {
-        "ppo": {"clip": (0.2, 0.28)},
-        "dual": {"clip": (0.2, 0.28), "dual_clip": 1.5},
+        "ppo": {"clip": (0.2, 0.28), "behave_clip": (1.0, math.inf)},
+        "dual": {"clip": (0.2, 0.28), "dual_clip": 1.5, "behave_clip": (1.0, math.inf)},
         "gspo": {"clip": (0.03, 0.04), "ratio": "sequence"},
         "cispo": {"clip": (0.3, 0.4), "objective": "cispo"},
     }
