@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -191,6 +192,17 @@ def stop(run: str | None, runs: Path) -> None:
     raise RunFolderError(f"{status.name} (pid {status.pid}) has not stopped in 40 s")
 
 
+@click.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def agent(words: tuple[str, ...]) -> None:
+    """Be the agent of this host in a run over several (SLURM starts it; see realnet agent -h)."""
+    from realnet.launch.agent import main
+
+    sys.exit(main(words))
+
+
 def _stop_job(folder: Path, status: RunStatus) -> None:
     """Have SLURM hand the signal to a head on another host."""
     from realnet.slurm.commands import call
@@ -202,4 +214,4 @@ def _stop_job(folder: Path, status: RunStatus) -> None:
     call(["scancel", "--batch", "--signal=INT", str(jobs[-1])])
 
 
-VERBS = (ls, top, why, logs, stop)
+VERBS = (ls, top, why, logs, stop, agent)

@@ -16,6 +16,7 @@ from realnet.topology.catalogue import classes_of
 from realnet.topology.draw import graph_of, mermaid, svg, terminal
 from realnet.topology.explain import explain as told
 from realnet.topology.explain import written
+from realnet.topology.placement import Host, place_on, placement_lines
 from realnet.topology.schema import topology_schema
 from realnet.topology.show import describe
 from realnet.topology.source import shipped
@@ -44,16 +45,28 @@ def check(topology: Path, overrides: tuple[str, ...]) -> None:
 @set_option
 @click.option("--json", "as_json", is_flag=True, help="Print plan.json instead.")
 @click.option("--graph", type=click.Choice(sorted(_DRAWINGS)), help="Draw the roles and wires.")
+@click.option("--nodes", default=0, help="Also show who lives where on so many hosts.")
+@click.option("--spares", default=0, help="With --nodes: so many more, for when one is lost.")
+@click.option("--node-gpus", default=0, help="With --nodes: GPUs of each; 0: as many as needed.")
+@click.option("--node-cpus", default=0, help="With --nodes: cores of each; 0: not looked at.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to this file.")
 def plan(
     topology: Path,
     overrides: tuple[str, ...],
     as_json: bool,
     graph: str | None,
+    nodes: int,
+    spares: int,
+    node_gpus: int,
+    node_cpus: int,
     output: Path | None,
 ) -> None:
     """Show processes, wires, limits and order of a topology without starting anything."""
-    text = _planned(resolve(read_source(topology, overrides)), as_json, graph)
+    made = resolve(read_source(topology, overrides))
+    text = _planned(made, as_json, graph)
+    if nodes:
+        placement = place_on(made, nodes, spares, Host("", node_cpus, node_gpus))
+        text += "\n".join(["", "hosts", *(f"  {x}" for x in placement_lines(placement)), ""])
     _write(text, output)
 
 

@@ -49,13 +49,15 @@ class Join(Request[Joined]):
     """A process has loaded its code and wants to take part.
 
     `schemas`: the digest of each record on its wires. `budgets`: for each role in it, how long it
-    may make no progress (seconds; 0: no limit), and what follows ("report" or "restart").
+    may make no progress (seconds; 0: no limit), and what follows ("report" or "restart"). `clock_s`
+    is its monotonic clock now: that of another host began at another time.
     """
 
     peer: Peer
     pid: int
     schemas: dict[str, str] = {}
     budgets: dict[str, tuple[float, str]] = {}
+    clock_s: float = 0.0
 
 
 class PeerJoined(Message):

@@ -70,6 +70,7 @@ from realnet.topology.plan import Plan, SlotPlan
 
 TICK_S = 0.1
 AWAY_S = 0.5
+SAME_CLOCK_S = 2.0  # clocks of one host differ by what a message takes; of two, by their boots
 BEGIN_LEAVE_S = 1.0
 DUMP_S = 0.3  # what a process that is to be killed has to write its stacks
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG, EXIT_RETRY = 0, 1, 2, 75
@@ -107,6 +108,7 @@ class Head(Actor[HeadConfig]):
         self.troubles: list[str] = []  # of the stop
         self.end_code = EXIT_OK
         self._then: dict[str, str] = {}  # actor -> what follows a stall
+        self._ahead_s: dict[str, float] = {}  # slot -> how far our clock is ahead of its host's
         self.host_gone: Callable[[str, str], bool] = _no_host  # hears of links that are broken
         self.host_of: Callable[[str], str] = _this_host  # of a slot, in a run over several
         self.desk = make_desk(self, self.config.suspect_after_s)
@@ -262,6 +264,8 @@ class Head(Actor[HeadConfig]):
         self.peers[peer.slot] = peer
         self.broadcast(PeerJoined(peer), but=peer.slot)
         now_s = self.clock.now()
+        ahead_s = now_s - request.clock_s if request.clock_s else 0.0
+        self._ahead_s[name] = ahead_s if abs(ahead_s) > SAME_CLOCK_S else 0.0
         self.beats.watch(name, now_s)
         for role, (budget_s, then) in request.budgets.items():
             self.stalls.watch(f"{role}/{index}", budget_s, now_s)
@@ -293,15 +297,18 @@ class Head(Actor[HeadConfig]):
         self.status[name].beat(record, now_s)
         for doing in record.doing:
             self.stalls.beat(doing.actor, doing.ended, doing.has_work, now_s)
-            self.record.busy.add(doing.actor, [(s.start_s, s.end_s, s.label) for s in doing.spans])
+            ahead_s = self._ahead_s.get(name, 0.0)
+            spans = [(s.start_s + ahead_s, s.end_s + ahead_s, s.label) for s in doing.spans]
+            self.record.busy.add(doing.actor, spans)
 
     @handles
     async def observed(self, record: Observed) -> None:
         """Rows for the files."""
         if not self._is_of_the_plan("rows"):
             return
+        ahead_s = self._ahead_s.get(caller()[1:].rpartition("/")[0], 0.0)
         for row in record.rows:
-            self.record.write(row.actor, row.kind, row.time_s, json.loads(row.row))
+            self.record.write(row.actor, row.kind, row.time_s + ahead_s, json.loads(row.row))
 
     @handles
     async def failed(self, record: Failed) -> None:

@@ -112,7 +112,9 @@ class MemberActor(Actor[MemberConfig]):
         kinds = {t for c in self.classes.values() for t in _wire_types(c)}
         schemas = {f"{t.__module__}.{t.__qualname__}": schema_hash(t) for t in kinds}
         budgets = {r: self._budget(r) for r in self.slot.roles}
-        joined = await self.head(Join(me, os.getpid(), schemas, budgets), deadline_s=30.0)
+        joined = await self.head(
+            Join(me, os.getpid(), schemas, budgets, self.clock.now()), deadline_s=30.0
+        )
         if joined.refused:
             raise ConfigError(joined.refused)
         for peer in joined.peers:

@@ -145,7 +145,7 @@ async def run_plan(
     finally:
         end_meeting(folder.path)
         if hosts is not None and fleet is not None:
-            await hosts.let_go(code, ended)
+            await hosts.let_go(ended)
             await fleet.stop()
             end_head(folder.path, attempt, over=code not in (EXIT_RETRY, INTERRUPTED))
         reporter.write(ended)

@@ -5,7 +5,8 @@
 It finds the head by the run's folder, says hello with what the host has, and owns the host's shared
 memory. Slots are told by name; what they are stands in the plan in the run's folder. Leases hold
 both ways: an agent that has not heard the head for the lease stops all that it started and exits
-with 75. Its processes die with it.
+with 75. It exits with 0 when the head ends it, with 76 when the head has given its host up, or
+does not let it in. Its processes die with it.
 
 Knows nothing of what roles do. The head's end of it is `hosts.py`.
 """
@@ -62,7 +63,8 @@ from realnet.transport.endpoints import parse_endpoint
 from realnet.transport.security import open_secret, read_keys
 from realnet.transport.zmq import ZmqTransport, tcp_endpoint
 
-EXIT_RETRY = 75
+EXIT_RETRY = 75  # the head is not heard any more
+EXIT_FENCED = 76  # it is there, and does not want this life of the host
 TICK_S = 0.25
 HELLO_S = 30.0
 KILLED_S = 5.0
@@ -223,7 +225,7 @@ class AgentActor(Actor[AgentConfig]):
 
     def link_broken(self, slot: str, text: str) -> None:
         """The head has given this host up, or another head is there: it is fenced."""
-        self.end(EXIT_RETRY, text)
+        self.end(EXIT_FENCED, text)
 
     async def open_arena(self, name: str, slot_bytes: int, slots: int) -> str:
         """No role lives here."""
@@ -369,7 +371,7 @@ def main(argv: Sequence[str]) -> int:
         return 2
     except (RealnetError, OSError) as error:
         print(error, file=sys.stderr, flush=True)  # noqa: T201
-        return EXIT_RETRY
+        return EXIT_FENCED
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 An actor beside the head. To the head it is a `Launcher`: what the head starts and kills goes to
 the agent of the host where the slot has its place. Agents say hello, beat and tell of ends; one
-that is silent for `lost_after_s` is lost with its host, and all that lived there. It is fenced: its
-links are closed for good, its name has a new life when it comes back, and its own lease ends it.
+that is silent for `lost_after_s` is lost with its host, and all that lived there. It is fenced:
+nothing that it says counts any more, it is told to end when it can be told, and its lease ends it.
 
 Knows nothing of what roles do, nor how agents are started. Used by `run.py`.
 """
@@ -52,6 +52,7 @@ from realnet.topology.placement import Host, Placement, assigned_pools
 from realnet.topology.plan import Plan
 
 AWAY_S = 0.5
+EXIT_FENCED, EXIT_NEVER = 76, 93
 SKEW_S = 30.0
 
 
@@ -117,6 +118,7 @@ class Hosts(Actor[HostsConfig]):
         self.notes: list[str] = []  # of the gathering: what became of each host
         self.placed = False
         self._agents: dict[str, _Agent] = {}
+        self._sent_away: set[str] = set()
         self._by_host: dict[str, str] = {}
         self._running: dict[str, _Running] = {}
         self._slots = {s.name: s for s in plan.slots}
@@ -139,6 +141,7 @@ class Hosts(Actor[HostsConfig]):
         Raises RealnetError naming the hosts that are missing, unfit, or too small.
         """
         wanted = self.wanted.num_hosts + self.wanted.num_spares
+        start_s = self.clock.now()
         until_s = self.clock.now() + self.config.gather_s
         while len(self._agents) < wanted and self.clock.now() < until_s:
             self._came.clear()
@@ -146,6 +149,7 @@ class Hosts(Actor[HostsConfig]):
                 await asyncio.wait_for(self._came.wait(), max(0.01, until_s - self.clock.now()))
             except TimeoutError:
                 break
+        came_s = self.clock.now() - start_s
         await self._look_at_all()
         fit = self._in_order()
         if len(fit) < self.wanted.num_hosts:
@@ -156,6 +160,11 @@ class Hosts(Actor[HostsConfig]):
             )
         for text in self._missing():
             self.head.say(text)
+        looked_s = self.clock.now() - start_s - came_s
+        self.head.say(
+            f"{len(fit)} hosts have come in {came_s:.1f} s, and are fit (looked at in "
+            f"{looked_s:.1f} s)"
+        )
         num_spares = len(fit) - self.wanted.num_hosts
         hosts = [_host(self._agents[a].hello) for a in fit]
         for host in assigned_pools(hosts, self.plan.pools, num_spares):
@@ -210,8 +219,7 @@ class Hosts(Actor[HostsConfig]):
         text = f"{agent.hello.host}: {why}"
         self.notes.append(text)
         self.head.say(f"excluded {text}")
-        self._port.tell(Go(75, f"this host is excluded: {why}"), to=member_of(name))
-        self._forget(name, why)
+        self._send_away(name, EXIT_NEVER, f"this host is excluded: {why}")
 
     # ------------------------------------------------------------ as a launcher
 
@@ -260,9 +268,10 @@ class Hosts(Actor[HostsConfig]):
         place = self.placement.places.get(slot)
         return place.host if place is not None else ""
 
-    async def let_go(self, code: int, why: str, *, limit_s: float = 3.0) -> None:
-        """End all agents and wait for them, not for long."""
-        self._port.tell(Go(code, why))
+    async def let_go(self, why: str, *, limit_s: float = 3.0) -> None:
+        """End all agents and wait for them, not for long. For them it is an end in order."""
+        for name in self._agents:
+            self._port.tell(Go(0, why), to=member_of(name))
         until_s = self.clock.now() + limit_s
         while self._agents and self.clock.now() < until_s:
             await self.clock.sleep(0.02)
@@ -286,6 +295,8 @@ class Hosts(Actor[HostsConfig]):
             self._lose(self._by_host[host], "another agent has come for it")
         for known in [a for a in self._agents if a.partition("~")[0] == name]:
             self._lose(known, "it has started again")
+        for known in [a for a in self._sent_away if a.partition("~")[0] == name]:
+            self._cut(known, "it has started again")
         offset_s = time.time() - request.wall_s if request.wall_s else 0.0
         hello = _with_offset(request, offset_s)
         self.node.connect(Peer(request.slot, request.endpoint, (member_of(request.slot),)))
@@ -375,8 +386,12 @@ class Hosts(Actor[HostsConfig]):
     @handles
     async def agent_left(self, record: Left) -> None:
         """An agent has ended all that was on its host, and ends."""
-        if record.slot in self._agents and self._speaks_for(record.slot):
+        if not self._speaks_for(record.slot):
+            return
+        if record.slot in self._agents:
             self._lose(record.slot, record.why)
+        elif record.slot in self._sent_away:
+            self._cut(record.slot, record.why)
 
     async def _let_leave(self, name: str) -> None:
         agent = self._agents[name]
@@ -401,30 +416,38 @@ class Hosts(Actor[HostsConfig]):
             due_s = self.clock.now() + self.config.beat_s
             await self.clock.sleep(self.config.beat_s)
             now_s = self.clock.now()
-            self._port.tell(HeadBeat(self.attempt))
+            for name in self._agents:
+                self._port.tell(HeadBeat(self.attempt), to=member_of(name))
             if now_s - due_s > AWAY_S:
                 self.beats.away(now_s - due_s, now_s)
             for effect in self.beats.tick(now_s):
                 host = self._agents[effect.name].hello.host
                 if isinstance(effect, Hung):
-                    self._lose(effect.name, f"silent for {effect.silent_s:.1f} s")
+                    self._lose(effect.name, f"silent for {effect.silent_s:.1f} s", silent=True)
                 else:
                     self.head.say(f"host {host} is silent for {effect.silent_s:.1f} s")
 
     def gone(self, slot: str, why: str) -> bool:
         """Hear of a broken link; True if it was an agent's."""
-        if slot not in self._agents:
+        if slot in self._agents:
+            self._lose(slot, why)
+        elif slot in self._sent_away:
+            self._cut(slot, why)
+        else:
             return False
-        self._lose(slot, why)
         return True
 
-    def _lose(self, name: str, why: str) -> None:
+    def _lose(self, name: str, why: str, *, silent: bool = False) -> None:
         """A host is lost with all that lived there."""
         host = self._agents[name].hello.host
         self.placement.remove(host)
         ended = {s: r for s, r in self._running.items() if r.agent == name}
         left = self._agents[name].leaving
-        self._forget(name, why)
+        if silent:  # should it be there still, it hears this when the link heals
+            self._send_away(name, EXIT_FENCED, f"the head has given this host up: {why}")
+        else:
+            self._forget(name)
+            self._cut(name, why)
         if not self.head.supervisor.stopping:
             with_it = f"; with it {', '.join(sorted(ended))}" if ended else ""
             self.head.say(f"host {host} {'has left' if left else 'is lost'}: {why}{with_it}")
@@ -433,12 +456,21 @@ class Hosts(Actor[HostsConfig]):
             nowhere = self._slots[slot].elastic
             running.exited(f"its host {host} is lost ({why})", lost=True, nowhere=nowhere)
 
-    def _forget(self, name: str, why: str) -> None:
-        """Fence an agent: whatever it says from now on is of a dead life."""
+    def _send_away(self, name: str, code: int, why: str) -> None:
+        """Fence an agent: nothing that it says counts any more, and it is told to end."""
+        self._port.tell(Go(code, why), to=member_of(name))
+        self._forget(name)
+        self._sent_away.add(name)
+
+    def _forget(self, name: str) -> None:
         agent = self._agents.pop(name)
         if self._by_host.get(agent.hello.host) == name:
             del self._by_host[agent.hello.host]
         self.beats.forget(name)
+
+    def _cut(self, name: str, why: str) -> None:
+        """Close the link to an agent for good."""
+        self._sent_away.discard(name)
         self._port.peer_down(member_of(name))
         self.node.peer_down(name, why)
 

@@ -25,7 +25,8 @@ from realnet.slurm import commands
 from realnet.slurm.records import read_submission
 from realnet.slurm.script import site_of
 
-EXIT_RETRY, EXIT_NEVER = 75, 93
+EXIT_RETRY, EXIT_FENCED, EXIT_NEVER = 75, 76, 93
+AGAIN_S = 2.0
 IDLE_S = 600.0  # without a head an element does not hold its node for longer
 POLL_S = 0.5
 NEAR_THE_LIMIT_S = 600.0
@@ -57,9 +58,9 @@ class Element:
                 continue
             code = self._be_an_agent()
             idle_since_s = time.monotonic()
-            if code not in (0, EXIT_RETRY) and self.asked is None:
+            if code not in (0, EXIT_RETRY, EXIT_FENCED) and self.asked is None:
                 return EXIT_NEVER
-            time.sleep(POLL_S)
+            time.sleep(AGAIN_S)
         return 0 if self.asked is None else self._linger()
 
     def _over(self) -> bool:

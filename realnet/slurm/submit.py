@@ -31,7 +31,7 @@ from realnet.slurm.records import (
 )
 from realnet.slurm.script import array_script, job_script
 from realnet.slurm.site import Site, read_site
-from realnet.topology.placement import Host, Placement, assigned_pools, spread
+from realnet.topology.placement import Host, Placement, place_on, placement_lines, spread
 from realnet.topology.plan import Plan, read_plan, write_plan
 
 MOST_NODES = 512
@@ -181,33 +181,18 @@ def place(plan: Plan, nodes: int, shape: commands.Shape | None) -> tuple[int, Pl
 
     Without `nodes`: as few as hold it, as far as the shape of a node is known.
     """
-    planned = spread(plan, "127.0.0.1")
     least = max(1, sum(p.nodes for p in plan.pools.values()))
     if nodes and shape is not None and nodes > shape.nodes:
         raise ConfigError(f"{nodes} nodes: the partition has {shape.nodes}")
     tried = [nodes] if nodes else range(least, min(MOST_NODES, shape.nodes if shape else 1) + 1)
     complaint = f"it needs {least} nodes, the partition has {shape.nodes if shape else '?'}"
+    each = Host("") if shape is None else Host("", shape.cpus, shape.gpus, shape.memory_bytes)
     for num in tried:
-        gpus = shape.gpus if shape else _gpus_each(plan, num)
-        hosts = [
-            Host(f"node-{at}", shape.cpus if shape else 0, gpus, shape.memory_bytes if shape else 0)
-            for at in range(num)
-        ]
-        placement = Placement(planned)
-        for host in assigned_pools(hosts, plan.pools):
-            placement.add(host)
-        left = placement.place_all()
-        if not left:
-            return num, placement
-        complaint = placement.complaint(left)
+        try:
+            return num, place_on(plan, num, 0, each)
+        except ConfigError as error:
+            complaint = str(error)
     raise ConfigError(complaint)
-
-
-def _gpus_each(plan: Plan, nodes: int) -> int:
-    """GPUs of a node where nobody says: what is asked for, divided, and no process cut in two."""
-    roles = [r for r in plan.roles.values() if not r.place]
-    total = sum(r.gpus * r.count * r.ranks for r in roles)
-    return max(-(-total // nodes), max((r.gpus for r in roles), default=0)) if total else 0
 
 
 def most(plan: Plan, placement: Placement) -> tuple[int, int]:
@@ -220,20 +205,6 @@ def most(plan: Plan, placement: Placement) -> tuple[int, int]:
         cpus[at.host] = cpus.get(at.host, 0) + role.cpus
         gpus[at.host] = gpus.get(at.host, 0) + len(at.gpus)
     return max(cpus.values(), default=1), max(gpus.values(), default=0)
-
-
-def placement_lines(placement: Placement) -> list[str]:
-    """Return who lives where, a line for each host."""
-    lines = []
-    for host in placement.hosts:
-        names = [
-            slot + (f" (GPU {', '.join(map(str, at.gpus))})" if at.gpus else "")
-            for slot, at in placement.places.items()
-            if at.host == host.name
-        ]
-        pool = f" [{host.pool}]" if host.pool else ""
-        lines.append(f"{host.name}{pool}: {', '.join(names) or 'nothing: a spare'}")
-    return lines
 
 
 def python_of(site: Site) -> str:

@@ -21,7 +21,7 @@ from realnet.launch.rendezvous import read_head
 from realnet.slurm import commands
 from realnet.slurm.records import read_submission
 
-PAUSE_S = 1.0
+PAUSE_S = 3.0  # a head writes its status twice a second
 
 
 def main(argv: list[str]) -> int:
@@ -31,18 +31,33 @@ def main(argv: list[str]) -> int:
     folder, attempt = Path(argv[0]), int(argv[argv.index("--attempt") + 1])
     host = os.environ["SLURMD_NODENAME"]
     code = agent.main([*argv, "--number", str(number), "--host", host])
-    # A head that ends in order takes its address back.
-    gone = code == agent.EXIT_RETRY and read_head(folder, attempt) is not None
-    if gone and read_submission(folder).site.get("again") == "requeue":
-        _start_again(job, lives, number)
+    if code == agent.EXIT_RETRY and read_submission(folder).site.get("again") == "requeue":
+        for known in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(known, signal.SIG_IGN)
+        if _head_is_gone(folder, attempt, number):
+            _start_again(job, lives)
     return code
 
 
-def _start_again(job: str, lives: int, number: int) -> None:
+def _head_is_gone(folder: Path, attempt: int, number: int) -> bool:
+    """Tell whether the head has stopped writing, not only become unheard by this node.
+
+    One that ends in order takes its address back. The agents take turns, so that one of them acts.
+    """
+    before = _last_sign(folder)
+    time.sleep(PAUSE_S + number % 5)
+    return read_head(folder, attempt) is not None and _last_sign(folder) == before
+
+
+def _last_sign(folder: Path) -> bytes:
+    try:
+        return (folder / "status.json").read_bytes()  # opened: not what is remembered of it
+    except OSError:
+        return b""
+
+
+def _start_again(job: str, lives: int) -> None:
     """Requeue the job, unless it is in another life or at its end already."""
-    for known in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(known, signal.SIG_IGN)
-    time.sleep(PAUSE_S * (1 + number % 5))  # one of the agents does it
     with contextlib.suppress(RealnetError):
         state, restarts = commands.restarts(job)
         if state == "RUNNING" and restarts == lives:

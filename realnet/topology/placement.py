@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from realnet.errors import ConfigError
 from realnet.topology.plan import Plan, PoolPlan, RolePlan, SlotPlan
 
 
@@ -252,6 +253,44 @@ def spread(plan: Plan, address: str) -> Plan:
                 )
     run = {**plan.run, "transport": "tcp", "security": "curve", "host": address}
     return msgspec.structs.replace(plan, slots=tuple(slots), run=run)
+
+
+def place_on(plan: Plan, num_hosts: int, num_spares: int, each: Host) -> Placement:
+    """Return who would live where on hosts that have what `each` has.
+
+    Without GPUs in `each`: as many as the topology needs, divided. Raises ConfigError naming what
+    there is no room for.
+    """
+    host = each._replace(gpus=each.gpus or _gpus_each(plan, num_hosts))
+    hosts = [host._replace(name=f"node-{n}") for n in range(num_hosts + num_spares)]
+    placement = Placement(spread(plan, "127.0.0.1"))
+    for one in assigned_pools(hosts, plan.pools, num_spares):
+        placement.add(one)
+    left = placement.place_all()
+    if left:
+        raise ConfigError(placement.complaint(left))
+    return placement
+
+
+def _gpus_each(plan: Plan, num_hosts: int) -> int:
+    """GPUs of a host where nobody says: what is asked for, divided, and no process cut in two."""
+    roles = [r for r in plan.roles.values() if not r.place and r.gpus]
+    total = sum(r.gpus * r.count * r.ranks for r in roles)
+    return max([-(-total // num_hosts), *(r.gpus for r in roles)])
+
+
+def placement_lines(placement: Placement) -> list[str]:
+    """Return who lives where, a line for each host."""
+    lines = []
+    for host in placement.hosts:
+        names = [
+            slot + (f" (GPU {', '.join(map(str, at.gpus))})" if at.gpus else "")
+            for slot, at in placement.places.items()
+            if at.host == host.name
+        ]
+        pool = f" [{host.pool}]" if host.pool else ""
+        lines.append(f"{host.name}{pool}: {', '.join(names) or 'nothing: a spare'}")
+    return lines
 
 
 def assigned_pools(

@@ -95,7 +95,7 @@ def test_a_host_that_was_given_up_is_not_let_in_again(start: Start, topology: Pa
         os.kill(pid, signal.SIGCONT)
     run.until(lambda: "local1" not in agents(run))  # long before its lease ends
     log = (run.folder / "attempts" / "1" / "logs" / "agent-local1.log").read_text()
-    assert "ended with 75" in log, log
+    assert "ended with 76" in log, log
     assert not slots & set(run.members().values())
     goes_on(run)
     os.kill(run.process.pid, signal.SIGTERM)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from slurm_jobs import Cluster, SlurmRun
+from slurm_jobs import NODES, Cluster, SlurmRun
 
 WANTED = "REALNET_TEST_SLURM"
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge", "iproute2")
@@ -76,3 +76,5 @@ def submit(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[..., SlurmRun]
     for run in runs:
         run.until(lambda run=run: not run.processes(), 20.0, "no process of it is left")  # type: ignore[misc]
     cluster.idle()
+    for node in NODES:
+        assert not cluster.do("exec", node, "ls", "/dev/shm"), f"shared memory left on {node}"

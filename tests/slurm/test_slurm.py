@@ -274,6 +274,10 @@ def test_the_demo_learns_over_three_nodes_and_two_lives(submit: Submit) -> None:
     demo = ROOT / "topologies" / "demo.toml"
     run = submit(demo, "--nodes", "3", *SHORT)
     first_s = run.until(lambda: step(run) >= 1, 200.0, "the first step")
+    queued_s = (run.folder / "attempts" / "1" / "begun").stat().st_mtime - run.submitted_s
+    works_s = next(r["time_s"] for r in run.rows() if "warm_step" in r)
+    came = next(e for e in run.events() if "hosts have come" in e)
+    print(f"bin/submit to the head {queued_s:.1f} s; {came}; warm start from {works_s:.1f} s on")
     assert len(set(run.hosts().values())) == 3
     run.until(lambda: step(run) >= 15, 120.0, "some steps")
     run.cluster.call("scancel", "--batch", "--signal=USR2", run.job)
@@ -283,6 +287,12 @@ def test_the_demo_learns_over_three_nodes_and_two_lives(submit: Submit) -> None:
     assert ended["checkpoint"]
     run.until(lambda: run.state() == "COMPLETED", 200.0, "it comes to its end")
     assert step(run, 2) >= 40
+    measured = {
+        int(r["step"]): float(r["text"].split("pass@1 ")[1].split(",")[0])
+        for r in run.rows("events")
+        if str(r.get("text", "")).startswith("addz_test pass@1")
+    }
+    assert measured[40] > measured[0] + 0.3, measured
     assert min(r["step"] for r in run.rows("metrics", 2) if "loss" in r) > 15
     counts = json.loads((run.folder / "ledger.json").read_text())
     counts = counts.get("counts", counts)
