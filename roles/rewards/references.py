@@ -1,4 +1,4 @@
-"""What a reward's name means: "exact", "math", "file.py:function" or "pkg.mod:function".
+"""What a reward's name means: a built-in one, "file.py:function" or "pkg.mod:function".
 
 `check_reference` only looks (it parses source, and imports nothing), so that `realnet check` costs
 nothing and runs nobody's code; `resolve` imports, and is called in a worker process only. Knows
@@ -177,8 +177,6 @@ def _other_names(tree: ast.Module) -> set[str]:
 
 
 def _check_signature(function: ast.FunctionDef | ast.AsyncFunctionDef, where: str) -> None:
-    if isinstance(function, ast.AsyncFunctionDef):
-        raise ConfigError(f"{where} is async: write a plain function, {SIGNATURE}")
     arguments = function.args
     places = len(arguments.posonlyargs) + len(arguments.args)
     needed = places - len(arguments.defaults)

@@ -14,7 +14,9 @@ Knows nothing of tickets, tasks or retries. Started by `process.py` only.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
+import inspect
 import math
 import os
 import resource
@@ -62,6 +64,8 @@ def _call(reward: Reward, texts: list[str], limit_s: float) -> tuple[float | Non
     resource.setrlimit(resource.RLIMIT_CPU, (processor_s, resource.RLIM_INFINITY))
     try:
         value = reward(*texts)
+        if inspect.iscoroutine(value):
+            value = asyncio.run(value)  # a loop of its own: nothing of it outlives the call
     except MemoryError:
         return None, "used more memory than it may (MemoryError)"
     except BaseException as error:  # SystemExit and KeyboardInterrupt of user code included

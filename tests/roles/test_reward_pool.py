@@ -16,7 +16,16 @@ from realnet.errors import ConfigError, RealnetError, Stopping
 from realnet.roles.rewards import RewardPool, Unscored
 
 ZOO = '''
-import os, signal, subprocess, sys, time
+import asyncio, os, signal, subprocess, sys, time
+
+async def slow(prompt, text, answer):
+    """Wait inside a loop of its own."""
+    if text == "hang":
+        await asyncio.sleep(1000)
+    if text == "raise":
+        raise ValueError("async")
+    await asyncio.sleep(0)
+    return float(text)
 
 def zoo(prompt, text, answer):
     """Do what the text says; `answer` is a file to leave traces in."""
@@ -136,6 +145,17 @@ BAD = {
     "big file": "raised OSError",
     "forged": "its worker's socket",
 }
+
+
+async def test_an_async_reward_is_awaited_limited_and_told_of(make: Make) -> None:
+    name = REFERENCE.replace(":zoo", ":slow")
+    pool = await make(name, attempts=2)
+    assert await pool.score(name, "p", "0.75", "", "stop") == 0.75
+    with pytest.raises(Unscored, match="raised ValueError: async"):
+        await pool.score(name, "p", "raise", "", "stop")
+    with pytest.raises(Unscored, match=r"ran 0\.4 s"):
+        await pool.score(name, "p", "hang", "", "stop")
+    assert await pool.score(name, "p", "0.25", "", "stop") == 0.25
 
 
 @pytest.mark.parametrize("text", BAD)

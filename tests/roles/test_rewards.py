@@ -11,7 +11,7 @@ import pytest
 from realnet.errors import ConfigError
 from realnet.roles.rewards import check_reference, resolve
 from realnet.roles.rewards.frames import BadFrame, Frames, encode
-from realnet.roles.rewards.functions import exact, math
+from realnet.roles.rewards.functions import exact, length, math, numeric, well_formed
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,54 @@ def test_math(text: str, answer: str, score: float) -> None:
     assert math("q", text, answer) == score
 
 
+@pytest.mark.parametrize(
+    ("text", "answer", "score"),
+    [
+        ("she has 1,250.50 left", "1250.5", 1.0),
+        ("first 3, then -4", "-4", 1.0),
+        ("-4 and 3", "-4", 0.0),
+        ("1.8e1", "18", 1.0),
+        ("18.0001", "18", 0.0),
+        ("<think>18</think>19", "18", 0.0),
+        ("<think>18", "18", 0.0),
+        ("3 apples</think>18 pears", "#### 18", 1.0),
+        ("no number", "18", 0.0),
+        ("x18", "18", 0.0),  # a name
+        ("", "0", 0.0),
+    ],
+)
+def test_numeric(text: str, answer: str, score: float) -> None:
+    assert numeric("q", text, answer) == score
+
+
+def test_numeric_refuses_to_judge_by_a_reference_without_a_number() -> None:
+    with pytest.raises(ValueError, match="has no number"):
+        numeric("q", "5", "five")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "stop", "score"),
+    [
+        ("q", "<think>a</think>b", "stop", 1.0),
+        ("q", " <think></think> b", "stop", 1.0),
+        ("q <think>\n", "a</think>b", "stop", 1.0),
+        ("q", "a</think>b", "stop", 0.0),
+        ("q", "<think>a</think>", "stop", 0.0),
+        ("q", "<think>a</think>b", "length", 0.0),
+        ("q", "<think>a<think></think>b", "stop", 0.0),
+        ("q", "</think><think>b", "stop", 0.0),
+        ("q", "so: <think>a</think>b", "stop", 0.0),
+        ("q", "b", "stop", 0.0),
+    ],
+)
+def test_format(prompt: str, text: str, stop: str, score: float) -> None:
+    assert well_formed(prompt, text, "x", stop=stop) == score
+
+
+def test_length_is_in_thousands_of_characters() -> None:
+    assert length("q", "x" * 250, "a") == 0.25
+
+
 def test_math_refuses_to_judge_by_an_unreadable_reference() -> None:
     with pytest.raises(ValueError, match="reference answer"):
         math("q", "5", "")
@@ -66,7 +114,8 @@ def short(prompt: str, text: str, answer: str) -> float:
     return -len(text)
 def two(prompt, text): ...
 def optional(prompt, text, answer, *, stop, scale=1.0): ...
-async def later(prompt, text, answer): ...
+async def later(prompt, text, answer, more, still): ...
+async def soon(prompt, text, answer): return 0.5
 made = lambda prompt, text, answer: 1.0
 """
 
@@ -86,6 +135,10 @@ def base(tmp_path: Path) -> Path:
         "my_rewards.py:short",
         "./my_rewards.py:optional",
         "my_rewards.py:made",
+        "my_rewards.py:soon",
+        "numeric",
+        "format",
+        "length",
         "realnet.roles.rewards.functions:math",
     ],
 )
@@ -96,12 +149,12 @@ def test_what_is_there_passes_without_running_anything(base: Path, reference: st
 @pytest.mark.parametrize(
     ("reference", "expected"),
     [
+        ("my_rewards.py:later", "takes 5 arguments"),
         ("exakt", 'Did you mean "exact"?'),
         ("maths", 'Did you mean "math"?'),
         ("my_rewards.py:shrot", 'Did you mean "short"?'),
         ("my_reward.py:short", 'Did you mean "my_rewards.py"?'),
         ("my_rewards.py:two", "takes 2 arguments"),
-        ("my_rewards.py:later", "is async"),
         ("broken.py:f", "is not Python"),
         ("no_such_package.mod:f", "'no_such_package', which is not installed"),
         ("realnet.roles.nowhere:f", "'realnet.roles.nowhere'"),
