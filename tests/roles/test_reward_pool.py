@@ -260,7 +260,7 @@ async def test_close_leaves_no_process_behind(make: Make) -> None:
     pool = await make(workers=2, limit_s=30.0)
     pids = {int(float(await ask(pool, "pid"))) for _ in range(4)} | set(pool.pids)
     assert await ask(pool, "child") == 1.0  # left its session and its process group
-    marks = _tagged()
+    marks = _tagged(pool)
     assert len(marks) >= 3
     waits = [asyncio.create_task(ask(pool, "hang")) for _ in range(3)]
     while pool.num_waiting == 3:
@@ -274,15 +274,16 @@ async def test_close_leaves_no_process_behind(make: Make) -> None:
         await ask(pool, "1")
 
 
-def _tagged() -> set[int]:
-    """Return the processes that came from a pool of this test process."""
+def _tagged(pool: RewardPool) -> set[int]:
+    """Return the processes that came from this pool; others on this machine have theirs."""
+    wanted = [f"REALNET_REWARD_SANDBOX={w._tag}\0".encode() for w in pool._workers]
     found = set()
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and b"REALNET_REWARD_SANDBOX=" in (
-                (entry / "environ").read_bytes()
-            ):
-                found.add(int(entry.name))
+            if entry.name.isdigit():
+                environment = (entry / "environ").read_bytes()
+                if any(tag in environment for tag in wanted):
+                    found.add(int(entry.name))
         except OSError:
             continue
     return found
