@@ -12,7 +12,7 @@ REF    := .venv-reference
 VLLM   := .venv-vllm
 TRL    := .venv-trl
 
-.PHONY: run test test-slurm test-reference test-vllm setup-vllm-cpu check sim fuzz mutants bench bench-wire bench-loss install clean
+.PHONY: run test test-slurm test-reference test-vllm setup-vllm-cpu check sim fuzz mutants bench bench-wire bench-loss bench-embed install clean
 .PHONY: bench-rl bench-rl-async bench-rl-engine bench-rl-demo bench-rl-trl bench-rl-stability
 .DEFAULT_GOAL := run
 
@@ -78,6 +78,9 @@ bench-wire: $(STAMP) $(BENCH)/.installed   ## asks and arrays beside Ray, xoscar
 
 bench-loss: $(STAMP)                ## five million messages while connections are cut: none lost or doubled
 	$(BIN)/python bench/run.py loss --benchmarks BENCHMARKS.md $(ARGS)
+
+bench-embed: $(STAMP)               ## a web service's handler with a role in its loop and without; runs/bench/embed.json
+	$(BIN)/python bench/embed.py --benchmarks BENCHMARKS.md $(ARGS)
 
 RL := $(BIN)/python bench/rl.py
 

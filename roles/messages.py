@@ -451,3 +451,31 @@ class Measurements(Message):
     """State of an evaluator: its newest measurements, oldest first."""
 
     newest: tuple[Measured, ...] = ()
+
+
+# ---------------------------------------------------------------- from outside
+
+
+class Finished(Message):
+    """One episode that somebody's service has finished, as `Episode` made it, with its reward."""
+
+    segments: tuple[Segment, ...]
+    text: str
+    stop: str
+    reward: float
+
+
+class Collected(Message):
+    """The group is on the trainer's disk, under this ticket."""
+
+    ticket: TicketKey
+
+
+class Collect(Request[Collected]):
+    """Have these episodes, all of one prompt, trained on as one group. `key` is the asker's own."""
+
+    safe = True
+    key: str
+    prompt: str
+    episodes: tuple[Finished, ...]
+    task: str = "given"

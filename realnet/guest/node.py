@@ -17,7 +17,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -236,6 +236,11 @@ class Node:
             raise RealnetError("this node is not in a run: use it inside its async with block")
         return self._plan
 
+    @property
+    def ended(self) -> str:
+        """Why this guest is in no run any more; "" while it is."""
+        return self._why
+
     async def wait(self) -> str:
         """Wait until the run is over, and return why. Raises the first error of an actor hosted
         here, and RealnetError when this guest was put out or the run is gone without a word.
@@ -259,7 +264,7 @@ class Node:
 
     async def stream(
         self, role: str, request: StreamRequest[R], *, deadline_s: float | None = None
-    ) -> AsyncIterator[R]:
+    ) -> AsyncGenerator[R, None]:
         """Ask one member of a role and iterate over its answer (default: 120 s for all of it)."""
         items = self._ask_port(role, type(request)).stream(request, deadline_s=deadline_s)
         async with contextlib.aclosing(items) as closing:  # type: ignore[type-var]

@@ -1,0 +1,178 @@
+"""docs/embedding.md's services: a rewarder in a web service, and a service that is the source."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pages import ROOT, check_code, realnet, section
+from real_run import RealRun
+
+pytest.importorskip("fastapi", reason="pip install -e .[dev]")
+pytest.importorskip("uvicorn", reason="pip install -e .[dev]")
+
+EXAMPLES = ROOT / "examples"
+SHORT = [
+    word
+    for value in ("run.until.steps=12", "roles.trainer.warm_start.steps=20", "policy.batch=8")
+    for word in ("--set", value)
+]
+Start = Callable[..., RealRun]
+
+
+class Service:
+    """A web service in a process of its own."""
+
+    def __init__(self, module: str, folder: Path, log: Path, **env: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = int(free.getsockname()[1])
+        self.log = log
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "uvicorn", f"{module}:app", "--log-level", "warning"),
+                    *("--host", "127.0.0.1", "--port", str(self.port)),
+                ],
+                cwd=folder,
+                env={**os.environ, **env, "PYTHONPATH": path},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+        self.until(lambda: self.answers("/openapi.json"))
+
+    def call(self, path: str, body: Any = None) -> Any:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}",
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"content-type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            return json.loads(reply.read())
+
+    def answers(self, path: str) -> bool:
+        try:
+            self.call(path)
+        except OSError:
+            return False
+        return True
+
+    def until(self, condition: Callable[[], bool], budget_s: float = 60.0) -> None:
+        end_s = time.monotonic() + budget_s
+        while not condition():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < end_s, self.log.read_text()
+            time.sleep(0.05)
+
+    def stop(self) -> bool:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(30)  # uvicorn ends in order and then by the signal itself
+        return self.process.returncode in (0, -signal.SIGTERM)
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """Start services; whatever goes on at the end is killed."""
+    services: list[Service] = []
+
+    def begin(module: str, folder: Path, **env: str) -> Service:
+        log = tmp_path / f"{module}-{len(services)}.txt"
+        services.append(Service(module, folder, log, **env))
+        return services[-1]
+
+    yield begin
+    for service in services:
+        if service.process.poll() is None:
+            service.process.kill()
+            service.process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_service_hosts_a_rewarder_and_serves_its_own_traffic(
+    start: Start, serve: Callable[..., Service], tmp_path: Path
+) -> None:
+    pieces = section("embedding.md", "A web service that hosts a role")
+    assert check_code(pieces, ["examples/service/service.py", "examples/service/service.toml"]) == 2
+    service = serve("service", EXAMPLES / "service", REALNET_RUN=str(tmp_path / "none"))
+    assert service.call("/hello/you") == {"hello": "you"}
+    assert "is not the folder of a run" in service.call("/lending")["doing"]
+    assert service.stop()
+
+    run = start(EXAMPLES / "service" / "service.toml", *SHORT)
+    run.until(lambda: (run.folder / ".meeting.json").is_file())
+    service = serve("service", EXAMPLES / "service", REALNET_RUN=str(run.folder))
+    service.until(lambda: service.call("/lending")["judged"] > 0)
+    assert service.call("/lending")["doing"] == "hosts rewarder/1"
+    assert service.call("/hello/you") == {"hello": "you"}
+    assert run.wait() == 0, run.output()
+    assert "12 steps" in run.output()
+    service.until(lambda: service.call("/lending")["doing"] == "the run has ended")
+    assert service.call("/hello/you") == {"hello": "you"}  # its own life goes on
+    assert service.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_service_that_dies_takes_no_answer_with_it(
+    start: Start, serve: Callable[..., Service]
+) -> None:
+    run = start(EXAMPLES / "service" / "service.toml", *SHORT)
+    run.until(lambda: (run.folder / ".meeting.json").is_file())
+    service = serve("service", EXAMPLES / "service", REALNET_RUN=str(run.folder))
+    service.until(lambda: service.call("/lending")["judged"] > 0)
+    service.process.kill()
+    service.process.wait()
+    run.until(lambda: any("the guest service is gone" in e for e in run.events()))
+    assert run.wait() == 0, run.output()
+    counts = json.loads((run.folder / "ledger.json").read_text())["counts"]
+    assert counts["trained"] == 12 * 8
+    assert counts["set_aside"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_service_is_the_source_of_what_is_trained_on(
+    start: Start, serve: Callable[..., Service], tmp_path: Path
+) -> None:
+    pieces = section("embedding.md", "A service whose users are the reward")
+    files = [f"examples/feedback/{name}" for name in ("service.py", "feedback.toml")]
+    assert check_code(pieces, files) == 3
+    run = start(EXAMPLES / "feedback" / "feedback.toml")
+    run.until(lambda: (run.folder / ".meeting.json").is_file())
+    key = tmp_path / "shop.key"
+    granted = realnet(tmp_path, f"realnet grant {run.folder} --as shop --out {key}")
+    assert granted.returncode == 0, granted.stderr
+    service = serve("service", EXAMPLES / "feedback", REALNET_KEY=str(key))
+    prompts = 0
+    while run.process.poll() is None and prompts < 200:
+        try:
+            answer = service.call(f"/ask?prompt=00000{prompts % 10}%2B000001%3D", {})
+            rewards = [float(len(text)) / 56 for text in answer["answers"]]
+            given = service.call(f"/thumbs/{answer['name']}", {"rewards": rewards})
+        except OSError:  # the run has come to its end
+            break
+        assert re.fullmatch(rf"policy/{answer['name']}:\d+", given["ticket"])
+        prompts += 1
+    assert run.wait() == 0, run.output()
+    counts = json.loads((run.folder / "ledger.json").read_text())["counts"]
+    assert counts["trained"] == 10 * 4
+    assert counts["set_aside"] == counts["dropped"] == 0
+    steps = [row for row in run.rows() if "grad_norm" in row]
+    assert len(steps) == 10
+    assert any(row["age_mean"] > 0 for row in steps)  # other versions wrote later answers
+    assert all(row["samples"] == 8 for row in steps)
+    assert prompts >= 40
+    assert service.stop()
