@@ -161,7 +161,10 @@ def measured(folder: Path, rounds: int, seconds: float) -> list[Phase]:
     env.pop("REALNET_RUN", None)  # the service begins without the role
     commands = {
         "run": ["realnet.cli", "run", str(HERE / "embed.toml"), "--runs", str(folder)],
-        "service": ["uvicorn", "embed_service:app", "--port", str(port), "--log-level", "warning"],
+        "service": [
+            *("uvicorn", "embed_service:app", "--port", str(port), "--log-level", "warning"),
+            *("--timeout-keep-alive", "600"),  # the connection that switches is idle in between
+        ],
     }
     started: dict[str, subprocess.Popen[bytes]] = {}
     try:
