@@ -218,10 +218,10 @@ class Answer:
 
 
 @asynccontextmanager
-async def rig(kind: str, work: Path, **more: Any) -> AsyncIterator[Rig]:
+async def rig(kind: str, work: Path, policy: Policy = POLICY, **more: Any) -> AsyncIterator[Rig]:
     """A running engine without a version."""
     around = Around()
-    engine = make_engine(config_of(kind, **more), POLICY, VOCAB, Path(), work, 7, around)
+    engine = make_engine(config_of(kind, **more), policy, VOCAB, Path(), work, 7, around)
     await engine.start()
     made = Rig(kind, engine)
     try:

@@ -19,7 +19,7 @@ from realnet.errors import ConfigError, ensure
 from realnet.roles.generator.engine import EngineConfig
 from realnet.roles.generator.row import Inbox, Row, check
 from realnet.roles.generator.vllm.environment import prepare
-from realnet.roles.generator.vllm.model import arguments, check_weights, expected, folder_of
+from realnet.roles.generator.vllm.model import arguments, check_weights, expected, folder_of, told
 from realnet.roles.messages import Delta, Floats, Generate, Ints, Version
 from realnet.roles.tables import Policy
 
@@ -54,8 +54,7 @@ class VllmCore:
             )
         except Exception as error:  # vLLM raises all kinds
             raise ConfigError(
-                f'[roles.generator].engine.kind = "vllm" cannot run {policy.model}: '
-                f"{type(error).__name__}: {error}"
+                f'[roles.generator].engine.kind = "vllm" cannot run {policy.model}: {told(error)}'
             ) from error
         check_effective(self._llm.input_processor, self._llm.model_config.logprobs_mode)
         self._config = config

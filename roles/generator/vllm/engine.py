@@ -29,10 +29,11 @@ from realnet.roles.generator.engine import EngineConfig, EngineDied, Surrounding
 from realnet.roles.generator.room import Room
 from realnet.roles.generator.row import check
 from realnet.roles.generator.vllm.environment import prepare
-from realnet.roles.generator.vllm.model import arguments, check_weights, expected, folder_of
+from realnet.roles.generator.vllm.model import arguments, check_weights, expected, folder_of, told
 from realnet.roles.messages import Delta, Floats, Generate, Ints, Manifest, Version
 from realnet.roles.tables import Policy
 
+_JOIN_S = 10.0  # until the kernel has ended a killed process
 _EMPTY = np.zeros(0, np.int32), np.zeros(0, np.float32)
 
 
@@ -112,8 +113,8 @@ class VllmEngine:
             raise ConfigError(
                 f'[roles.generator].engine.kind = "vllm" cannot run {self._policy.model} '
                 f"({self._policy.dtype}, context {self._policy.context}, kv_cache "
-                f"{int(self._config.vllm.kv_cache)}): {type(error).__name__}: {error}. Lines "
-                "above it in this role's log say more"
+                f"{int(self._config.vllm.kv_cache)}): {told(error)}. Lines above it in this role's "
+                "log say more"
             ) from error
 
     def _processes(self) -> list[Any]:
@@ -140,10 +141,13 @@ class VllmEngine:
         if llm is None:
             return
         loop = asyncio.get_running_loop()
-        for process in list(llm.engine_core.resources.engine_manager.processes):
+        processes = list(llm.engine_core.resources.engine_manager.processes)
+        for process in processes:
             loop.remove_reader(process.sentinel)
             process.kill()  # it holds nothing that is not held elsewhere
         llm.shutdown(timeout=0)
+        for process in processes:
+            await self._around.compute(process.join, _JOIN_S, label="end vLLM")
         await asyncio.sleep(0)  # its tasks end with their sockets
 
     # ------------------------------------------------------------ requests

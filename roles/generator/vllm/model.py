@@ -29,6 +29,7 @@ _ARCHITECTURES = {
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 _SHORT = {"float32": "fp32", "bfloat16": "bf16"}
 _MOST_TEMPERATURE = 2.0
+_LONGEST = 400  # vLLM lists every architecture that it knows
 _ITEM_BYTES = {"fp32": 4, "bf16": 2}
 
 
@@ -171,3 +172,9 @@ def arguments(config: EngineConfig, policy: Policy, folder: Path, seed: int) -> 
     if vllm.kv_cache:
         table["kv_cache_memory_bytes"] = int(vllm.kv_cache)
     return table
+
+
+def told(error: Exception) -> str:
+    """Return an error of vLLM's as one line of bearable length."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
