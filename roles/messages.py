@@ -277,6 +277,17 @@ class Bucket(Message):
     digest: str = ""
 
 
+class Canary(Message):
+    """Token ids and the log-probabilities that the trainer gives them, at temperature 1.
+
+    Shapes: sequences [n][T], logprobs [n][T - 1]. `exact` when both sides compute in fp32.
+    """
+
+    sequences: tuple[tuple[int, ...], ...]
+    logprobs: tuple[tuple[float, ...], ...]
+    exact: bool = True
+
+
 class Manifest(Message):
     """What a version consists of. `digest` is xxh3_128 (hex) of its `num_bytes` bytes; with
     `buckets`, which cover all of them in order, of the buckets' digests one after another."""
@@ -286,6 +297,7 @@ class Manifest(Message):
     num_bytes: int
     digest: str
     buckets: tuple[Bucket, ...] = ()
+    canary: Canary | None = None
 
 
 class Location(Message):

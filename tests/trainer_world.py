@@ -75,6 +75,9 @@ class FakeLearner:
                 for segment in s.rollout.segments for span in segment.spans]  # fmt: skip
         return {"loss": 0.5, "age_max": float(max(ages))}
 
+    def canary(self, version: Version) -> None:
+        return None
+
     def weights(self) -> list[tuple[str, np.ndarray, str]]:
         return [("value", np.full(100, self.value, np.int64), "int64")]
 

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 from realnet import Actor, Ask, Config, StateIn, doc, handles
 from realnet.config import Seconds, Shared
 from realnet.errors import RealnetError
+from realnet.roles.generator.canary import CanaryFailed, judge, sequences_of
 from realnet.roles.generator.engine import (
     Engine,
     EngineConfig,
@@ -28,11 +29,21 @@ from realnet.roles.generator.engine import (
 )
 from realnet.roles.generator.lane import Lane
 from realnet.roles.generator.room import Room
-from realnet.roles.messages import Announced, Delta, FetchVersion, Generate, Held, Version
+from realnet.roles.messages import (
+    Announced,
+    Canary,
+    Delta,
+    FetchVersion,
+    Generate,
+    Held,
+    Manifest,
+    Version,
+)
 from realnet.roles.models.check import check_policy
 from realnet.roles.models.reference import load_tokenizer
 from realnet.roles.tables import Policy
 from realnet.roles.weights import WeightsDamaged, WeightsGone
+from realnet.roles.weights.digests import check as check_digest
 from realnet.roles.weights.receiver import Receiver
 
 _AGAIN_S = 0.5  # until a version that could not be copied is tried again
@@ -149,9 +160,28 @@ class Generator(Actor[GeneratorConfig]):
                 await self._receiver.receive(held, view)
             await engine.stage(manifest, self._room)
             stall_s = await engine.swap()
+            if engine.takes_weights and manifest.canary is not None:
+                await self._prove(engine, manifest, manifest.canary)
         self._stall_s = max(self._stall_s, stall_s)
         async with self._swapped:
             self._swapped.notify_all()
+
+    async def _prove(self, engine: Engine, manifest: Manifest, canary: Canary) -> None:
+        """Score the trainer's tokens with what was loaded. Raises CanaryFailed, which is final."""
+        where = f"{self.address} ({self.config.engine.kind})"
+        try:
+            await self.compute(
+                check_digest,
+                manifest,
+                self._room.view(),
+                f"as {where} has it",
+                label="check digest",
+            )
+        except WeightsDamaged as error:
+            raise CanaryFailed(str(error)) from error
+        scored = await engine.score(sequences_of(canary))
+        apart = judge(canary, scored, manifest.version, where)
+        self.metrics(canary=apart, version=manifest.version.number)
 
     async def _reached(self, version: Version) -> None:
         """Wait until tokens are written by this version or a newer one."""

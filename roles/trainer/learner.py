@@ -27,12 +27,13 @@ from realnet.roles.algorithms.advantages import Array
 from realnet.roles.algorithms.kl import divergence
 from realnet.roles.algorithms.normalise import token_scale
 from realnet.roles.algorithms.schedules import rate
-from realnet.roles.messages import Group, Version
+from realnet.roles.messages import Canary, Group, Version
 from realnet.roles.models.blocks import recompute_blocks
 from realnet.roles.models.build import build_model, export_hf, load_named_weights, named_weights
 from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.tables import Policy
 from realnet.roles.trainer import learner_files, learner_reference
+from realnet.roles.trainer.canary import make_canary
 from realnet.roles.trainer.learner_batch import Age, Sample, give_credit, lay_out
 from realnet.roles.trainer.learner_config import START, LearnerConfig, NonFinite
 from realnet.roles.trainer.learner_optimizers import AdamW, Named
@@ -138,6 +139,10 @@ class Learner:
         Each row is (ids [L], where [T]); changes nothing.
         """
         return [logp.astype(np.float32) for logp in self._score(self.scorer, rows)]
+
+    def canary(self, version: Version) -> Canary | None:
+        """Return tokens, and what the policy gives them, for generators to prove themselves by."""
+        return make_canary(self, version)
 
     def weights(self) -> list[tuple[str, npt.NDArray[np.generic], str]]:
         """Return (name, array, dtype) of every weight: "float32", or "bfloat16" as its uint16 bits.

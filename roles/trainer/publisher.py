@@ -15,9 +15,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
+import msgspec
+
 from realnet.errors import AskError, RealnetError, Refused
 from realnet.message import Request
 from realnet.roles.messages import (
+    Canary,
     CommitPart,
     Committed,
     CommitVersion,
@@ -63,12 +66,13 @@ class Publisher:
         self._sleep = sleep
         self._weights = weights
 
-    async def publish(self, version: Version) -> None:
+    async def publish(self, version: Version, canary: Canary | None = None) -> None:
         """Return when the parameter server has announced this version.
 
-        Raises RealnetError when it refuses again and again, with its last reason.
+        With `canary`, whoever loads it scores the same tokens and compares. Raises RealnetError
+        when it is refused again and again, with the last reason.
         """
-        await self._again(version, lambda: self._once(version))
+        await self._again(version, lambda: self._once(version, canary))
 
     async def publish_parts(
         self,
@@ -94,9 +98,10 @@ class Publisher:
                     await self._sleep(_PAUSE_S)
         raise RealnetError(f"{version} was refused by the parameter server: {last}") from last
 
-    async def _once(self, version: Version) -> None:
+    async def _once(self, version: Version, canary: Canary | None) -> None:
         weights: Weights = await self._actor.compute(self._weights, label="read weights")
         plan = layout(version, ((name, dtype, array.shape) for name, array, dtype in weights))
+        plan = msgspec.structs.replace(plan, canary=canary)
         opened = await self._patiently(OpenSlot(version, plan.num_bytes), version)
         if opened.host in ("", this_host()):
             manifest = await self._actor.compute(

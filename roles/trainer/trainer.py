@@ -24,6 +24,7 @@ from realnet.roles.face.track import check_trackers
 from realnet.roles.journal import Journal, JournalFull
 from realnet.roles.ledger import IllegalMove
 from realnet.roles.messages import (
+    Canary,
     CommitPart,
     CommitVersion,
     Group,
@@ -84,6 +85,10 @@ class TrainerConfig(LearnerConfig):
     unfit: Annotated[
         int, doc("groups dropped by dynamic sampling in a row that end the run", ge=1)
     ] = 2000
+    canary: Annotated[
+        int,
+        doc("every so many versions, and first of all, generators prove their weights", ge=0),
+    ] = 10
     samples: Annotated[
         int, doc("answers of each step kept in samples.train.jsonl, token by token", ge=0)
     ] = 4
@@ -355,12 +360,20 @@ class Trainer(Actor[TrainerConfig]):
         """Publish the current version and open the room that it gives; return the seconds."""
         start_s = self.clock.now()
         version = self._store.version
-        await self._publisher.publish(version)
+        await self._publisher.publish(version, await self._canary(version))
         self._store.published = version.number
         self._show()
         self._bell.ring()
         self.progress(f"collects for step {version.number + 1}")
         return self.clock.now() - start_s
+
+    async def _canary(self, version: Version) -> Canary | None:
+        """Return what generators are to check themselves by: in a life's first, and each N-th."""
+        every = self.config.canary
+        due = self._store.published < 0 or (every > 0 and version.number % every == 0)
+        if not due:
+            return None
+        return await self.compute(self._learner.canary, version, label="score canary")
 
     def _show(self) -> None:
         store = self._store
