@@ -31,6 +31,7 @@ from realnet.errors import (
 )
 from realnet.guest.node import Node
 from realnet.live import Delivery
+from realnet.local import Local
 from realnet.message import Message, Nothing, Request, StreamRequest
 from realnet.ports import Ask, Inlet, Outlet, StateIn, StateOut, handles
 from realnet.serving import Mailbox
@@ -51,6 +52,7 @@ __all__ = [
     "Death",
     "Delivery",
     "Inlet",
+    "Local",
     "LostReference",
     "Mailbox",
     "Message",
