@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 import typing
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
@@ -41,6 +41,27 @@ class RunInfo(NamedTuple):
     attempt: int
     resumed: bool
     base: Path
+
+
+class Place(NamedTuple):
+    """Where a process of a role is to live, as far as memory goes. `base` as in RunInfo."""
+
+    base: Path
+    ranks: int = 1
+    gpus: int = 0
+    rank: int = 0
+
+
+class Need(NamedTuple):
+    """What a process needs at least, beside an empty one: of the host, of its GPUs, for what.
+
+    `parts` are the bytes by what they are for; `unknown` says what could not be counted.
+    """
+
+    host_bytes: int = 0
+    gpu_bytes: int = 0
+    parts: Mapping[str, int] = {}
+    unknown: str = ""
 
 
 class Clock:
@@ -122,6 +143,14 @@ class Actor(Generic[C]):
         `realnet plan` adds them up, so that a run too large for its machine is seen before.
         """
         return 0
+
+    @classmethod
+    def needs(cls, config: C, shared: dict[type[Shared], Any], place: Place) -> Need:
+        """Return what a process needs, of GPUs as well; without this, `estimate` of the host.
+
+        Called without loading anything: a model's config may be read, its weights may not.
+        """
+        return Need(cls.estimate(config, shared))
 
     async def start(self) -> None:
         """Open what the role needs. Ports work; the others learn of it when this returns."""

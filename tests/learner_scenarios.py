@@ -181,3 +181,13 @@ def bad_batch(stage: Stage, tell: Tell) -> dict[str, Any]:
     same = all(np.array_equal(before[n], w) for n, w in weights(made).items())
     signs += steps(made, (2,))
     return {"said": said, "same": same, "signs": signs, "weights": weights(made)}
+
+
+def fork(stage: Stage, tell: Tell) -> dict[str, Any]:
+    """Begin with the weights of the stage's state, measured against themselves; take one step."""
+    made = stage.learner(tell)
+    said = made.adopt(stage.folder / "state")
+    made.refer(stage.folder / "fork")
+    before = weights(made)
+    signs = steps(made, (2,))
+    return {"said": said, "steps": made.steps, "signs": signs, "weights": before}

@@ -155,7 +155,7 @@ def pool_problems(
             if not has:
                 continue
             need = Need(unit, has, {r.name: (r.count * r.ranks, each[r.name]) for r in roles})
-            text = need.complaint(max(1, len(pool.hosts)))
+            text = need.complaint(max(1, len(pool.hosts), pool.nodes))
             if text:
                 found.append((pool.name, key, text))
     return found

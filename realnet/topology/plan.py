@@ -62,6 +62,7 @@ class PoolPlan(msgspec.Struct, frozen=True):
     gpus: int = 0
     memory_bytes: int = 0
     nodes: int = 0
+    gpu_memory_bytes: int = 0
 
 
 class RolePlan(msgspec.Struct, frozen=True):

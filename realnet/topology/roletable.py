@@ -177,11 +177,15 @@ class PoolTable(Config):
     nodes: Annotated[
         int, doc("how many of the machines of an allocation are its own; 0: as it comes", ge=0)
     ] = 0
+    gpu_memory: Annotated[
+        Bytes, doc('memory of each GPU, "80GB"; 0: not said, so `plan` does not compare')
+    ] = Bytes(0)
 
     def plan(self, name: str) -> PoolPlan:
         """Return it as a plan has it."""
         hosts = tuple(self.hosts)
-        return PoolPlan(name, hosts, self.cpus, self.gpus, int(self.memory), self.nodes)
+        sizes = (int(self.memory), self.nodes, int(self.gpu_memory))
+        return PoolPlan(name, hosts, self.cpus, self.gpus, *sizes)
 
 
 def split_table(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -14,11 +14,12 @@ from typing import Any
 
 import msgspec
 
-from realnet.actor import Actor
+from realnet.actor import Actor, Need, Place
 from realnet.config import Config, read_table
 from realnet.ports import Inlet, declared_handlers, declared_ports
 from realnet.topology.draw.graph import note_of
 from realnet.topology.kinds import load_kind
+from realnet.topology.memory import Used, words_of
 from realnet.topology.plan import Plan, RolePlan, SlotPlan
 from realnet.topology.resolve import shared_values
 
@@ -64,32 +65,41 @@ class _Told:
             self.classes[name] = cls = load_kind(role.kind, Path(plan.base), f"[roles.{name}]")
             self.configs[name] = read_table(cls.Config, role.config, f"[roles.{name}]")
 
-    def _bytes_of(self, slot: SlotPlan) -> int:
+    def _need_of(self, slot: SlotPlan) -> Need:
         """Return what the process of a slot needs at least."""
-        total = EMPTY_BYTES
-        for role in slot.roles:
-            cls = self.classes[role]
-            shared = shared_values(cls, self.plan.roles[role].policy, self.plan.shared)
-            total += cls.estimate(self.configs[role], shared)
-        return total
+        host, gpu, parts, unknown = EMPTY_BYTES, 0, dict[str, int](), ""
+        for name in slot.roles:
+            cls, role = self.classes[name], self.plan.roles[name]
+            shared = shared_values(cls, role.policy, self.plan.shared)
+            gpus = role.gpus or self.plan.roles[slot.roles[0]].gpus
+            place = Place(Path(self.plan.base), role.ranks, gpus, slot.rank)
+            need = cls.needs(self.configs[name], shared, place)
+            host, gpu, unknown = host + need.host_bytes, gpu + need.gpu_bytes, need.unknown
+            for what, size in need.parts.items():
+                parts[what] = parts.get(what, 0) + size
+        return Need(host, gpu, parts, unknown)
 
     def processes(self) -> Iterable[str]:
         total = 0
+        used = Used(self.plan)
         for slot in self.plan.slots:
             role = self.plan.roles[slot.roles[0]]
             needs = _counted(role.cpus, "core")
             if role.gpus:
                 needs += f", {_counted(role.gpus, 'GPU')}"
-            need = self._bytes_of(slot)
-            total += need
-            memory = f"at least {need / MIB:.0f} MiB"
+            need = self._need_of(slot)
+            total += need.host_bytes
+            used.add(slot, need)
+            memory = f"at least {need.host_bytes / MIB:.0f} MiB"
             if role.memory_bytes:
                 memory += f" of {role.memory_bytes / MIB:.0f}"
             also = f", with {', '.join(slot.roles[1:])}" if slot.roles[1:] else ""
             gang = f", rank {slot.rank} of gang {slot.gang}" if slot.gang else ""
             before = f", started by {shlex.join(role.spawn)}" if role.spawn else ""
             yield f"{slot.name:<20} {role.kind}{also}{gang}: {needs}, {memory}{before}"
+            yield from words_of(need)
         yield f"{'together':<20} at least {(total + EMPTY_BYTES) / MIB:.0f} MiB, with the head"
+        yield from used.problems()
 
     def tables(self) -> Iterable[str]:
         """Show the tables inside roles' tables: a preset is told with all its fields."""

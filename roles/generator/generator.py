@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from realnet import Actor, Ask, Config, StateIn, doc, handles
+from realnet.actor import Need, Place
 from realnet.config import Seconds, Shared
 from realnet.errors import RealnetError
 from realnet.roles.generator.canary import CanaryFailed, judge, sequences_of
@@ -28,6 +29,7 @@ from realnet.roles.generator.engine import (
     make_engine,
 )
 from realnet.roles.generator.lane import Lane
+from realnet.roles.generator.memory import generation_need
 from realnet.roles.generator.room import Room
 from realnet.roles.messages import (
     Announced,
@@ -69,6 +71,11 @@ class Generator(Actor[GeneratorConfig]):
     def preload(cls) -> None:
         with suppress(ImportError):  # the fake engine does without torch
             import realnet.roles.generator.torch_engine  # noqa: F401
+
+    @classmethod
+    def needs(cls, config: GeneratorConfig, shared: dict[type[Shared], Any], place: Place) -> Need:
+        """Count what the engine takes, from the model's config alone."""
+        return generation_need(config.engine, shared[Policy], place)
 
     @classmethod
     def check(cls, config: GeneratorConfig, shared: dict[type[Shared], Any], base: Path) -> None:

@@ -18,11 +18,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from realnet import Actor, Config, StateOut, doc, handles
+from realnet.actor import Need, Place
+from realnet.config import Shared
 from realnet.errors import RealnetError
 from realnet.message import Nothing
 from realnet.roles.messages import (
@@ -41,6 +43,7 @@ from realnet.roles.messages import (
     Version,
     WriteRuns,
 )
+from realnet.roles.models import memory
 from realnet.roles.parameter_server.copies import Copies
 from realnet.roles.parameter_server.openings import Opening, check_part, choose_slot
 from realnet.roles.tables import Policy
@@ -86,6 +89,18 @@ class ParameterServer(Actor[ParameterServerConfig]):
 
     shared = (Policy,)
     announced = StateOut(Announced, joined_by="policy")
+
+    @classmethod
+    def needs(
+        cls, config: ParameterServerConfig, shared: dict[type[Shared], Any], place: Place
+    ) -> Need:
+        """Count the versions that memory has room for."""
+        policy = shared[Policy]
+        shape = memory.known_shape(policy, place.base)
+        if shape is None:
+            return Need(unknown=memory.UNREAD)
+        versions = config.slots * memory.num_weights(shape) * memory.WIDTH[policy.dtype]
+        return Need(versions, parts={"versions": versions})
 
     async def start(self) -> None:
         """Take up the memory of a life before this one, if there is one."""

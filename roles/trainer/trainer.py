@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from realnet import Actor, Ask, Delivery, Inlet, StateIn, StateOut, doc, handles
+from realnet.actor import Need, Place
 from realnet.config import Shared
 from realnet.errors import Refused
 from realnet.message import Nothing
@@ -57,6 +58,7 @@ from realnet.roles.trainer.learner_config import (
     check_reference,
     check_rule,
 )
+from realnet.roles.trainer.memory import training_need
 from realnet.roles.trainer.meta import digest_of_tasks
 from realnet.roles.trainer.origin import ONLY, check_origin, policy_folder
 from realnet.roles.trainer.publisher import Publisher
@@ -120,6 +122,11 @@ class Trainer(Actor[TrainerConfig]):
         check_origin(shared[Schedule].origin, shared[Policy])
         if config.warm_start.steps:
             demonstrations(shared[Task], base)
+
+    @classmethod
+    def needs(cls, config: TrainerConfig, shared: dict[type[Shared], Any], place: Place) -> Need:
+        """Count what training takes, from the model's config alone."""
+        return training_need(config, shared[Policy], place)
 
     # ------------------------------------------------------------ start
 

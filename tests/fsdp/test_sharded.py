@@ -13,6 +13,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from learner_gangs import play
 from learner_scenarios import NOW, Stage, age, batch, steps, weights
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from realnet.errors import CheckpointError
@@ -94,6 +95,12 @@ def test_steps_are_those_of_the_plain_learner_and_go_on_with_other_numbers_of_ra
 
     same = play("go_on", 2, **given)
     assert same["signs"] == made["signs"][2:3], "bit for bit, though it was written meanwhile"
+    forked = play("fork", 2, **given)
+    assert (forked["said"], forked["steps"]) == ("with its optimizer's moments", 1)
+    assert 0.0 <= forked["signs"][0]["kl_ref"] < made["signs"][2]["kl_ref"], "it refers to itself"
+    reference = load_file(tmp_path / "fork" / "reference.safetensors")
+    for name, weight in forked["weights"].items():
+        np.testing.assert_allclose(reference[name].numpy(), weight, rtol=1e-6)
     shutil.rmtree(tmp_path / "again")
     alone = play("go_on", 1, **given)
     close(alone["signs"], made["signs"][2:3], 1e-6)

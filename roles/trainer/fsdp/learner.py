@@ -68,6 +68,8 @@ class ShardedLearner(Learner):
     def refer(self, folder: Path) -> None:
         """Take the reference that the table names, and cut it over the ranks."""
         name = self.config.reference
+        if name == START and self.steps == 0:
+            learner_reference.keep_start(folder, self._whole())
         if name:
             self._move(Order("refer"), lambda: self._shard.refer(self._whole_reference(folder)))
             self.reference = self._shard.reference
@@ -75,9 +77,6 @@ class ShardedLearner(Learner):
 
     def _whole_reference(self, folder: Path) -> Any:
         name = self.config.reference
-        if name == START and self.steps == 0 and not self._is_cut:
-            learner_reference.keep_start(folder, dict(self.named))
-            return learner_reference.frozen_copy(self.model)
         whole = self._shard.whole_model()
         if name == START:
             return learner_reference.read_start(folder, whole)
@@ -101,11 +100,17 @@ class ShardedLearner(Learner):
 
     def export(self, folder: Path) -> None:
         """Write a folder that others load as a Hugging Face model."""
+        model = self._shard.whole_model()
+        load_named_weights(model, self._whole())
+        export_hf(model.to(DTYPES[self.policy.dtype]), self.tokenizer, folder)
+
+    def _whole(self) -> dict[str, torch.Tensor]:
+        """Return every weight, whole and on the CPU."""
+        if not self._is_cut:
+            return dict(self.named)
         whole: dict[str, torch.Tensor] = {}
         self._gather(lambda name, weight: whole.update({name: weight.cpu()}))
-        model = self._shard.whole_model()
-        load_named_weights(model, whole)
-        export_hf(model.to(DTYPES[self.policy.dtype]), self.tokenizer, folder)
+        return whole
 
     def _gather(self, take: Callable[[str, torch.Tensor], None]) -> None:
         self._spread()

@@ -1,0 +1,35 @@
+"""What a generator's process takes, by what for.
+
+Knows tables and counts, not engines. Called by the generator's `needs`.
+"""
+
+from __future__ import annotations
+
+from realnet.actor import Need, Place
+from realnet.roles.generator.engine import EngineConfig
+from realnet.roles.models import memory
+from realnet.roles.tables import Policy
+
+
+def generation_need(engine: EngineConfig, policy: Policy, place: Place) -> Need:
+    """Return what one generator needs: weights, a second copy at a swap, keys and values.
+
+    Keys and values are of all slots at the longest context; vLLM does with less than that by
+    letting requests wait, so for it they are what `vllm.kv_cache` says, or else of one request.
+    """
+    if engine.kind == "fake":
+        return Need()
+    shape = memory.known_shape(policy, place.base)
+    if shape is None:
+        return Need(unknown=memory.UNREAD)
+    width = memory.WIDTH[policy.dtype]
+    weights = memory.num_weights(shape) * width
+    slots = 1 if engine.kind == "vllm" else engine.slots
+    cache = memory.kv_cache(shape, slots * policy.context, width)
+    if engine.kind == "vllm" and engine.vllm.kv_cache:
+        cache = int(engine.vllm.kv_cache)
+    parts = {"weights": weights, "new weights": weights, "keys and values": cache}
+    on_gpu = not engine.device.startswith("cpu") and (place.gpus > 0 or engine.device != "")
+    if not on_gpu:
+        return Need(sum(parts.values()), parts=parts)
+    return Need(weights, weights + cache, {"weights": weights, "keys and values": cache})

@@ -1,0 +1,138 @@
+"""What a plan says of memory: numbers worked out by hand, and the topologies for real use."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from realnet.actor import Place
+from realnet.config import Bytes
+from realnet.roles.generator.engine import EngineConfig
+from realnet.roles.generator.memory import generation_need
+from realnet.roles.generator.vllm.config import VllmConfig
+from realnet.roles.models import memory
+from realnet.roles.models.tokenizer import Tokenizer
+from realnet.roles.parameter_server import ParameterServer, ParameterServerConfig
+from realnet.roles.tables import Policy
+from realnet.roles.trainer.learner_config import LearnerConfig
+from realnet.roles.trainer.memory import training_need
+from realnet.testing.running import plan_of
+from realnet.topology.show import describe
+
+MODELS = Path(__file__).parent.parent / "models"
+TOPOLOGIES = Path(__file__).parent.parent.parent / "topologies"
+SMALL, LARGE = 1_543_714_304, 7_615_616_512  # weights, as Qwen's model cards round them
+
+
+def policy(name: str, **more: object) -> Policy:
+    return Policy(model=str(MODELS / name), dtype="bf16", context=2048, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "a_token"),
+    # 2 (keys, values) x 28 layers x heads x 128 x 2 bytes
+    [("qwen2.5-1.5b", SMALL, 2 * 28 * 2 * 128 * 2), ("qwen2.5-7b", LARGE, 2 * 28 * 4 * 128 * 2)],
+)
+def test_weights_and_keys_are_counted_from_the_config_alone(
+    name: str, weights: int, a_token: int
+) -> None:
+    shape = memory.known_shape(policy(name), Path())
+    assert shape is not None
+    assert memory.num_weights(shape) == weights
+    assert memory.kv_cache(shape, 1000, 2) == 1000 * a_token
+
+
+def test_a_trainer_in_one_process_holds_twenty_bytes_a_weight_in_bf16() -> None:
+    need = training_need(
+        LearnerConfig(micro_tokens=2048), policy("qwen2.5-1.5b"), Place(Path(), 1, 1)
+    )
+    assert need.parts["weights"] == 2 * SMALL
+    assert need.parts["gradients"] == (2 + 4) * SMALL
+    assert need.parts["optimizer"] == (4 + 4 + 4) * SMALL
+    assert need.parts["logits"] == 2048 * 151_936 * 10
+    # 4 x 1536 of norms, (2 x (12 + 4) + 12) x 128 of attention, 4 x 8960 of the MLP; 28 layers
+    assert need.parts["activations"] == 2048 * 28 * (6144 + 44 * 128 + 35840) * 2
+    assert need.gpu_bytes == sum(need.parts.values())
+    assert need.host_bytes == 2 * SMALL
+
+
+def test_ranks_share_what_is_cut_and_a_reference_costs_its_weights() -> None:
+    config = LearnerConfig(backend="fsdp", activations="recompute", micro_tokens=4096)
+    need = training_need(config, policy("qwen2.5-7b"), Place(Path(), 4, 1))
+    assert need.parts["weights"] == need.parts["gradients"] == LARGE  # 4 bytes, a quarter each
+    assert need.parts["optimizer"] == 2 * LARGE
+    # of each token: 28 hidden states, and all that one block keeps
+    block = 4 * 3584 + (2 * (28 + 8) + 28) * 128 + 4 * 18944
+    assert need.parts["activations"] == 4096 * (28 * 3584 + block) * 2
+    assert need.parts["gathered"] == 2 * (3 * 233_057_792 + 2 * (2 * 152_064 * 3584 + 3584))
+    fp32 = training_need(LearnerConfig(), Policy(model=str(MODELS / "qwen2.5-7b")), Place(Path()))
+    assert sum(fp32.parts[p] for p in ("weights", "gradients", "optimizer")) == 16 * LARGE
+    assert fp32.gpu_bytes == 0, "no GPU was given to it"
+    assert fp32.host_bytes == sum(fp32.parts.values())
+
+
+def test_a_generator_holds_keys_of_all_slots_and_a_server_its_versions() -> None:
+    about = policy("qwen2.5-7b")
+    torch = generation_need(EngineConfig(slots=16), about, Place(Path(), 1, 1))
+    assert torch.gpu_bytes == 2 * LARGE + 16 * 2048 * 57_344
+    vllm = EngineConfig(kind="vllm", vllm=VllmConfig(kv_cache=Bytes(2**30)))
+    assert generation_need(vllm, about, Place(Path(), 1, 1)).parts["keys and values"] == 2**30
+    assert generation_need(EngineConfig(kind="fake"), about, Place(Path())).host_bytes == 0
+    need = ParameterServer.needs(ParameterServerConfig(), {Policy: about}, Place(Path()))
+    assert need.host_bytes == 4 * 2 * LARGE
+
+
+def test_a_model_that_is_not_here_is_not_counted_and_that_is_said() -> None:
+    need = training_need(LearnerConfig(), Policy(model="hf:Qwen/Nothing"), Place(Path()))
+    assert need.host_bytes == need.gpu_bytes == 0
+    assert need.unknown == memory.UNREAD
+
+
+# ---------------------------------------------------------------- topologies for real use
+
+
+def planned(name: str, model: str, folder: Path, more: str = "") -> str:
+    """Return what `realnet plan` tells of a topology, with a model of which the config is there."""
+    here = folder / "model"
+    shutil.copytree(MODELS / model, here)
+    Tokenizer.new_bytes().save(here)
+    (here / "model.safetensors").touch()
+    text = f'extends = "{TOPOLOGIES / name}.toml"\n[policy]\nmodel = "{here}"\n{more}'
+    return describe(plan_of(text, folder))
+
+
+@pytest.fixture(autouse=True)
+def vllm_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package of that name: planning imports nothing of it."""
+    (tmp_path / "site" / "vllm").mkdir(parents=True)
+    (tmp_path / "site" / "vllm" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path / "site")
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "trainers", "generators"),
+    [
+        ("gsm8k", "qwen2.5-1.5b", 4, 4),
+        ("one_node_8gpu", "qwen2.5-7b", 4, 4),
+        ("two_nodes", "qwen2.5-7b", 8, 8),
+        ("one_gpu", "qwen2.5-1.5b", 0, 1),
+    ],
+)
+def test_topologies_for_real_use_are_planned_and_fit(
+    name: str, model: str, trainers: int, generators: int, tmp_path: Path
+) -> None:
+    told = planned(name, model, tmp_path)
+    lines = [line.strip() for line in told.splitlines()]
+    assert sum(line.startswith("trainer/0") and "rank" in line for line in lines) == trainers
+    assert sum(line.startswith("generator/") and "core" in line for line in lines) == generators
+    assert "of GPU memory; weights" in told
+    lacking = [line for line in lines if "DOES NOT FIT" in line]
+    assert all("this machine has" in line for line in lacking), "tests run on a small one"
+
+
+def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
+    told = planned("one_node_8gpu", "qwen2.5-7b", tmp_path, '[pools.node]\ngpu_memory = "24GB"\n')
+    assert "DOES NOT FIT: trainer/0 needs" in told
+    assert "node has 22.4 GiB" in told
