@@ -32,6 +32,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small numbers: does it run at all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--faster", type=float, default=1.0, help="async: real time so much faster")
+    parser.add_argument("--sizes", default="", help="async: of real,4,32,256")
     parser.add_argument("--trl", type=Path, help="the Python that has trl")
     parser.add_argument("--trl-threads", type=int, default=1)
     parser.add_argument("--vllm", type=Path, help="the Python that has vLLM's CPU build")
@@ -44,7 +45,7 @@ def main() -> int:
     arguments, console = read_arguments(), Console(highlight=False, soft_wrap=True)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     measures: dict[str, Any] = {
-        "async": lambda: rl_async.measure(arguments.quick, console, arguments.faster),
+        "async": lambda: rl_async.measure(arguments, console),
         "engine": lambda: rl_engine.measure(arguments, console),
         "demo": lambda: rl_demo.measure(arguments, console),
         "trl": lambda: rl_trl.measure(arguments, console),

@@ -12,6 +12,7 @@ Called by `rl.py`.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -51,21 +52,37 @@ class Size(NamedTuple):
         return self.batch * GROUP * MEAN_TOKENS / (self.generators * self.slots * RATE)
 
 
-REAL = Size(4, 32, 18, False)
-SIZES = (REAL, Size(4, 32, 36, True), Size(32, 8, 24, True), Size(256, 4, 12, True))
-QUICK = (Size(2, 8, 4, False), Size(4, 8, 6, True))
+SIZES = {
+    "real": Size(4, 32, 18, False),
+    "4": Size(4, 32, 24, True),
+    "32": Size(32, 8, 14, True),
+    "256": Size(256, 4, 8, True),
+}
+QUICK = {"real": Size(2, 8, 4, False), "4": Size(4, 8, 6, True)}
 
 
-def measure(quick: bool, console: Any, rate: float = 1.0) -> dict[str, Any]:
-    """Run everything; `rate` > 1 makes real time so much faster (for trying it out)."""
-    rows = []
-    for size in QUICK if quick else SIZES:
-        cases = CASES[:3] if quick or size.generators > 32 else CASES
-        for over_age, eta in cases:
-            row = _one(size, over_age, eta, rate)
+def measure(arguments: argparse.Namespace, console: Any) -> dict[str, Any]:
+    """Run what `--sizes` names (else everything); rows of other sizes stay as they were."""
+    sizes = QUICK if arguments.quick else SIZES
+    chosen = [sizes[name] for name in arguments.sizes.split(",") if name] or [*sizes.values()]
+    kept = arguments.folder / "rl-async.json"
+    before = json.loads(kept.read_text(encoding="utf-8"))["rows"] if kept.is_file() else []
+    rows = [r for r in before if not any(_is(r, size) for size in chosen)]
+    for size in chosen:
+        few = arguments.quick or size.generators > REAL_GENERATORS
+        for over_age, eta in CASES[:3] if few else CASES:
+            row = _one(size, over_age, eta, arguments.faster)
             rows.append(row)
             console.print(f"{row}", markup=False)
-    return {"rows": rows}
+    order = [(s.generators, s.virtual) for s in sizes.values()]
+    return {"rows": sorted(rows, key=lambda r: order.index((r["generators"], r["virtual"])))}
+
+
+REAL_GENERATORS = 4
+
+
+def _is(row: dict[str, Any], size: Size) -> bool:
+    return (row["generators"], row["virtual"]) == (size.generators, size.virtual)
 
 
 def _one(size: Size, over_age: str, eta: int, faster: float) -> dict[str, Any]:
@@ -103,6 +120,7 @@ def _one(size: Size, over_age: str, eta: int, faster: float) -> dict[str, Any]:
         "eta": eta,
         **_figures(size, steps, step_s, speed),
         "wall_s": round(time.monotonic() - start_s, 1),
+        "rate": RATE * speed,
         "load": round(load, 1),
     }
 
@@ -187,10 +205,10 @@ def lines(measured: dict[str, Any]) -> list[str]:
     out = [
         f"Lengths lognormal (σ = 1, mean 64 tokens, cap 8 times the mean), groups of {GROUP}, "
         f"{FILL} answers of a batch a slot, a step of the trainer takes {RATIO:g} of generating "
-        f"its batch; {RATE:g} tokens/s a slot, blocks of {BLOCK}. The first third of a run's steps "
+        f"its batch; {RATE:g} tokens/s a slot in virtual time, blocks of {BLOCK}. The first third of a run's steps "
         "is not counted. Bound: max(generation at full slots, step) / time of a step.",
         "",
-        "| generators x slots | B | time | over_age | η | s/step | speed-up | of the bound | "
+        "| generators x slots | B | time, tokens/s a slot | over_age | η | s/step | speed-up | of the bound | "
         "tokens masked | oldest token | load |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -198,7 +216,7 @@ def lines(measured: dict[str, Any]) -> list[str]:
         gain = speed_up(rows, row)
         out.append(
             f"| {row['generators']} x {row['slots']} | {row['batch']} | "
-            f"{'virtual' if row['virtual'] else 'real'} | {row['over_age']} | {row['eta']} | "
+            f"{'virtual' if row['virtual'] else 'real'}, {row['rate']:g}/s | {row['over_age']} | {row['eta']} | "
             f"{row['step_s']:.2f} | {gain:.2f} | {100 * row['bound']:.0f} % | "
             f"{100 * row['masked']:.1f} % | {row['age_max']:.0f} | {row['load']} |"
         )
