@@ -205,18 +205,19 @@ def lines(measured: dict[str, Any]) -> list[str]:
     out = [
         f"Lengths lognormal (σ = 1, mean 64 tokens, cap 8 times the mean), groups of {GROUP}, "
         f"{FILL} answers of a batch a slot, a step of the trainer takes {RATIO:g} of generating "
-        f"its batch; {RATE:g} tokens/s a slot in virtual time, blocks of {BLOCK}. The first third of a run's steps "
+        f"its batch; blocks of {BLOCK} tokens. The first third of a run's steps "
         "is not counted. Bound: max(generation at full slots, step) / time of a step.",
         "",
-        "| generators x slots | B | time, tokens/s a slot | over_age | η | s/step | speed-up | of the bound | "
-        "tokens masked | oldest token | load |",
+        "| generators x slots | B | time, tokens/s a slot | over_age | η | s/step | speed-up | "
+        "of the bound | tokens masked | oldest token | load |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         gain = speed_up(rows, row)
         out.append(
             f"| {row['generators']} x {row['slots']} | {row['batch']} | "
-            f"{'virtual' if row['virtual'] else 'real'}, {row['rate']:g}/s | {row['over_age']} | {row['eta']} | "
+            f"{'virtual' if row['virtual'] else 'real'}, {row['rate']:g}/s | "
+            f"{row['over_age']} | {row['eta']} | "
             f"{row['step_s']:.2f} | {gain:.2f} | {100 * row['bound']:.0f} % | "
             f"{100 * row['masked']:.1f} % | {row['age_max']:.0f} | {row['load']} |"
         )

@@ -23,7 +23,7 @@ from typing import Any
 from demo_policy import TOPOLOGY
 from rl_learning import EVERY, TARGET, Point, make_base, seconds_to, train_realnet
 
-STEPS = 40
+STEPS = 30
 MODES = {"async": 1, "sync": 0}
 _LOOK_S = 1.0
 

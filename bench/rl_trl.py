@@ -16,7 +16,7 @@ from typing import Any
 
 from rl_learning import EVERY, TARGET, Point, make_base, seconds_to, train_realnet, train_trl
 
-STEPS = {"realnet": 40, "trl": 40}
+STEPS = {"realnet": 30, "trl": 30}
 
 
 def measure(arguments: argparse.Namespace, console: Any) -> dict[str, Any]:
