@@ -90,6 +90,23 @@ def test_a_site_file_is_read_as_strictly_as_a_topology(tmp_path: Path) -> None:
         read_site(tmp_path / "nowhere.toml")
 
 
+def test_the_site_file_of_the_documentation_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "slurm.md").read_text()
+    example = page[page.index('    partition = "batch"') : page.index("`make test-slurm`")]
+    path = tmp_path / "site.toml"
+    path.write_text(example)
+    site, where = read_site(path)
+    assert where == path
+    assert site.again == "requeue"
+    assert set(site.__struct_fields__) <= {
+        *example.split(),
+        "python",
+        "qos",
+        "constraint",
+        "exclude",
+    }
+
+
 def test_a_topology_that_does_not_fit_is_told(net: Path) -> None:
     shown = dry(net, "--nodes", "1", "--set", 'roles.worker.place="source"', code=2)
     assert "roles.worker" in shown

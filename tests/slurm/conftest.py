@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,16 +13,37 @@ import pytest
 from slurm_jobs import NODES, Cluster, SlurmRun
 
 WANTED = "REALNET_TEST_SLURM"
+PROBE = ("sh", "-c", "mount -t proc proc /proc && mount -t tmpfs tmpfs /dev/shm")
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge", "iproute2")
 collect_ignore_glob = [] if os.environ.get(WANTED) else ["test_*.py"]
+
+
+skipped: list[str] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say so loudly when there was no cluster to test with."""
+    for why in skipped[:1]:
+        terminalreporter.section("NO SLURM TEST WAS RUN", red=True, bold=True)
+        terminalreporter.line(why)
 
 
 def missing() -> str:
     """Say why there cannot be a cluster here; install what is missing where that is possible."""
     if os.geteuid() != 0:
         return "not root: namespaces and slurmd need it"
+    try:
+        done = subprocess.run(
+            ["unshare", "--net", "--uts", "--mount", "--pid", "--fork", *PROBE],
+            capture_output=True,
+            text=True,
+        )
+    except OSError as error:
+        return f"no namespaces here: {error}"
+    if done.returncode:
+        return f"no namespaces here: {done.stderr.strip()}"
     if all(shutil.which(p) for p in ("slurmctld", "slurmd", "sbatch", "munged", "ip")):
-        return ""
+        return no_network()
     if shutil.which("apt-get") is None:
         return "no apt-get here to install Debian's SLURM with"
     quiet = Path("/usr/sbin/policy-rc.d")  # keeps the packages from starting their own daemons
@@ -44,7 +64,17 @@ def missing() -> str:
     finally:
         if made:
             quiet.unlink()
-    return ""
+    return no_network()
+
+
+def no_network() -> str:
+    """Say why nodes cannot have a network here."""
+    done = subprocess.run(
+        ["sh", "-c", "ip link add rtprobe0 type bridge && ip link del rtprobe0"],
+        capture_output=True,
+        text=True,
+    )
+    return f"no bridge can be made here: {done.stderr.strip()}" if done.returncode else ""
 
 
 @pytest.fixture(scope="session")
@@ -52,8 +82,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Three nodes of 16 cores and 4 GPUs, partitions main and spot."""
     why = missing()
     if why:
-        warnings.warn(f"NO SLURM TEST WAS RUN: {why}", stacklevel=1)
-        pytest.skip(f"NO SLURM TEST WAS RUN: {why}")
+        skipped.append(why)
+        pytest.skip(why)
     made = Cluster(Path(f"/var/tmp/realnet-test-slurm-{os.getpid()}"))
     made.start()
     yield made
