@@ -76,6 +76,9 @@ bench-wire: $(STAMP) $(BENCH)/.installed   ## asks and arrays beside Ray, xoscar
 	$(BIN)/python bench/run.py wire --rounds $(ROUNDS) --peers $(BENCH)/bin/python \
 		--benchmarks BENCHMARKS.md $(ARGS)
 
+bench-weights: $(STAMP)             ## weights by every link beside memcpy and gloo, one and four readers
+	$(BIN)/python bench/weights.py --benchmarks BENCHMARKS.md $(ARGS)
+
 bench-loss: $(STAMP)                ## five million messages while connections are cut: none lost or doubled
 	$(BIN)/python bench/run.py loss --benchmarks BENCHMARKS.md $(ARGS)
 

@@ -166,9 +166,11 @@ class Codec:
         if not kind:
             return False
         op = (_CALL, id, budget_s, (kind, record, 0), 0, trace, id)
+        start = len(buffer)
         try:
             _PLAIN.encode_into((route, op), buffer, -1)
         except Exception as error:
+            del buffer[start:]  # half an operation would damage the batch, and all that is in it
             raise self._not_plain(record, error) from error
         return True
 
@@ -177,9 +179,11 @@ class Codec:
         kind = self._plain.get(type(record)) or self.plain_kind(record)
         if not kind:
             return False
+        start = len(buffer)
         try:
             _PLAIN.encode_into((route, (_REPLY, id, (kind, record, 0), False)), buffer, -1)
         except Exception as error:
+            del buffer[start:]
             raise self._not_plain(record, error) from error
         return True
 

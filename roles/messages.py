@@ -428,6 +428,43 @@ class FetchVersion(StreamRequest[Chunk]):
     offset_bytes: int = 0
 
 
+class Turn(Message):
+    """Your place in a collective update; with rank 0 there is none for you: see `why`.
+
+    The group of `epoch` has `size` ranks, of which 0 sends, and finds itself at `store`
+    (host and port).
+    """
+
+    epoch: int
+    rank: int
+    size: int
+    store: tuple[str, int] = ("", 0)
+    timeout_s: float = 0.0
+    why: str = ""
+
+
+class JoinUpdate(Request[Turn]):
+    """A generator has room for a version and wants it by a collective.
+
+    The reply is a barrier: it comes when all members of the group are ready, or are waited for no
+    longer.
+    """
+
+    version: Version
+    member: str
+    link: str
+
+
+class UpdateEnded(Request[Nothing]):
+    """How a collective update ended for a member; `error` is empty when its copy is whole."""
+
+    safe = True
+    version: Version
+    member: str
+    epoch: int
+    error: str = ""
+
+
 class CopyHeld(Request[Nothing]):
     """A relay says which whole, checked copies it has on its host: these, and no others.
 

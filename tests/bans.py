@@ -14,7 +14,7 @@ CALLS = {"eval", "exec", "torch.load", "yaml.load", "recv_pyobj", "send_pyobj"}
 KEYWORDS = {("shell", True), ("trust_remote_code", True), ("weights_only", False)}
 TEXTS = ("tcp://*", "0.0.0.0")
 # Roles take time, chance and tasks from their world, so that they run under a virtual clock.
-ROLE_FOLDERS = ("prompter", "driver", "rewarder", "parameter_server", "evaluator")
+ROLE_FOLDERS = ("prompter", "driver", "rewarder", "parameter_server", "relay", "evaluator")
 ROLE_MODULES = {"time", "random", "threading"}
 ROLE_CALLS = {"asyncio.sleep", "asyncio.create_task", "asyncio.wait_for", "time.time"}
 

@@ -38,7 +38,9 @@ from realnet.roles.messages import (
     FetchVersion,
     Generate,
     Held,
+    JoinUpdate,
     Manifest,
+    UpdateEnded,
     Version,
 )
 from realnet.roles.models.check import check_policy
@@ -65,7 +67,7 @@ class Generator(Actor[GeneratorConfig]):
 
     shared = (Policy,)
     versions = StateIn(Announced, joined_by="policy")
-    weights = Ask(FetchVersion, joined_by="policy")
+    weights = Ask(FetchVersion, JoinUpdate, UpdateEnded, joined_by="policy")
 
     @classmethod
     def preload(cls) -> None:
@@ -96,7 +98,7 @@ class Generator(Actor[GeneratorConfig]):
         self._announced: Announced | None = None
         self._news = asyncio.Condition()
         self._swapped = asyncio.Condition()
-        self._receiver = Receiver(self, self.weights)
+        self._receiver = Receiver(self, self.weights, member=str(self.address))
         self._room = Room()
         self._loading = asyncio.Lock()  # one room: one version is copied at a time
         self._pinning = asyncio.Lock()

@@ -8,8 +8,6 @@ Knows nothing of memory: generations are told. Called by the parameter server.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
-
 from realnet.errors import RealnetError
 from realnet.roles.messages import Manifest, OpenSlot, Tensor, Version
 from realnet.roles.weights.layout import layout
@@ -71,22 +69,3 @@ def check_part(part: Manifest, room_bytes: int) -> None:
                 f"the slice of {tensor.name} of {part.version} (start {list(tensor.start)}, size "
                 f"{list(tensor.size)}, shape {list(tensor.shape)}) does not lie inside of it"
             )
-
-
-def choose_slot(
-    slots: Iterable[int],
-    held: Collection[int],
-    generation: Callable[[int], int],
-    leased: Callable[[int], bool],
-    age: Callable[[int], tuple[int, int]],
-) -> int:
-    """Return the slot to write next: never that of the newest version.
-
-    Empty ones first, then that of the oldest version; one with a reader only when all have one,
-    since a reader that lags must not hold up who writes.
-    """
-    free = [s for s in slots if s not in held]
-    if free:
-        return min(free, key=lambda s: (leased(s), generation(s), s))
-    old = sorted(held, key=age)[:-1]
-    return min(old, key=lambda s: (leased(s), age(s)))

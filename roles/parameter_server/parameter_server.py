@@ -24,7 +24,7 @@ import msgspec
 
 from realnet import Actor, Config, StateOut, doc, handles
 from realnet.actor import Need, Place
-from realnet.config import Shared
+from realnet.config import Seconds, Shared
 from realnet.errors import RealnetError
 from realnet.message import Nothing
 from realnet.roles.messages import (
@@ -36,24 +36,29 @@ from realnet.roles.messages import (
     CopyHeld,
     FetchVersion,
     Held,
+    JoinUpdate,
     Location,
     OpenSlot,
     SlotOpened,
     Source,
+    Turn,
+    UpdateEnded,
     Version,
     WriteRuns,
 )
 from realnet.roles.models import memory
 from realnet.roles.parameter_server.copies import Copies
-from realnet.roles.parameter_server.openings import Opening, check_part, choose_slot
+from realnet.roles.parameter_server.openings import Opening, check_part
 from realnet.roles.tables import Policy
 from realnet.roles.weights import ArenaSlots, WeightReader, WeightsDamaged, WeightsGone, disk, seal
 from realnet.roles.weights.slices import digest_part
+from realnet.roles.weights.slots import choose_slot
 from realnet.roles.weights.sources import this_host
 from realnet.roles.weights.stream import chunks
+from realnet.roles.weights.updates import COLLECTIVE, Updates
 from realnet.roles.weights.upload import unpack
 
-Link = Literal["shm", "stream", "disk"]
+Link = Literal["shm", "stream", "disk", "gloo", "nccl"]
 
 
 class ParameterServerConfig(Config):
@@ -64,9 +69,14 @@ class ParameterServerConfig(Config):
         tuple[Link, ...],
         doc(
             "how readers may have versions, each by the nearest: shm (same host), stream (over the "
-            "network), disk (safetensors in the run's folder)"
+            "network), disk (safetensors in the run's folder), gloo or nccl (a broadcast)"
         ),
     ] = ("shm", "stream")
+    address: Annotated[str, doc("of this host, where gloo and nccl find each other")] = "127.0.0.1"
+    patience: Annotated[Seconds, doc("how long a broadcast waits for the slowest")] = Seconds(5)
+    timeout: Annotated[Seconds, doc("after which a broadcast that stands still has failed")] = (
+        Seconds(30)
+    )
     keep: Annotated[int, doc('versions that stay on disk, with "disk"', ge=1)] = 4
 
     def __post_init__(self) -> None:
@@ -111,6 +121,17 @@ class ParameterServer(Actor[ParameterServerConfig]):
         self._turn = asyncio.Lock()
         self._host = this_host()
         self._file_wanted = asyncio.Event()
+        self._updates: dict[str, Updates] = {
+            link: Updates(
+                *(self, link),
+                host=self.config.address,
+                patience_s=self.config.patience,
+                timeout_s=self.config.timeout,
+                watch=self.watch,
+            )
+            for link in COLLECTIVE
+            if link in self.config.links
+        }
         folder = self.run_info.folder
         self._files = folder / "weights"
         if "disk" in self.config.links:
@@ -129,6 +150,8 @@ class ParameterServer(Actor[ParameterServerConfig]):
 
     async def stop(self) -> None:
         """Let go of the memory; it stays."""
+        for updates in self._updates.values():
+            await updates.close()
         if self._arena is not None:
             self._arena.close()
 
@@ -238,6 +261,8 @@ class ParameterServer(Actor[ParameterServerConfig]):
     def _committed(self, held: Held, start_s: float) -> None:
         self._held[held.location.slot] = held
         self._opening = None
+        for updates in self._updates.values():
+            updates.offer(held)
         self._announce()
         self._file_wanted.set()
         self.metrics(
@@ -261,6 +286,21 @@ class ParameterServer(Actor[ParameterServerConfig]):
                     yield chunk
         finally:
             reader.close()
+
+    @handles
+    async def join_update(self, request: JoinUpdate) -> Turn:
+        """A generator waits here until a broadcast begins."""
+        updates = self._updates.get(request.link)
+        if updates is None:
+            return Turn(0, 0, 0, why=f"{self.address} has no link {request.link!r}")
+        return await updates.join(request)
+
+    @handles
+    async def update_ended(self, request: UpdateEnded) -> Nothing:
+        """A broadcast is over for a member."""
+        for updates in self._updates.values():
+            updates.ended(request)
+        return Nothing()
 
     @handles
     async def copy_held(self, request: CopyHeld) -> Nothing:
@@ -319,6 +359,8 @@ class ParameterServer(Actor[ParameterServerConfig]):
             mine.append(Source("shm", self._host, "", held.location))
         if "stream" in links:
             mine.append(Source("stream", "", str(self.address)))
+        if held is self._newest():
+            mine += [Source(link, "", str(self.address)) for link in self._updates]
         copies = self._copies.of(held.manifest.version)
         return msgspec.structs.replace(held, sources=(*mine, *copies))
 

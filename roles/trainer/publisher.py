@@ -3,7 +3,7 @@
 A parameter server that dies meanwhile is waited for and asked again; what it refuses is written
 again from the start. Publishing is not lost: `publish` returns when the version is announced. A
 server on another host is sent the bytes. The ranks of a trainer each write their slices
-(`write_part`), and their leader has them checked (`publish_parts`).
+(`SlotWriter.write_part`), and their leader has them checked (`publish_parts`).
 
 Knows nothing of models: it gets arrays. Called by the trainer.
 """
@@ -11,6 +11,7 @@ Knows nothing of models: it gets arrays. Called by the trainer.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
@@ -65,6 +66,7 @@ class Publisher:
         self._ask = ask
         self._sleep = sleep
         self._weights = weights
+        self._slots = SlotWriter()
 
     async def publish(self, version: Version, canary: Canary | None = None) -> None:
         """Return when the parameter server has announced this version.
@@ -105,7 +107,7 @@ class Publisher:
         opened = await self._patiently(OpenSlot(version, plan.num_bytes), version)
         if opened.host in ("", this_host()):
             manifest = await self._actor.compute(
-                write, plan, opened.location, weights, label="write version"
+                self._slots.write, plan, opened.location, weights, label="write version"
             )
         else:
             manifest = await self._upload(plan, opened.location, weights)
@@ -153,15 +155,42 @@ class Publisher:
                     await self._sleep(_PAUSE_S)
 
 
-def write(plan: Manifest, location: Location, weights: Weights) -> Manifest:
-    """Copy weights into a slot; return the manifest with their digests."""
-    arena = ArenaSlots(location.path, location.slot + 1, location.slot_bytes)
-    with arena, arena.view(location.slot) as view:
-        return fill(plan, view, (array for _, array, _ in weights))
+class SlotWriter:
+    """Writes into the slots of an arena, which it maps once."""
+
+    def __init__(self) -> None:
+        self._arena: ArenaSlots | None = None
+
+    def write(self, plan: Manifest, location: Location, weights: Weights) -> Manifest:
+        """Copy weights into a slot; return the manifest with their digests."""
+        with self.arena(location).view(location.slot) as view:
+            return fill(plan, view, (array for _, array, _ in weights))
+
+    def write_part(self, mine: Manifest, location: Location, arrays: Sequence[Array]) -> Manifest:
+        """Copy a rank's slices (see `slices.part`) into a slot; return them with their digest."""
+        with self.arena(location).view(location.slot) as view:
+            return fill_part(mine, view, arrays)
+
+    def arena(self, location: Location) -> ArenaSlots:
+        """Return the arena of a slot, all its pages at hand."""
+        size, arena = location.slot_bytes, self._arena
+        if arena is None or (arena.path, arena.size) != (location.path, size):
+            self.close()
+            num = os.stat(location.path).st_size // size
+            arena = self._arena = ArenaSlots(location.path, num, size, populate=True)
+        return arena
+
+    def close(self) -> None:
+        """Unmap."""
+        if self._arena is not None:
+            self._arena.close()
+            self._arena = None
 
 
 def write_part(mine: Manifest, location: Location, arrays: Sequence[Array]) -> Manifest:
-    """Copy a rank's slices (see `slices.part`) into a slot; return them with their digest."""
-    arena = ArenaSlots(location.path, location.slot + 1, location.slot_bytes)
-    with arena, arena.view(location.slot) as view:
-        return fill_part(mine, view, arrays)
+    """Write a rank's slices once. Whoever does so again and again keeps a `SlotWriter`."""
+    slots = SlotWriter()
+    try:
+        return slots.write_part(mine, location, arrays)
+    finally:
+        slots.close()

@@ -48,7 +48,17 @@ class ArenaSlots:
         """Return how large a slot must be for so many bytes of weights: a multiple of a page."""
         return -(-(HEADER_BYTES + payload_bytes) // _PAGE) * _PAGE
 
-    def __init__(self, path: str, slots: int, slot_bytes: int, *, writable: bool = True) -> None:
+    def __init__(
+        self,
+        path: str,
+        slots: int,
+        slot_bytes: int,
+        *,
+        writable: bool = True,
+        populate: bool = False,
+    ) -> None:
+        """Open an arena. `populate` has all its pages in the page table at once: to touch them for
+        the first time, one by one, takes longer than to copy a version."""
         self.path = path
         self.slots = slots
         self.size = slot_bytes
@@ -60,8 +70,9 @@ class ArenaSlots:
                     f"{path} has {length} bytes, too few for {slots} slots of {slot_bytes}: is it "
                     "the arena of another run?"
                 )
-            access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
-            self._map = mmap.mmap(file, slots * slot_bytes, access=access)
+            protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+            flags = mmap.MAP_SHARED | (getattr(mmap, "MAP_POPULATE", 0) if populate else 0)
+            self._map = mmap.mmap(file, slots * slot_bytes, flags, protection)
         except BaseException:
             os.close(file)
             raise

@@ -21,8 +21,9 @@ from realnet.errors import AskError
 from realnet.roles.messages import Announced, Chunk, FetchVersion, Held, Source
 from realnet.roles.weights import disk
 from realnet.roles.weights.digests import WeightsDamaged, WeightsGone
+from realnet.roles.weights.joining import AskServer, Member
 from realnet.roles.weights.reader import WeightReader
-from realnet.roles.weights.sources import nearest, ready, this_host
+from realnet.roles.weights.sources import ORDER, nearest, ready, this_host
 from realnet.roles.weights.stream import Assembly
 
 STALL_S = 30.0  # a stream that brings nothing for so long is given up
@@ -37,8 +38,8 @@ class Surroundings(Protocol):
     def waiting(self, on: str) -> AbstractAsyncContextManager[None]: ...
 
 
-class Fetch(Protocol):
-    """The port that asks the parameter server and relays."""
+class Fetch(AskServer, Protocol):
+    """The port that asks the parameter server."""
 
     def stream(
         self, request: FetchVersion, *, deadline_s: float | None = None, to: str | None = None
@@ -46,18 +47,29 @@ class Fetch(Protocol):
 
 
 class Receiver:
-    """Takes versions, one at a time. `links` are those that may be used."""
+    """Takes versions, one at a time.
+
+    `links` are those that may be used; collectives need `member`, the actor's address.
+    """
 
     def __init__(
         self,
         actor: Surroundings,
         fetch: Fetch | None,
-        links: Sequence[str] = ("shm", "stream", "disk"),
+        links: Sequence[str] = ORDER,
         host: str = "",
+        member: str = "",
     ) -> None:
         self._actor = actor
         self._fetch = fetch
-        self._links = [link for link in links if link != "stream" or fetch is not None]
+        self._member = Member(member, fetch) if fetch is not None and member else None
+        self._links = [
+            link
+            for link in links
+            if link in ("shm", "disk")
+            or (link == "stream" and fetch is not None)
+            or (link in ("gloo", "nccl") and self._member is not None)
+        ]
         self._host = host or this_host()
         self._reader = WeightReader()
         self.link = ""  # of the version that came last
@@ -86,8 +98,10 @@ class Receiver:
         )
 
     def close(self) -> None:
-        """Unmap."""
+        """Unmap, and leave collective groups."""
         self._reader.close()
+        if self._member is not None:
+            self._member.close()
 
     async def _receive(self, held: Held, source: Source, out: memoryview) -> None:
         if source.link == "shm":
@@ -97,8 +111,11 @@ class Receiver:
             await self._actor.compute(
                 disk.read, Path(source.at), held.manifest, out, label="read weights"
             )
-        else:
+        elif source.link == "stream" or self._member is None:
             await self._stream(held, source, out)
+        else:
+            async with self._actor.waiting(f"{source.at} to send {held.manifest.version}"):
+                await self._member.receive(held.manifest, source, out)
 
     async def _stream(self, held: Held, source: Source, out: memoryview) -> None:
         manifest = held.manifest

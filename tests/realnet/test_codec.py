@@ -134,6 +134,17 @@ def test_mutated_bytes_give_declared_errors_only(seed: int) -> None:
             continue
 
 
+def test_a_record_that_cannot_be_written_leaves_the_batch_as_it_was() -> None:
+    """A float of another class passes for one until it is written."""
+    codec, buffer = Codec([Small]), bytearray(b"before")
+    bad = Small(type("Seconds", (float,), {})(3), "x")  # type: ignore[arg-type]
+    with pytest.raises(WireError, match="Small cannot be sent"):
+        codec.put_call(buffer, 7, 5, 1.5, 8, bad)
+    with pytest.raises(WireError, match="Small cannot be sent"):
+        codec.put_reply(buffer, 7, 5, bad)
+    assert buffer == b"before"
+
+
 def test_calls_written_directly_are_the_same_bytes() -> None:
     codec, request = Codec([Sample]), Small(3, "x")
     ways, plain = bytearray(), bytearray()

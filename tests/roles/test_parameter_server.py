@@ -26,7 +26,7 @@ from realnet.roles.messages import (
 )
 from realnet.roles.parameter_server import ParameterServer, ParameterServerConfig
 from realnet.roles.tables import Policy
-from realnet.roles.trainer.publisher import write, write_part
+from realnet.roles.trainer.publisher import SlotWriter, write_part
 from realnet.roles.weights import (
     ArenaSlots,
     WeightReader,
@@ -115,7 +115,11 @@ async def written(server: ParameterServer, v: Version) -> tuple[Manifest, Locati
     """Open a slot and write a version into it."""
     plan = layout(v, [("w", "float32", SHAPE)])
     location = (await server.open_slot(OpenSlot(v, plan.num_bytes))).location
-    return write(plan, location, weights(v)), location
+    slots = SlotWriter()
+    try:
+        return slots.write(plan, location, weights(v)), location
+    finally:
+        slots.close()
 
 
 async def publish(server: ParameterServer, v: Version) -> Held:

@@ -1,0 +1,100 @@
+"""A writer and readers of weights without models, for test_weights.py in real processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from realnet import Actor, Ask, Config, StateIn
+from realnet.roles.messages import (
+    Announced,
+    CommitPart,
+    CommitVersion,
+    FetchVersion,
+    Held,
+    JoinUpdate,
+    OpenSlot,
+    UpdateEnded,
+    Version,
+    WriteRuns,
+)
+from realnet.roles.tables import Policy
+from realnet.roles.trainer.publisher import Publisher
+from realnet.roles.weights import WeightsDamaged, WeightsGone, tensors
+from realnet.roles.weights.receiver import Receiver
+
+SHAPE = (512, 1024)
+
+
+class WriterConfig(Config):
+    layers: int = 8
+
+
+class Writer(Actor[WriterConfig]):
+    """Publishes as many versions as the file `publish` in the run's folder says."""
+
+    shared = (Policy,)
+    server = Ask(OpenSlot, CommitVersion, CommitPart, WriteRuns, joined_by="policy")
+
+    def weights(self) -> Sequence[tuple[str, np.ndarray[Any, Any], str]]:
+        layers = range(self.config.layers)
+        return [(f"layers.{i}.w", np.full(SHAPE, self.number + i, "f4"), "fp32") for i in layers]
+
+    async def run(self) -> None:
+        publisher = Publisher(self, self.server, self.clock.sleep, self.weights)
+        self.number, wanted = 0, self.run_info.folder / "publish"
+        while True:
+            if wanted.exists() and int(wanted.read_text() or 0) > self.number:
+                await publisher.publish(Version("policy", 0, self.number))
+                self.event(f"published {self.number}")
+                self.number += 1
+            await self.clock.sleep(0.05)
+
+
+class Reader(Actor[Config]):
+    """Takes every newest version, looks at every number in it, and says by which link it came."""
+
+    shared = (Policy,)
+    versions = StateIn(Announced, joined_by="policy")
+    weights = Ask(FetchVersion, JoinUpdate, UpdateEnded, joined_by="policy")
+
+    async def start(self) -> None:
+        self.receiver = Receiver(self, self.weights, member=str(self.address))
+
+    async def stop(self) -> None:
+        await self.compute(self.receiver.close)
+
+    async def run(self) -> None:
+        have: Version | None = None
+        announced = await self.versions.get()
+        while True:
+            held = announced.newest
+            new = held is not None and held.manifest.version != have
+            if held is not None and new and self.receiver.ready(announced, held):
+                try:
+                    await self.take(held)
+                    have = held.manifest.version
+                except (WeightsGone, WeightsDamaged) as error:
+                    self.event(f"{self.address} waits: {error}")
+                    await self.clock.sleep(0.2)
+                    announced = self.versions.value or announced
+                    continue
+            announced = await self.versions.changed()
+
+    async def take(self, held: Held) -> None:
+        room = bytearray(held.manifest.num_bytes)
+        await self.receiver.receive(held, memoryview(room))
+        number = held.manifest.version.number
+        for i, array in enumerate(tensors(held.manifest, room).values()):
+            assert (array == number + i).all()
+        self.event(f"{self.address} has {number} by {self.receiver.link}")
+
+
+def publish(folder: Path, num: int) -> None:
+    """Let the writer of a run publish this many versions."""
+    part = folder / "publish.part"
+    part.write_text(str(num))
+    part.replace(folder / "publish")
