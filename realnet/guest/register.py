@@ -120,6 +120,8 @@ class Register:
             for a, r in g.served.items()
             if r == role
         }
+        # Over several hosts these places are kept for hosts that come for them.
+        taken |= {s.index for s in self.plan.slots if s.elastic and role in s.roles}
         free = [i for i in range(planned.count, planned.max) if i not in taken]
         if not free:
             raise ConfigError(
