@@ -77,4 +77,4 @@ def test_a_run_on_vllm_is_exactly_on_policy_also_when_its_engine_is_killed(run: 
     for row in rows:
         assert abs(row["ratio_mean"] - 1) < 1e-3, row
         assert abs(row["kl"]) < 1e-6, row
-    assert "EngineDied" in run.output() + " ".join(run.events())
+    assert any("vLLM's process EngineCore" in event for event in run.events())

@@ -145,7 +145,8 @@ class VllmEngine:
         for process in processes:
             loop.remove_reader(process.sentinel)
             process.kill()  # it holds nothing that is not held elsewhere
-        llm.shutdown(timeout=0)
+        if not self._dead.is_set():  # else there is nobody to talk to: it would wait for an answer
+            llm.shutdown(timeout=0)
         for process in processes:
             await self._around.compute(process.join, _JOIN_S, label="end vLLM")
         await asyncio.sleep(0)  # its tasks end with their sockets
