@@ -127,6 +127,7 @@ class Shard:
             logp = scorer.logprobs(part.rows if part else [_IDLE]).double().cpu().numpy()
             if part:
                 result += np.split(logp, np.cumsum(part.counts)[:-1])
+        scorer.model.reshard()  # without a backward pass, what is in no block stays whole
         return result
 
     def mark(self, updates: int) -> None:
@@ -172,6 +173,7 @@ class Shard:
 
     def gather(self, take: Callable[[str, torch.Tensor], None] | None = None) -> None:
         """Bring every weight together, one after the other; rank 0 takes each in fp32."""
+        self.model.reshard()
         for name, weight in self.model.named_parameters():
             whole = sharded.whole_tensor(weight)
             if take is not None:
