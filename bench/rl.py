@@ -28,7 +28,7 @@ PARTS = ("async", "engine", "demo", "trl")
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    parser.add_argument("parts", nargs="*", choices=PARTS, help="none: only the tables")
+    parser.add_argument("parts", nargs="*", help=f"of {PARTS}; none: only the tables")
     parser.add_argument("--quick", action="store_true", help="small numbers: does it run at all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--faster", type=float, default=1.0, help="async: real time so much faster")
@@ -38,7 +38,10 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--vllm", type=Path, help="the Python that has vLLM's CPU build")
     parser.add_argument("--folder", type=Path, default=BENCH.parent / "runs" / "bench")
     parser.add_argument("--benchmarks", type=Path, help="the file with the section to rewrite")
-    return parser.parse_args()
+    found = parser.parse_args()
+    if unknown := set(found.parts) - set(PARTS):
+        parser.error(f"no such part: {unknown}; there are {PARTS}")
+    return found
 
 
 def main() -> int:

@@ -126,10 +126,16 @@ def figures(measured: dict[str, Any]) -> dict[str, float | None]:
 def lines(measured: dict[str, Any]) -> list[str]:
     """Return the tables in Markdown."""
     demo = measured["demo"]
-    out = [
-        f"`make run` after installation: {demo['seconds']:.0f} s, at most "
-        f"{demo['peak_gb']:.2f} GB, held-out pass@1 {demo['base']:.2f} -> {demo['final']:.2f}.",
-        "",
+    out = (
+        []
+        if not demo
+        else [
+            f"`make run` after installation: {demo['seconds']:.0f} s, at most "
+            f"{demo['peak_gb']:.2f} GB, held-out pass@1 {demo['base']:.2f} -> {demo['final']:.2f}.",
+            "",
+        ]
+    )
+    out += [
         f"Time to pass@1 {TARGET:g} from one warm start a round, without evaluation in the run:",
         "",
         "| round | mode | seconds to the target | seconds a step | last step: pass@1 |",
