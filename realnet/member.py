@@ -64,6 +64,7 @@ from realnet.topology.resolve import shared_values
 
 GC_THRESHOLDS = (10_000, 20, 50)
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
+END_S = 1.0  # for what is under way, until the process ends with it
 MEMORY_S = 1.0  # how often the memory of a process that has a limit is looked at
 
 
@@ -335,7 +336,20 @@ async def _main(folder: Path, slot_name: str, incarnation: int, head_endpoint: s
     finally:
         node.closed = True
         transport.close()
+        await _end_tasks()
     return EXIT_FAILED if member.failed else EXIT_OK
+
+
+async def _end_tasks() -> None:
+    """Cancel what is under way. What does not end in time is named, and ends with the process."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if not tasks:
+        return
+    _, left = await asyncio.wait(tasks, timeout=END_S)
+    for task in left:
+        print(f"{task.get_name()} did not end in {END_S} s", file=sys.stderr)  # noqa: T201
 
 
 def main(argv: Sequence[str]) -> int:
@@ -349,9 +363,10 @@ def main(argv: Sequence[str]) -> int:
         signal.signal(number, signal.SIG_IGN)
     import uvloop
 
+    # It is not closed: that would wait, without end, for tasks and threads of libraries.
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_main(Path(folder), slot, int(incarnation), endpoint))
+        return runner.run(_main(Path(folder), slot, int(incarnation), endpoint))
     except (ConfigError, SecurityError) as error:
         print(error, file=sys.stderr, flush=True)  # noqa: T201
         if words:

@@ -96,6 +96,7 @@ class _Call(msgspec.Struct, eq=False):
     more: asyncio.Event | None = None
     worker: asyncio.Task[None] | None = None
     cancelled: bool = False
+    interrupted: bool = False  # cancelled in a worker's hands
     done: bool = False
 
 
@@ -223,6 +224,7 @@ class Serving:
             call.cancelled = True
             if call.worker is not None:
                 call.worker.cancel()
+                call.interrupted = True
 
     # ------------------------------------------------------------ workers
 
@@ -283,6 +285,8 @@ class Serving:
                 except asyncio.CancelledError:
                     if call.cancelled:
                         self._fail(call, "Cancelled", "cancelled")
+                        if me is not None and me.cancelling() > call.interrupted:
+                            raise  # the actor is going at the same time: one error tells of both
                     elif me is not None and me.cancelling():  # the actor is going
                         if self.closing:
                             self._fail(call, "NoPeer", "it is being stopped")
@@ -297,8 +301,8 @@ class Serving:
                     self.open -= 1
                     self.open_bytes -= call.num_bytes
                     call.caller.calls.pop(call.id, None)
-                    if call.cancelled:
-                        _uncancel(me)
+                    if call.interrupted and me is not None:
+                        me.uncancel()  # what others want of this worker stays
             if self.closing or len(self._idle) >= MAX_IDLE:
                 return
             request = reply = None  # an idle worker keeps no arrays
@@ -380,11 +384,6 @@ class Serving:
     def _fail(self, call: _Call, kind: str, text: str) -> None:
         if call.id:
             call.caller.find_way().send(wire.Fail(call.id, kind, f"{self._who}: {text}"))
-
-
-def _uncancel(task: asyncio.Task[None] | None) -> None:
-    while task is not None and task.cancelling():
-        task.uncancel()
 
 
 def _size(body: wire.Body, frames: Sequence[Frame]) -> int:

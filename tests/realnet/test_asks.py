@@ -279,3 +279,23 @@ async def test_the_codec_is_skipped_in_a_process_unless_it_is_forced(
         assert (reply.rest is rest) is not force_codec
         front.middle.tell(asked.Word(1))
         await run.until(lambda: middle.words == 1)
+
+
+async def test_a_worker_that_its_caller_and_its_actor_cancel_at_once_ends(tmp_path: Path) -> None:
+    """As when a process fails: its tasks are cancelled while those who asked give up."""
+    async with asking(tmp_path) as (run, front, asked):
+        middle = run.actor("middle/0")
+        waiting = [
+            asyncio.ensure_future(front.middle(asked.Say("wait"), to="middle/0")) for _ in range(3)
+        ]
+        await run.until(lambda: middle.calls == 3)
+        serving = middle._world.serving
+        workers = [t for t in middle._world._tasks if t.get_name().endswith("worker")]
+        serving.peer_down(front.address.full)
+        for worker in workers:
+            worker.cancel()
+        _, left = await asyncio.wait(workers, timeout=5)
+        assert not left
+        assert serving.open == 0
+        ends = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5)
+        assert [type(end) for end in ends] == [Refused] * 3

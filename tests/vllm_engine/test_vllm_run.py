@@ -78,3 +78,4 @@ def test_a_run_on_vllm_is_exactly_on_policy_also_when_its_engine_is_killed(run: 
         assert abs(row["ratio_mean"] - 1) < 1e-3, row
         assert abs(row["kl"]) < 1e-6, row
     assert any("vLLM's process EngineCore" in event for event in run.events())
+    assert not any("has not answered" in event for event in run.events())  # it ended by itself
