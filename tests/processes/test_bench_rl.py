@@ -21,6 +21,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.long
 def test_asynchrony_in_real_and_in_virtual_time(tmp_path: Path) -> None:
     ended = subprocess.run(
         [

@@ -67,6 +67,7 @@ def test_the_code_of_the_agent_is_the_code() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
+@pytest.mark.long
 def test_the_agent_learns_to_use_its_tool(tmp_path: Path) -> None:
     folder = example("calculator", tmp_path)
     assert run_commands(AGENT, folder, timeout_s=300) == 3
@@ -99,6 +100,7 @@ def two(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
+@pytest.mark.long
 def test_both_policies_learn(tmp_path: Path) -> None:
     folder = two(tmp_path)
     wrong = ("judge_driver.policy=false", "jduge")
@@ -164,6 +166,7 @@ def test_a_frozen_judge_does_not_hold_the_solver_up(
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
+@pytest.mark.long
 def test_two_policies_through_deaths_and_a_resume(
     start: Callable[..., RealRun], tmp_path: Path
 ) -> None:

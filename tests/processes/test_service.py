@@ -126,6 +126,7 @@ def test_a_service_hosts_a_rewarder_and_serves_its_own_traffic(
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
+@pytest.mark.long
 def test_a_service_that_dies_takes_no_answer_with_it(
     start: Start, serve: Callable[..., Service]
 ) -> None:
@@ -144,6 +145,7 @@ def test_a_service_that_dies_takes_no_answer_with_it(
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
+@pytest.mark.long
 def test_a_service_is_the_source_of_what_is_trained_on(
     start: Start, serve: Callable[..., Service], tmp_path: Path
 ) -> None:
