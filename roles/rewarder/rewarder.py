@@ -17,6 +17,7 @@ from realnet.config import Bytes, Seconds, Shared
 from realnet.errors import ConfigError
 from realnet.roles.messages import Judge, Judgement, Rollout, Scored
 from realnet.roles.rewards import RewardPool, check_reference, score
+from realnet.roles.rewards.canary import prove
 from realnet.roles.tables import Task
 
 _ROW_EVERY_S = 10.0
@@ -65,7 +66,7 @@ class Rewarder(Actor[RewarderConfig]):
             raise ConfigError("\n".join(problems))
 
     async def start(self) -> None:
-        """Start the worker processes."""
+        """Start the worker processes, and see that they judge known answers as they should."""
         self._tasks = self.all(Task)
         self._sum, self._scored, self._faults = 0.0, 0, 0
         config = self.config
@@ -80,6 +81,7 @@ class Rewarder(Actor[RewarderConfig]):
         )
         self.progress("starting reward workers")
         await self._pool.start()
+        await prove(self._pool, (name for task in self._tasks.values() for name in task.reward))
         self.progress("scoring")
 
     async def run(self) -> None:

@@ -205,3 +205,15 @@ async def test_a_storm_of_updates_loses_and_doubles_nothing(engine: Rig) -> None
         engine.check(answer)
     assert len({number for a in answers for number, _ in a.spans()}) > 1
     print(f"{engine.kind}: {updates} updates under {len(answers)} answers")
+
+
+async def test_updates_in_a_row_starve_nobody(engine: Rig) -> None:
+    """The next version is there as soon as one is swapped in; answers go on between them."""
+    writing = asyncio.ensure_future(engine.answer(request([4, 9, 5], max_tokens=40, seed=3)))
+    updates = 0
+    while not writing.done():  # for ever, if nothing were written between two updates
+        await engine.load(1 + updates % 2)
+        updates += 1
+    answer = await writing
+    assert len(answer.tokens()) == 40
+    engine.check(answer)

@@ -11,6 +11,8 @@ import pytest
 from realnet.errors import ConfigError
 from realnet.roles.messages import Judge, Rollout, SampleKey, Segment, TicketKey
 from realnet.roles.rewarder import Rewarder, RewarderConfig
+from realnet.roles.rewards import resolve
+from realnet.roles.rewards.canary import KNOWN, Known
 from realnet.roles.tables import Task
 
 MINE = """
@@ -100,3 +102,30 @@ def test_check_names_every_reward_that_is_not_there(tmp_path: Path) -> None:
     assert "[tasks.a].reward: no reward 'exakt'. Did you mean \"exact\"?" in text
     assert "[tasks.b].reward: the reward 'mine.py:f' names the file" in text
     assert "[tasks.c].reward: at least one is needed" in text
+
+
+@pytest.mark.parametrize("name", sorted(KNOWN))
+def test_known_answers_are_judged_as_they_should_be(name: str) -> None:
+    known = KNOWN[name]
+    reward = resolve(name, Path())
+    assert reward("", known.right, known.answer, "stop") == 1.0
+    assert reward("", known.wrong, known.answer, "stop") == 0.0
+
+
+async def test_a_reward_that_misjudges_known_answers_ends_the_run(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(KNOWN, "exact", Known("12", "13", "12"))  # the two, taken for each other
+    tasks = {"sum": Task(data="new:addz", reward={"exact": 1.0})}
+    text = "'exact' does not judge .* '13' .* was given 0.0, '12' is worth 0.0 and was given 1.0"
+    with pytest.raises(ConfigError, match=text):
+        await bench.start(Rewarder, RewarderConfig(), {Task: tasks}, {"scored": bench.outlet()})
+
+
+async def test_a_reward_that_cannot_judge_known_answers_ends_the_run(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(KNOWN, "numeric", Known("twelve", "12", "13"))
+    tasks = {"sum": Task(data="new:addz", reward={"numeric": 1.0})}
+    with pytest.raises(ConfigError, match=r"was given no score .*'twelve' has no number"):
+        await bench.start(Rewarder, RewarderConfig(), {Task: tasks}, {"scored": bench.outlet()})

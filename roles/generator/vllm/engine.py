@@ -18,6 +18,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from realnet.roles.messages import Delta, Floats, Generate, Ints, Manifest, Vers
 from realnet.roles.tables import Policy
 
 _JOIN_S = 10.0  # until the kernel has ended a killed process
+_STEP_S = 0.5  # most that a swap waits for a token of the version before
 _EMPTY = np.zeros(0, np.int32), np.zeros(0, np.float32)
 
 
@@ -66,6 +68,7 @@ class VllmEngine:
         self._turn = asyncio.Lock()  # one version is staged and swapped at a time
         self._first = asyncio.Event()
         self._dead = asyncio.Event()
+        self._wrote = asyncio.Event()  # since the last swap
         self._why = ""
         self._version: Version | None = None
         self._staged: Version | None = None
@@ -128,6 +131,7 @@ class VllmEngine:
     def _die(self, why: str) -> EngineDied:
         self._why = self._why or why
         self._dead.set()
+        self._wrote.set()
         self._first.set()
         return EngineDied(f"{self._why}; what it wrote so far stays with those who asked")
 
@@ -186,6 +190,7 @@ class VllmEngine:
             if not finished and self._llm is not None and not self._dead.is_set():
                 await self._llm.abort(queue.request_id, internal=True)
             queue.close()
+            self._wrote.set()
 
     def _alive(self) -> Version:
         if self._dead.is_set() or self._llm is None:
@@ -234,6 +239,8 @@ class VllmEngine:
             raise self._die(f"vLLM gave {count} tokens and {len(logprobs)} log-probabilities")
         finish = str(part.finish_reason) if finished else ""
         self.tokens += count
+        if count:
+            self._wrote.set()
         cuts = [max(0, start - written) for _, start in starts[1:]]
         ends = [min(cut, count) for cut in cuts] + [count]
         begin = 0
@@ -304,14 +311,22 @@ class VllmEngine:
             staged = self._staged
             ensure(staged is not None, "swap without a staged version")
             assert staged is not None
+            await self._written()
             start_s = time.monotonic()
             await self._pause()
             await self._apply(staged)
             await self._core("set_weight_version_async", str(staged))
             self._version, self._staged = staged, None
+            self._wrote.clear()
             await self._core("resume_scheduler_async")
             self._first.set()
             return time.monotonic() - start_s
+
+    async def _written(self) -> None:
+        """Let what runs go on by a token since the last swap: updates in a row starve nobody."""
+        if self._unfinished() and not self._wrote.is_set():
+            with suppress(TimeoutError):  # who asked may take nothing at the moment
+                await asyncio.wait_for(self._wrote.wait(), _STEP_S)
 
     async def _pause(self) -> None:
         """Freeze all requests; with kv = "recompute" they will read all they have again."""
