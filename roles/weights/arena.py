@@ -21,6 +21,7 @@ import fcntl
 import mmap
 import os
 import struct
+import weakref
 from types import TracebackType
 
 import msgspec
@@ -77,6 +78,7 @@ class ArenaSlots:
             os.close(file)
             raise
         self._file = file  # its description holds the leases
+        self._closed = weakref.finalize(self, os.close, file)  # also of one that nobody closes
 
     # ------------------------------------------------------------ writing
 
@@ -227,7 +229,7 @@ class ArenaSlots:
         with contextlib.suppress(BufferError):
             self._map.close()
         if self._file >= 0:
-            os.close(self._file)
+            self._closed()
             self._file = -1
 
     def __enter__(self) -> ArenaSlots:

@@ -135,7 +135,7 @@ async def test_a_good_end_gives_the_last_work_its_time(tmp_path: Path) -> None:
         'closing = "100ms"', 'closing = "20s"'
     )
     ended = await outcome(text, tmp_path)
-    assert ended == (0, "made one")
+    assert (ended.code, ended.text) == (0, "made one")
 
 
 async def test_a_stage_that_hangs_leaves_the_later_ones_their_time(tmp_path: Path) -> None:

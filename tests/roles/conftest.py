@@ -188,6 +188,9 @@ class Bench:
         await asyncio.gather(*self.world.tasks, return_exceptions=True)
         for actor in self._actors:
             await actor.stop()
+        # Those that a test killed on paper have no process whose end would close their files.
+        self._actors.clear()
+        self.world.tasks.clear()
 
 
 @pytest.fixture
