@@ -32,10 +32,10 @@ from realnet.roles.messages import (
     Ticket,
     TicketKey,
 )
+from realnet.roles.prompter.reports import PAUSE_S, Reports
 from realnet.roles.tables import Policy, Task
 from realnet.roles.tasks import CannotAsk, Problem, TextCodec, make_ticket
 
-_PAUSE_S = 0.5
 _SHOWN = 5  # questions that cannot be asked are told one by one up to here
 
 
@@ -96,11 +96,9 @@ class DerivedPrompter(Actor[DerivedConfig]):
         )
         self._questions: deque[tuple[str, Question]] = deque(maxlen=max(1, self.config.keep))
         self._news = asyncio.Event()
-        self._aside: list[tuple[int, str]] = []
-        self._handed: list[int] = []
-        self._to_report = asyncio.Event()
+        self._reports = Reports(self, self.trainer, self.config.wait_s)
         self._num_issued = self._num_refused = 0
-        self.tickets.on_set_aside(self._set_aside)
+        self.tickets.on_set_aside(self._reports.set_aside)
 
     @scored.handler
     async def look(self, item: Delivery[Scored]) -> None:
@@ -115,7 +113,7 @@ class DerivedPrompter(Actor[DerivedConfig]):
         """Issue tickets until the policy is trained."""
         status = await self.status.get()
         self._name = status.version.policy
-        self.spawn(self._report(), name="report tickets")
+        self.spawn(self._reports.run(self._name), name="report tickets")
         resync, branch = True, status.version.branch
         while not status.finished:
             if status.version.branch != branch:
@@ -131,7 +129,7 @@ class DerivedPrompter(Actor[DerivedConfig]):
                 resync = True  # a reply may be lost, and tickets with it
                 if not isinstance(error, DeadlineExceeded):
                     async with self.waiting("the trainer, to ask for tickets"):
-                        await self.clock.sleep(_PAUSE_S)
+                        await self.clock.sleep(PAUSE_S)
             else:
                 for start, end in slots.intervals:
                     for number in range(start, end):
@@ -161,8 +159,7 @@ class DerivedPrompter(Actor[DerivedConfig]):
                     self.event(f"nothing is asked about {parent}: {error}")
         self._num_issued += 1
         await self.tickets.send(ticket, key=f"{key}@{self._num_issued}")
-        self._handed.append(number)
-        self._to_report.set()
+        self._reports.handed(number)
 
     def _ticket(self, key: TicketKey, parent: str, question: Question) -> Ticket:
         task = question.task or self._task
@@ -181,26 +178,6 @@ class DerivedPrompter(Actor[DerivedConfig]):
             temperature=self._policy.temperature,
             at_least=status.version if status is not None else None,
         )
-
-    def _set_aside(self, ticket: Ticket, reason: str) -> None:
-        self._aside.append((ticket.key.ticket, reason))
-        self._to_report.set()
-
-    async def _report(self) -> None:
-        """Tell the owner what became of tickets. What gathers meanwhile goes in the next report."""
-        while True:
-            await self._to_report.wait()
-            self._to_report.clear()
-            handed, self._handed = self._handed, []
-            aside, self._aside = self._aside, []
-            report = ReportTickets(self._name, tuple(handed), tuple(aside))
-            while True:
-                try:
-                    await self.trainer(report, deadline_s=self.config.wait_s)
-                    break
-                except AskError:
-                    async with self.waiting("the trainer, to report tickets"):
-                        await self.clock.sleep(_PAUSE_S)
 
 
 def _derived(tasks: dict[str, Task] | Any) -> list[str]:

@@ -11,7 +11,6 @@ Waits for: room (the owner's reply), a driver with room. Knows nothing of answer
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +19,7 @@ from realnet import Actor, Ask, Config, Outlet, StateIn, doc
 from realnet.config import Shared
 from realnet.errors import AskError, DeadlineExceeded
 from realnet.roles.messages import PolicyStatus, ReportTickets, TakeSlots, Ticket, TicketKey
+from realnet.roles.prompter.reports import PAUSE_S, Reports
 from realnet.roles.tables import Policy, Task
 from realnet.roles.tasks import (
     CannotAsk,
@@ -30,7 +30,6 @@ from realnet.roles.tasks import (
     make_ticket,
 )
 
-_PAUSE_S = 0.5
 _SHOWN = 5  # prompts that cannot be asked are told one by one up to here; the ledger counts all
 
 
@@ -75,18 +74,16 @@ class Prompter(Actor[PrompterConfig]):
         self._tokenizer: TextCodec = await self.compute(
             load_tokenizer, self._policy, base, label="load tokenizer"
         )
-        self._handed: list[int] = []
-        self._aside: list[tuple[int, str]] = []
-        self._to_report = asyncio.Event()
+        self._reports = Reports(self, self.trainer, self.config.wait_s)
         self._issued: Counter[int] = Counter()
         self._num_refused = 0
-        self.tickets.on_set_aside(self._set_aside)
+        self.tickets.on_set_aside(self._reports.set_aside)
 
     async def run(self) -> None:
         """Issue tickets until the policy is trained."""
         status = await self.status.get()
         self._name = status.version.policy
-        self.spawn(self._report(), name="report tickets")
+        self.spawn(self._reports.run(self._name), name="report tickets")
         resync, branch = True, status.version.branch
         while not status.finished:
             if status.version.branch != branch:
@@ -100,7 +97,7 @@ class Prompter(Actor[PrompterConfig]):
                 resync = True  # a reply may be lost, and tickets with it
                 if not isinstance(error, DeadlineExceeded):
                     async with self.waiting("the trainer, to ask for tickets"):
-                        await self.clock.sleep(_PAUSE_S)
+                        await self.clock.sleep(PAUSE_S)
             else:
                 for start, end in slots.intervals:
                     for ticket in range(start, end):
@@ -129,33 +126,10 @@ class Prompter(Actor[PrompterConfig]):
             self._num_refused += 1
             if self._num_refused <= _SHOWN:
                 self.event(f"ticket {ticket} set aside: {error}", ticket=ticket, task=task)
-            self._aside.append((ticket, str(error)))
-            self._to_report.set()
+            self._reports.aside(ticket, str(error))
             return
         # A ticket that is issued again on purpose must not pass for a redelivery of the first.
         key = f"{record.key}@{branch}.{self._issued[ticket]}"
         self._issued[ticket] += 1
         await self.tickets.send(record, key=key)
-        self._handed.append(ticket)
-        self._to_report.set()
-
-    def _set_aside(self, ticket: Ticket, reason: str) -> None:
-        """A driver or a rewarder ended this ticket with a reason."""
-        self._aside.append((ticket.key.ticket, reason))
-        self._to_report.set()
-
-    async def _report(self) -> None:
-        """Tell the owner what became of tickets. What gathers meanwhile goes in the next report."""
-        while True:
-            await self._to_report.wait()
-            self._to_report.clear()
-            handed, self._handed = self._handed, []
-            aside, self._aside = self._aside, []
-            report = ReportTickets(self._name, tuple(handed), tuple(aside))
-            while True:
-                try:
-                    await self.trainer(report, deadline_s=self.config.wait_s)
-                    break
-                except AskError:
-                    async with self.waiting("the trainer, to report tickets"):
-                        await self.clock.sleep(_PAUSE_S)
+        self._reports.handed(ticket)
