@@ -139,7 +139,9 @@ async def run_plan(
         if hosts is not None and fleet is not None:
             head.host_gone, head.host_of = hosts.gone, hosts.host_of
             hosts.open(head)
-            await fleet.start(head_file(plan, info, endpoint, fleet.nonce))
+            from realnet.transport.opening import endpoints_of
+
+            await fleet.start(head_file(plan, info, endpoints_of(node.transport), fleet.nonce))
         outcome = await _watch(head, view, reporter, hosts)
         ended, code = outcome.text, outcome.code
     finally:
@@ -185,7 +187,8 @@ def _open_transport(
     if secure:
         agents = [agent_slot(n) for n in range(fleet.num_agents(plan))] if fleet else []
         make_keys(keys, [name, *(s.name for s in plan.slots), *agents])
-    transport = open_transport(plan.run, folder.path, folder.sockets, name, 0)
+    others = fleet.others if fleet is not None else ()
+    transport = open_transport(plan.run, folder.path, folder.sockets, name, 0, others=others)
     return transport, partial(open_secret, keys) if secure else None
 
 

@@ -15,6 +15,7 @@ from typing import Protocol
 REFUSED = b"refused: "  # what a process says to its launcher when a restart would end the same way
 STACKS = signal.SIGUSR1
 ADDRESS = "REALNET_ADDRESS"  # where the processes of a host listen, in a run over several
+NEARBY = "REALNET_NEARBY"  # the folder of their sockets for each other
 
 
 class Exited(Protocol):

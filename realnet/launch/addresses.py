@@ -32,6 +32,19 @@ def addresses() -> dict[str, str]:
     return found
 
 
+# Names of networks that live inside a host only: their addresses are tried last.
+_INNER = ("docker", "virbr", "br-", "veth", "cni", "lxc", "podman", "flannel", "cali")
+
+
+def addresses_to_try(first: str) -> tuple[str, ...]:
+    """Return the addresses of this host by which others may reach it, beside `first`; those of
+    networks inside of it last, and none that only a single link knows.
+    """
+    known = sorted(addresses().items(), key=lambda item: item[0].startswith(_INNER))
+    usable = (a for _, a in known if not ipaddress.IPv4Address(a).is_link_local)
+    return tuple(dict.fromkeys(a for a in usable if a != first))
+
+
 def address_towards(other: str) -> str:
     """Return the address that this host has on the way to another. Raises OSError."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import os
 import platform
+import shutil
 import signal
 import sys
 import time
@@ -29,15 +29,17 @@ from realnet.address import parse_address
 from realnet.arena import Arenas
 from realnet.config import Config
 from realnet.control import HEAD_SLOT, Peer, member_of
-from realnet.errors import ConfigError, RealnetError
+from realnet.errors import AskError, ConfigError, RealnetError
 from realnet.host import die_with_parent
-from realnet.launch import ADDRESS
-from realnet.launch.addresses import address_on, address_towards
+from realnet.launch import ADDRESS, NEARBY
+from realnet.launch.given import cores, memory_bytes, visible_gpus
 from realnet.launch.local import LocalLauncher
+from realnet.launch.reaching import WayToHead, greet, reached, ways_to
 from realnet.launch.records import (
     HOSTS,
     AgentBeat,
     Check,
+    ComeBy,
     DumpSlot,
     Go,
     HeadBeat,
@@ -59,14 +61,16 @@ from realnet.member import run_info
 from realnet.node import Node
 from realnet.ports import Ask, handles
 from realnet.topology.plan import Plan, read_plan
-from realnet.transport.endpoints import parse_endpoint
+from realnet.transport.opening import make_sockets_folder
 from realnet.transport.security import open_secret, read_keys
 from realnet.transport.zmq import ZmqTransport, tcp_endpoint
 
 EXIT_RETRY = 75  # the head is not heard any more
+COME_BY = -1  # no exit code: come again by another way
 EXIT_FENCED = 76  # it is there, and does not want this life of the host
 TICK_S = 0.25
 HELLO_S = 30.0
+TRY_S = 8.0  # for an answer of the head by one of several ways
 KILLED_S = 5.0
 AWAY_S = 1.0
 
@@ -80,9 +84,17 @@ class AgentActor(Actor[AgentConfig]):
 
     head = Ask(Hello)
 
-    def prepare(self, plan: Plan, launcher: LocalLauncher, node: Node, gpus: Sequence[str]) -> None:
-        """Hand in what it works with, before `join`."""
+    def prepare(
+        self,
+        plan: Plan,
+        launcher: LocalLauncher,
+        node: Node,
+        gpus: Sequence[str],
+        sockets: Path,
+    ) -> None:
+        """Hand in what it works with, before `join`. `sockets`: the folder of its processes'."""
         self.plan, self.launcher, self.node = plan, launcher, node
+        self.sockets = str(sockets)
         self.gpus, self.arenas = list(gpus), Arenas()
         self.left: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
         self.lease_s, self.beat_s, self.heard_s = HELLO_S, TICK_S, self.clock.now()
@@ -91,13 +103,15 @@ class AgentActor(Actor[AgentConfig]):
         self._leaving = False
         node.owner = self
 
-    async def join(self, hello: Hello, head: HeadFile) -> None:
-        """Say hello. Raises RealnetError when the head does not want this host."""
+    async def join(self, hello: Hello, head: HeadFile, way: WayToHead, limit_s: float) -> None:
+        """Say hello. Raises RealnetError when the head does not want this host, AskError when it
+        does not answer.
+        """
         self.slot = hello.slot
         self.address_of_host = hello.address
-        self.node.connect(Peer(HEAD_SLOT, head.endpoint, (HOSTS,)))
+        self.node.connect(Peer(HEAD_SLOT, way.endpoint, (HOSTS,)))
         self.node.cells[self.address.full].ports["head"].peer_up(HOSTS, "")
-        welcome = await self.head(hello, deadline_s=HELLO_S)
+        welcome = await self.head(hello, deadline_s=limit_s)
         if welcome.nonce != head.nonce:
             raise RealnetError("who answered is not the head that wrote head.json")
         if welcome.refused:
@@ -109,7 +123,11 @@ class AgentActor(Actor[AgentConfig]):
             )
         self.lease_s, self.beat_s = welcome.lease_s, welcome.beat_s
         self.heard_s = self.clock.now()
+        self._beat()  # the head now knows that its answer has come back
         self.spawn(self._tick(), name="lease")
+
+    def _beat(self) -> None:
+        self.head.tell(AgentBeat(self.slot, tuple(self._lives)))
 
     async def _tick(self) -> None:
         """Beat; stop everything when the head is not heard any more."""
@@ -122,7 +140,7 @@ class AgentActor(Actor[AgentConfig]):
                 self.heard_s = max(self.heard_s, now_s - self.lease_s + AWAY_S)
             if now_s >= beat_at_s:
                 beat_at_s = now_s + self.beat_s
-                self.head.tell(AgentBeat(self.slot, tuple(self._lives)))
+                self._beat()
             silent_s = now_s - self.heard_s
             if silent_s > self.lease_s:
                 self.end(EXIT_RETRY, f"the head has not been heard for {silent_s:.1f} s")
@@ -163,6 +181,7 @@ class AgentActor(Actor[AgentConfig]):
         planned = self._slots[slot]
         environment = {
             ADDRESS: self.address_of_host,
+            NEARBY: self.sockets,
             "CUDA_VISIBLE_DEVICES": ",".join(self.gpus[at] for at in record.gpus),
         }
         meet = record.meet
@@ -205,8 +224,13 @@ class AgentActor(Actor[AgentConfig]):
     @handles
     async def reach(self, request: Reach) -> Reached:
         """Try to connect to the agents of other hosts."""
-        tries = [_reached(where, request.limit_s) for where in request.addresses]
+        tries = [reached(where, request.limit_s) for where in request.addresses]
         return Reached(tuple(await asyncio.gather(*tries)))
+
+    @handles
+    async def come_by(self, record: ComeBy) -> None:
+        """The head wants us by another of its addresses."""
+        self.end(COME_BY, record.way)
 
     @handles
     async def go(self, record: Go) -> None:
@@ -232,54 +256,13 @@ class AgentActor(Actor[AgentConfig]):
         raise RealnetError("an agent has no shared memory of its own")
 
 
-async def _reached(where: str, limit_s: float) -> bool:
-    host, _, port = where.rpartition(":")
-    try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port)), limit_s)
-    except (OSError, TimeoutError):
-        return False
-    writer.close()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
-    return True
-
-
-async def _greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Whoever connects has reached this host: that is all it wanted to know."""
-    writer.close()
-
-
-def visible_gpus(num: int = 0) -> tuple[str, ...]:
-    """Return the names of the GPUs that SLURM, or whoever started us, gave this host.
-
-    Where nobody says it, they are counted up to `num`.
-    """
-    for name in ("CUDA_VISIBLE_DEVICES", "SLURM_STEP_GPUS", "SLURM_JOB_GPUS"):
-        given = os.environ.get(name)
-        if given is not None:
-            return tuple(g.strip() for g in given.split(",") if g.strip() and g != "NoDevFiles")
-    return tuple(str(at) for at in range(num))
-
-
-def _cores() -> int:
-    told = os.environ.get("SLURM_CPUS_ON_NODE", "")
-    return int(told) if told.isdecimal() else len(os.sched_getaffinity(0))
-
-
-def _memory_bytes() -> int:
-    told = os.environ.get("SLURM_MEM_PER_NODE", "")
-    if told.isdecimal() and int(told):
-        return int(told) << 20
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="realnet agent", description="The agent of one host.")
     parser.add_argument("folder", type=Path, help="the run's folder")
     parser.add_argument("--number", type=int, required=True, help="which of the hosts this is")
     parser.add_argument("--attempt", type=int, default=0, help="0: the newest")
     parser.add_argument("--host", default="", help="the name of this host")
-    parser.add_argument("--address", default="", help="an interface or network to listen on")
+    parser.add_argument("--pool", default="", help="the pool that this host is for")
     parser.add_argument("--cpus", type=int, default=-1, help="cores to offer; 0: no limit")
     parser.add_argument("--gpus", type=int, default=0, help="GPUs, where nobody says which")
     parser.add_argument("--elastic", default="", help="the role for whose elastic members it is")
@@ -289,44 +272,72 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 async def _main(options: argparse.Namespace, head: HeadFile, checks: tuple[Check, ...]) -> int:
-    folder: Path = options.folder
-    plan = read_plan(folder)
+    plan = read_plan(options.folder)
     if plan.digest() != head.digest:
         raise ConfigError(
-            f"{folder}/plan.json is not the plan that the head has: is it on a shared file system?"
+            f"{options.folder}/plan.json is not the plan that the head has: is it on a shared file "
+            "system?"
         )
-    gpus = visible_gpus(options.gpus)
-    name = agent_slot(options.number)
-    there = parse_endpoint(head.endpoint).inboxes[0].removeprefix("tcp://").rpartition(":")[0]
-    address = address_on(options.address) if options.address else address_towards(there)
+    ways = await ways_to(head, options.wait)
+    code, said = COME_BY, ways[0].endpoint
+    while code == COME_BY:  # the head knows which way most others can use
+        at = next(n for n, way in enumerate(ways) if way.endpoint == said)
+        try:
+            code, said = await _live(options, plan, head, checks, ways, at)
+        except AskError as error:
+            print(f"the head does not answer by {ways[at].endpoint}: {error}", flush=True)  # noqa: T201
+            if at == len(ways) - 1:
+                raise
+            said = ways[at + 1].endpoint
+    return code
+
+
+async def _live(
+    options: argparse.Namespace,
+    plan: Plan,
+    head: HeadFile,
+    checks: tuple[Check, ...],
+    ways: Sequence[WayToHead],
+    at: int,
+) -> tuple[int, str]:
+    """Join by one of the ways and be an agent; return the exit code and why, or COME_BY and the
+    way that the head wants. Raises AskError when no answer comes back by it.
+    """
+    folder: Path = options.folder
+    way, limit_s = ways[at], HELLO_S if at == len(ways) - 1 else TRY_S
+    name, address = agent_slot(options.number), way.address
     slot = f"{name}~{int(time.time() * 1000)}"
     keys = read_keys(folder / "keys", name)
     transport = ZmqTransport(tcp_endpoint(address), keys, sign_bulk=plan.run["bulk"] == "signed")
-    info = run_info(plan, folder, head.attempt, head.resumed)
-    node = Node(slot, transport, info)
+    node = Node(slot, transport, run_info(plan, folder, head.attempt, head.resumed))
     actor = node.add(AgentActor, parse_address(member_of(slot)), AgentConfig()).actor
     assert isinstance(actor, AgentActor)
     logs = folder / "attempts" / str(head.attempt) / "logs"
     launcher = LocalLauncher(
-        *(plan, folder, logs, head.endpoint, head.attempt, head.resumed),
+        *(plan, folder, logs, way.endpoint, head.attempt, head.resumed),
         lambda of: open_secret(folder / "keys", of),
     )
-    actor.prepare(plan, launcher, node, gpus)
+    gpus = visible_gpus(options.gpus)
+    sockets = make_sockets_folder(f"realnet-{options.number}-")
+    actor.prepare(plan, launcher, node, gpus, sockets)
     node.on_wire_error = lambda error: print(error, file=sys.stderr, flush=True)  # noqa: T201
     node.listen()
-    probe = await asyncio.start_server(_greet, address, 0)
+    probe = await asyncio.start_server(greet, address, 0)
     port = probe.sockets[0].getsockname()[1]
     _listen_to_signals(actor, elastic=bool(options.elastic))
     hello = Hello(
         *(slot, transport.endpoint, options.host or platform.node(), address, head.nonce),
-        *(head.attempt, _cores() if options.cpus < 0 else options.cpus, gpus, _memory_bytes()),
+        *(head.attempt, cores() if options.cpus < 0 else options.cpus, gpus, memory_bytes()),
         *(os.getpid(), options.elastic, time.time(), checks),
+        pool=options.pool,
         probe=f"{address}:{port}",
+        way=way.endpoint,
+        ways=tuple(w.endpoint for w in ways),
     )
     code, why = 1, "it failed"
     try:
-        await actor.join(hello, head)
-        print(f"{hello.host}: in {plan.name}, attempt {head.attempt}", flush=True)  # noqa: T201
+        await actor.join(hello, head, way, limit_s)
+        print(f"{hello.host}: by {address} in {plan.name}, attempt {head.attempt}", flush=True)  # noqa: T201
         code, why = await actor.left
     finally:
         probe.close()
@@ -334,10 +345,11 @@ async def _main(options: argparse.Namespace, head: HeadFile, checks: tuple[Check
         print(f"{hello.host}: ended with {code}: {why}", flush=True)  # noqa: T201
         actor.head.tell(Left(slot, why))
         node.flush()
-        node.closed = True
+        node.close()
         launcher.close()
         transport.close(0.5)
-    return code
+        shutil.rmtree(sockets, ignore_errors=True)
+    return code, why
 
 
 def _listen_to_signals(actor: AgentActor, *, elastic: bool) -> None:

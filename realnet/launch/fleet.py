@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -35,6 +36,7 @@ class Fleet(Protocol):
     """The hosts of a run."""
 
     address: str
+    others: tuple[str, ...]  # more addresses on which the head listens for agents
     nonce: str
     wanted: Wanted
 
@@ -54,17 +56,20 @@ def num_agents(wanted: Wanted, plan: Plan) -> int:
     return wanted.num_hosts + wanted.num_spares + elastic + SPARE_KEYS
 
 
-def head_file(plan: Plan, info: RunInfo, endpoint: str, nonce: str) -> HeadFile:
-    """Return how the head of this process is found."""
+def head_file(plan: Plan, info: RunInfo, endpoints: Sequence[str], nonce: str) -> HeadFile:
+    """Return how the head of this process is found, at the first endpoint or else the others."""
     gpus = max((r.gpus for r in plan.roles.values()), default=0)
     return HeadFile(
-        *(plan.name, info.attempt, endpoint, nonce, plan.digest(), info.resumed),
+        *(plan.name, info.attempt, endpoints[0], nonce, plan.digest(), info.resumed),
         *(platform.node(), os.getpid(), time.time(), code_digest(), gpus),
+        tuple(endpoints),
     )
 
 
 class LocalFleet:
     """Agents on this machine, each as if it were a host of its own."""
+
+    others: tuple[str, ...] = ()
 
     def __init__(
         self,

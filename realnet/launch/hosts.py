@@ -11,8 +11,9 @@ Knows nothing of what roles do, nor how agents are started. Used by `run.py`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -24,9 +25,11 @@ from realnet.config import Config
 from realnet.control import Peer, member_of
 from realnet.errors import AskError, RealnetError
 from realnet.launch import Exited, stacks_folder, stacks_path
+from realnet.launch.fitness import best_way, unfit_alone, unfit_together
 from realnet.launch.records import (
     HOSTS,
     AgentBeat,
+    ComeBy,
     DumpSlot,
     Go,
     HeadBeat,
@@ -41,6 +44,7 @@ from realnet.launch.records import (
     StartSlot,
     Welcome,
 )
+from realnet.launch.rendezvous import prefer, read_head
 from realnet.live import LiveAsk
 from realnet.liveness import Beats, Hung
 from realnet.node import Node
@@ -52,8 +56,8 @@ from realnet.topology.placement import Host, Placement, assigned_pools
 from realnet.topology.plan import Plan
 
 AWAY_S = 0.5
+AGAIN_S = 15.0  # for those who are to come by another way
 EXIT_FENCED, EXIT_NEVER = 76, 93
-SKEW_S = 30.0
 
 
 class HostsConfig(Config):
@@ -92,6 +96,7 @@ class _Agent:
 
     def __init__(self, hello: Hello):
         self.hello = hello
+        self.come = False  # it has heard our answer: both reach each other
         self.leaving = ""
 
 
@@ -142,14 +147,13 @@ class Hosts(Actor[HostsConfig]):
         """
         wanted = self.wanted.num_hosts + self.wanted.num_spares
         start_s = self.clock.now()
-        until_s = self.clock.now() + self.config.gather_s
-        while len(self._agents) < wanted and self.clock.now() < until_s:
-            self._came.clear()
-            try:
-                await asyncio.wait_for(self._came.wait(), max(0.01, until_s - self.clock.now()))
-            except TimeoutError:
-                break
+        await self._until_come(wanted, self.config.gather_s)
+        moved = self._choose_way()
+        if moved:
+            await self._until_come(self._num_come() + moved, AGAIN_S)
         came_s = self.clock.now() - start_s
+        for name in [a for a, agent in self._agents.items() if not agent.come]:
+            self._lose(name, "it does not hear the head")
         await self._look_at_all()
         fit = self._in_order()
         if len(fit) < self.wanted.num_hosts:
@@ -174,13 +178,44 @@ class Hosts(Actor[HostsConfig]):
             raise RealnetError(self.placement.complaint(left))
         self.placed = True
 
+    async def _until_come(self, num: int, limit_s: float) -> None:
+        until_s = self.clock.now() + limit_s
+        while self._num_come() < num and self.clock.now() < until_s:
+            self._came.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._came.wait(), max(0.01, until_s - self.clock.now()))
+
+    def _choose_way(self) -> int:
+        """Have those who can, and have not, come by the address of ours that most can use; return
+        how many these are. Who comes later takes that first.
+        """
+        known = read_head(self.folder, self.attempt)
+        come = {name: agent for name, agent in self._agents.items() if agent.come}
+        order = known.endpoints if known is not None else ()
+        best = best_way([agent.hello for agent in come.values()], order)
+        movers = [
+            n for n, a in come.items() if best and a.hello.way != best and best in a.hello.ways
+        ]
+        if best and best != order[0]:
+            prefer(self.folder, self.attempt, best)
+            self.head.say(f"most hosts reach the head at {best}, not at {order[0]}")
+        for name in movers:
+            self._port.tell(ComeBy(best), to=member_of(name))
+            self._forget(name)
+            self._sent_away.add(name)
+        return len(movers)
+
+    def _num_come(self) -> int:
+        return sum(agent.come for agent in self._agents.values())
+
     def _in_order(self) -> list[str]:
         """The agents of the run's own hosts by number: the order of places."""
-        own = [a for a, agent in self._agents.items() if not agent.hello.elastic]
+        own = [a for a, agent in self._agents.items() if agent.come and not agent.hello.elastic]
         return sorted(own, key=lambda a: int(a.partition("~")[0].rpartition("/")[2]))
 
     def _missing(self) -> list[str]:
-        lost = sorted(set(self.wanted.names) - {a.hello.host for a in self._agents.values()})
+        come = {a.hello.host for a in self._agents.values() if a.come}
+        lost = sorted(set(self.wanted.names) - come)
         lost = [h for h in lost if not any(line.startswith(f"{h}: ") for line in self.notes)]
         return [
             f"{host} has not come: is {self.folder} there, and does it reach the head?"
@@ -190,29 +225,24 @@ class Hosts(Actor[HostsConfig]):
     async def _look_at_all(self) -> None:
         """Exclude hosts that are unfit, by what they found themselves and by who reaches whom."""
         for name, agent in list(self._agents.items()):
-            bad = [c for c in agent.hello.checks if not c.well]
-            skew_s = agent.hello.wall_s and abs(agent.hello.wall_s)
-            if skew_s > SKEW_S:
-                self._exclude(name, f"its clock is off by {skew_s:.0f} s")
-            elif bad:
-                self._exclude(name, "; ".join(f"{c.what}: {c.text}" for c in bad))
-        agents = list(self._agents)
-        where = [self._agents[a].hello.probe for a in agents]
-        told = await asyncio.gather(*(self._reach(a, where) for a in agents))
-        for at, name in enumerate(agents):
-            others = [b for b in range(len(agents)) if b != at]
-            deaf = [self._agents[agents[b]].hello.host for b in others if not told[b][at]]
-            if others and len(deaf) * 2 > len(others):
-                self._exclude(name, f"{', '.join(deaf)} cannot reach it at {where[at]}")
-            elif others and sum(not told[at][b] for b in others) * 2 > len(others):
-                self._exclude(name, "it cannot reach the others")
+            why = unfit_alone(agent.hello)
+            if why:
+                self._exclude(name, why)
+        hellos = {name: agent.hello for name, agent in self._agents.items()}
+        where = {name: hello.probe for name, hello in hellos.items()}
+        told = await asyncio.gather(*(self._reach(a, where) for a in hellos))
+        there = [name for name in hellos if name in self._agents]  # one may be lost meanwhile
+        by_name = {n: t for n, t in zip(hellos, told, strict=True) if n in there}
+        for name, why in unfit_together({n: hellos[n] for n in there}, by_name).items():
+            self._exclude(name, why)
 
-    async def _reach(self, agent: str, where: Sequence[str]) -> tuple[bool, ...]:
+    async def _reach(self, agent: str, where: Mapping[str, str]) -> dict[str, bool]:
         try:
-            request = Reach(tuple(where), 2.0)
-            return (await self.agents(request, deadline_s=15.0, to=member_of(agent))).well
+            request = Reach(tuple(where.values()), 2.0)
+            told = await self.agents(request, deadline_s=15.0, to=member_of(agent))
         except AskError:
-            return (False,) * len(where)
+            return {}
+        return dict(zip(where, told.well, strict=True))
 
     def _exclude(self, name: str, why: str) -> None:
         agent = self._agents[name]
@@ -304,22 +334,21 @@ class Hosts(Actor[HostsConfig]):
         self._agents[request.slot] = _Agent(hello)
         self._by_host[host] = request.slot
         self.beats.watch(request.slot, self.clock.now())
-        self._came.set()
-        if self.placed:
-            self.head.say(f"{host} has come" + f" for {hello.elastic}" * bool(hello.elastic))
-            self.spawn(self._welcomed(request.slot), name=f"welcome {host}")
         return welcome
 
-    async def _welcomed(self, name: str) -> None:
-        """A host that came later is looked at like the others, then used."""
-        agent = self._agents.get(name)
-        if agent is None:
+    def _has_come(self, name: str, agent: _Agent) -> None:
+        """An agent has heard our answer. One that came later is looked at, then used."""
+        agent.come = True
+        self._came.set()
+        if not self.placed:
             return
-        bad = [c for c in agent.hello.checks if not c.well]
-        if bad:
-            self._exclude(name, "; ".join(f"{c.what}: {c.text}" for c in bad))
+        hello = agent.hello
+        self.head.say(f"{hello.host} has come" + f" for {hello.elastic}" * bool(hello.elastic))
+        why = unfit_alone(hello)
+        if why:
+            self._exclude(name, why)
             return
-        self.placement.add(_host(agent.hello))
+        self.placement.add(_host(hello))
         self._fill()
 
     def _fill(self) -> None:
@@ -334,6 +363,8 @@ class Hosts(Actor[HostsConfig]):
         agent = self._agents.get(record.slot)
         if agent is None or not self._speaks_for(record.slot):
             return
+        if not agent.come:
+            self._has_come(record.slot, agent)
         for recovered in self.beats.beat(record.slot, self.clock.now()):
             self.head.say(f"{agent.hello.host} answers again after {recovered.silent_s:.1f} s")
 

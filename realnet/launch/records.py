@@ -42,7 +42,8 @@ class Hello(Request[Welcome]):
 
     `gpus` are the names that its host was given (indices, UUIDs). `elastic`: the role for whose
     members beyond `count` it has come; empty for a host of the run's own allocation. `wall_s` is
-    its clock when it sent this. At `probe` anybody may connect, to see that it can be reached.
+    its clock when it sent this. At `probe` anybody may connect, to see that it can be reached. It
+    came by `way`, one of the head's endpoints, and could come by each of `ways`.
     """
 
     slot: str
@@ -60,6 +61,8 @@ class Hello(Request[Welcome]):
     checks: tuple[Check, ...] = ()
     pool: str = ""
     probe: str = ""
+    way: str = ""
+    ways: tuple[str, ...] = ()
 
 
 class Reached(Message):
@@ -154,6 +157,12 @@ class Left(Message):
 
     slot: str
     why: str = ""
+
+
+class ComeBy(Message):
+    """Come again, by this endpoint of the head: the others of the run cannot use yours."""
+
+    way: str
 
 
 class Go(Message):

@@ -26,7 +26,8 @@ GONE = "."  # what `current` says when the run is over
 
 
 class HeadFile(msgspec.Struct, frozen=True):
-    """How the head of an attempt is found. `digest` (of the plan) and `code` (of realnet's
+    """How the head of an attempt is found: at `endpoint`, or another of `endpoints`, which are by
+    one address of its host each (`reaching.py`). `digest` (of the plan) and `code` (of realnet's
     own files) must be the same on all hosts; `gpus`: whether anybody needs some."""
 
     run: str
@@ -40,6 +41,7 @@ class HeadFile(msgspec.Struct, frozen=True):
     wall_s: float
     code: str = ""
     gpus: int = 0
+    endpoints: tuple[str, ...] = ()
 
 
 def head_path(folder: Path, attempt: int) -> Path:
@@ -57,6 +59,15 @@ def write_head(folder: Path, head: HeadFile) -> None:
     write_private(canary_path(folder, head.attempt), head.nonce.encode())
     write_private(head_path(folder, head.attempt), msgspec.json.encode(head))
     write_private(folder / "attempts" / "current", str(head.attempt).encode())
+
+
+def prefer(folder: Path, attempt: int, endpoint: str) -> None:
+    """From now on the head is first looked for at this one of its endpoints."""
+    head = read_head(folder, attempt)
+    if head is not None and endpoint in head.endpoints:
+        others = tuple(e for e in head.endpoints if e != endpoint)
+        head = msgspec.structs.replace(head, endpoint=endpoint, endpoints=(endpoint, *others))
+        write_private(head_path(folder, attempt), msgspec.json.encode(head))
 
 
 def end_head(folder: Path, attempt: int, *, over: bool = False) -> None:

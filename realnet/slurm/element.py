@@ -75,7 +75,6 @@ class Element:
             *(sys.executable, "-P", "-m", "realnet.launch.agent", str(self.folder)),
             *("--number", str(self.number), "--host", os.environ["SLURMD_NODENAME"]),
             *("--elastic", self.role, "--parent", str(os.getpid())),
-            *(["--address", site.interface] if site.interface else []),
         ]
         self.agent = subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)
         if self.asked is not None:

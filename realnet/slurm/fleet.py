@@ -14,7 +14,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from realnet.launch.addresses import address_on, address_towards
+from realnet.launch.addresses import address_on, address_towards, addresses_to_try
 from realnet.launch.fleet import num_agents
 from realnet.launch.hosts import Wanted
 from realnet.launch.rendezvous import HeadFile, write_head
@@ -34,6 +34,7 @@ class SlurmFleet:
         num_spares = min(asked.spares, max(0, len(nodes) - asked.nodes))
         self.wanted = Wanted(asked.nodes, num_spares, tuple(nodes))
         self.address = _own_address(site, nodes, own)
+        self.others = addresses_to_try(self.address)
         self._folder, self._asked, self._site, self._nodes = folder, asked, site, nodes
         self._srun: subprocess.Popen[bytes] | None = None
 
@@ -58,7 +59,6 @@ class SlurmFleet:
             *self._site.wrap,
             *(self._asked.python, "-P", "-m", "realnet.slurm.task", str(self._folder)),
             *("--attempt", str(head.attempt), "--wait", "60"),
-            *(["--address", self._site.interface] if self._site.interface else []),
         ]
         # A session of its own: what signals this process must not end all agents at once.
         self._srun = subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)

@@ -40,7 +40,8 @@ class Site(Config):
         Literal["gpus-per-node", "gres"], doc("how this cluster wants GPUs to be asked for")
     ] = "gpus-per-node"
     interface: Annotated[
-        str, doc('what nodes reach each other by: "ib0" or "10.77.0.0/24"; empty: by the route')
+        str,
+        doc('by what nodes try to reach the head first: "ib0", "10.77.0.0/24"; empty: the route'),
     ] = ""
     modules: Annotated[list[str], doc("what is loaded before anything else")] = []
     before: Annotated[list[str], doc("lines of shell in the job before realnet, as they are")] = []

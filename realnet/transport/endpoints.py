@@ -3,6 +3,8 @@
     tcp://HOST:PORT,PORT,PORT;PORT      an inbox for each lane; the door after the semicolon
     ipc://FOLDER/NAME,1,2;door          NAME, NAME.1, NAME.2 and NAME.door in one folder
 
+    tcp://HOST:PORT,PORT,PORT;PORT ipc://FOLDER/NAME,1,2      the second for those of its own host
+
 A process that cannot be reached (it only dials out) has the empty text. Knows nothing of sockets.
 """
 
@@ -20,7 +22,11 @@ class Endpoint(NamedTuple):
 
 
 def parse_endpoint(text: str) -> Endpoint:
-    """Return the addresses in an endpoint's text; for the empty text there are none."""
+    """Return the addresses in an endpoint's text, of its far part if it has two.
+
+    For the empty text there are none.
+    """
+    text, _ = both_parts(text)
     if not text:
         return Endpoint((), "")
     lanes, _, door = text.partition(";")
@@ -33,6 +39,17 @@ def parse_endpoint(text: str) -> Endpoint:
     first, *others = names.split(",")
     path = f"{folder}{slash}{first}"
     return Endpoint((path, *(f"{path}.{o}" for o in others)), f"{path}.{door}" if door else "")
+
+
+def both_parts(text: str) -> tuple[str, str]:
+    """Return the part of an endpoint's text for all, and that for its own host, or ""."""
+    far, _, near = text.partition(" ")
+    return far, near
+
+
+def joined_parts(far: str, near: str) -> str:
+    """Return the text of one endpoint with both parts."""
+    return f"{far} {near}"
 
 
 def endpoint_text(inboxes: Sequence[str], door: str = "") -> str:

@@ -14,8 +14,9 @@ once, and no time when idle.) HWM is unlimited on purpose: it counts messages, i
 or drops; memory is bounded by the grants and credits of the wires, and by the session.
 
 ipc endpoints are sockets of mode 0600 in a folder of mode 0700, one for each incarnation. tcp binds
-one address, never all, and ports that the system chooses; with keys only this run's get in. The
-endpoint of several lanes is one text (`endpoints.py`). What goes in bulk may be signed instead of
+named addresses, one but for the head of a run over several hosts (`others`), and ports that the
+system chooses; with keys only this run's get in. The endpoint of several lanes is one text
+(`endpoints.py`). What goes in bulk may be signed instead of
 encrypted (`seals.py`). Guests, whom nobody can call, come in by a
 door of their own (`door.py`).
 
@@ -39,6 +40,7 @@ from realnet.transport import OnConnection, OnMessage, OnTrouble
 from realnet.transport.door import Door
 from realnet.transport.endpoints import (
     bind_address,
+    both_parts,
     door_address,
     endpoint_text,
     parse_endpoint,
@@ -86,11 +88,13 @@ def tcp_endpoint(host: str) -> str:
 
 
 class _Inbox:
-    """The bound end of one lane. `strangers` have knocked and were not let in."""
+    """The bound end of one lane, at one or more addresses. `strangers` have knocked and were not
+    let in."""
 
-    def __init__(self, socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]):
+    def __init__(self, socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes], bound: list[str]):
         self.socket = socket
         self.monitor = monitor
+        self.bound = bound
         self.strangers = 0
         self.later = False  # it is drained in the next turn
 
@@ -114,6 +118,7 @@ class ZmqTransport:
         *,
         guests: bool = False,
         sign_bulk: bool = False,
+        others: Sequence[str] = (),
     ):
         self.on_connection: OnConnection | None = None
         self.on_trouble: OnTrouble | None = None
@@ -126,27 +131,36 @@ class ZmqTransport:
         admit = self.seals.admit if self.seals is not None else None
         self._keeper = Doorkeeper(self._context, keys, admit) if keys is not None else None
         self._inboxes = [
-            self._bind(zmq.PULL, lane, bind_address(endpoint, lane)) for lane in range(num_lanes)
+            self._bind(zmq.PULL, lane, [bind_address(e, lane) for e in (endpoint, *others)])
+            for lane in range(num_lanes)
         ]
         self._signed: SignedInbox | None = None
         if self.seals is not None:
             self._signed = SignedInbox(self._inboxes[BULK].socket, self.seals, self._trouble)
         self._door: Door | None = None
         if guests:
-            entrance = self._bind(zmq.ROUTER, min(DOOR_LANE, num_lanes - 1), door_address(endpoint))
+            doors = [door_address(e) for e in (endpoint, *others)]
+            entrance = self._bind(zmq.ROUTER, min(DOOR_LANE, num_lanes - 1), doors)
             self._inboxes.append(entrance)
             self._door = Door(entrance.socket, secure=keys is not None, met=self._met)
-        bound = [str(i.socket.get_string(zmq.LAST_ENDPOINT)).rstrip("\0") for i in self._inboxes]
-        self.endpoint = endpoint_text(bound[:num_lanes], bound[-1] if guests else "")
+        # The same process at each of its addresses; only the first is told to everybody.
+        self.endpoints = tuple(
+            endpoint_text(
+                [i.bound[at] for i in self._inboxes[:num_lanes]],
+                self._inboxes[-1].bound[at] if guests else "",
+            )
+            for at in range(1 + len(others))
+        )
+        self.endpoint = self.endpoints[0]
         if self._scheme == "ipc":
-            for path in bound:
-                os.chmod(path.removeprefix("ipc://"), 0o600)
+            for inbox in self._inboxes:
+                os.chmod(inbox.bound[0].removeprefix("ipc://"), 0o600)
         self._peers: dict[str, _Peer] = {}
         self._guests: set[str] = set()  # peers whom nobody can call
         self._on_message: OnMessage | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def _bind(self, kind: int, lane: int, endpoint: str) -> _Inbox:
+    def _bind(self, kind: int, lane: int, addresses: Sequence[str]) -> _Inbox:
         inbox = self._socket(kind, lane)
         if self.seals is not None and lane == BULK and kind == zmq.PULL:
             serve_signed_on(inbox)
@@ -157,8 +171,11 @@ class ZmqTransport:
             inbox.set(zmq.SNDHWM, 0)
         monitor = inbox.get_monitor_socket(DOOR_EVENTS)
         monitor.set(zmq.LINGER, 0)
-        inbox.bind(endpoint)
-        return _Inbox(inbox, monitor)
+        bound = []
+        for address in addresses:
+            inbox.bind(address)
+            bound.append(str(inbox.get_string(zmq.LAST_ENDPOINT)).rstrip("\0"))
+        return _Inbox(inbox, monitor, bound)
 
     def listen(self, on_message: OnMessage) -> None:
         """Start to receive on the running loop."""
@@ -188,6 +205,7 @@ class ZmqTransport:
             if self._door.knows(peer):
                 asyncio.get_running_loop().call_soon(self._met, peer, True)
             return
+        endpoint, _ = both_parts(endpoint)
         if endpoint.partition(":")[0] != self._scheme:
             raise RealnetError(
                 f"{peer} is at {endpoint}, and this process links over {self._scheme} only"

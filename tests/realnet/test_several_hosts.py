@@ -1,0 +1,214 @@
+"""Runs over several hosts, without any: who reaches whom, and by which way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from link_ends import End, ends, until
+
+from realnet.errors import RealnetError
+from realnet.launch import NEARBY
+from realnet.launch.fitness import best_way, unfit_alone, unfit_together
+from realnet.launch.reaching import ways_to
+from realnet.launch.records import Check, Hello
+from realnet.launch.rendezvous import HeadFile, prefer, read_head, write_head
+from realnet.transport.endpoints import both_parts, parse_endpoint
+from realnet.transport.nearby import TwoWays
+from realnet.transport.opening import make_sockets_folder, open_transport
+from realnet.transport.security import Keys, make_keys, read_keys
+from realnet.transport.zmq import ZmqTransport, ipc_endpoint, tcp_endpoint
+
+
+def hello(host: str, **more: object) -> Hello:
+    given = {"probe": f"{host}:1", **more}
+    return Hello(
+        *(f"+host/{host}~1", "", host, host, "", 1, 4, (), 0, 1),
+        **given,  # type: ignore[arg-type]
+    )
+
+
+def head(*endpoints: str) -> HeadFile:
+    return HeadFile("run", 1, endpoints[0], "", "", False, "there", 1, 0.0, endpoints=endpoints)
+
+
+def nobody() -> str:
+    """An endpoint at which nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{free.getsockname()[1]}"
+
+
+@contextlib.asynccontextmanager
+async def somebody() -> AsyncIterator[str]:
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    try:
+        yield f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+# ------------------------------------------------------------ the way to the head
+
+
+async def test_an_agent_finds_the_address_of_the_head_that_it_reaches() -> None:
+    async with somebody() as second, somebody() as third:
+        ways = await ways_to(head(nobody(), second, third), 0.0)
+    assert [w.endpoint for w in ways] == [second, third]
+    assert ways[0].address == "127.0.0.1"
+
+
+async def test_a_head_that_nobody_reaches_is_named_with_what_was_tried() -> None:
+    first, second = nobody(), nobody()
+    with pytest.raises(RealnetError, match="the head on there cannot be reached") as told:
+        await ways_to(head(first, second), 0.0)
+    assert first in str(told.value)
+    assert second in str(told.value)
+
+
+def test_the_head_is_found_where_most_hosts_reach_it() -> None:
+    everywhere, own_host_only = "tcp://10.0.0.1:1", "tcp://172.17.0.1:1"
+    order = (own_host_only, everywhere)
+    own = hello("a", way=own_host_only, ways=order)
+    others = [hello(h, way=everywhere, ways=(everywhere,)) for h in "bc"]
+    assert best_way([own, *others], order) == everywhere
+    assert best_way([own], order) == own_host_only  # of equals the first
+    assert best_way([], ()) == ""
+
+
+def test_what_most_can_use_is_looked_for_first_from_then_on(tmp_path: Path) -> None:
+    (tmp_path / "attempts" / "1").mkdir(parents=True)
+    write_head(tmp_path, head("tcp://a:1", "tcp://b:1", "tcp://c:1"))
+    prefer(tmp_path, 1, "tcp://c:1")
+    found = read_head(tmp_path)
+    assert found is not None
+    assert found.endpoints == ("tcp://c:1", "tcp://a:1", "tcp://b:1")
+    assert found.endpoint == "tcp://c:1"
+    prefer(tmp_path, 1, "tcp://elsewhere:1")  # none of the head's
+    assert read_head(tmp_path) == found
+
+
+# ------------------------------------------------------------ who is fit
+
+
+def test_hosts_that_most_others_cannot_reach_are_unfit() -> None:
+    hosts = {h: hello(h) for h in "abc"}
+    everybody = {h: dict.fromkeys(hosts, True) for h in hosts}
+    assert unfit_together(hosts, everybody) == {}
+    unheard = {h: {**told, "c": False} for h, told in everybody.items()}
+    assert unfit_together(hosts, unheard) == {"c": "a, b cannot reach it at c:1"}
+    lost = {**everybody, "b": {}}
+    assert unfit_together(hosts, lost) == {"b": "it cannot reach the others"}
+    assert unfit_together({"a": hosts["a"]}, {"a": {}}) == {}
+
+
+def test_a_host_is_unfit_by_its_own_checks_and_its_clock() -> None:
+    assert unfit_alone(hello("a", wall_s=-3.0)) == ""
+    assert "clock is off by 40 s" in unfit_alone(hello("a", wall_s=-40.0))
+    bad = (Check("ulimit -n", False, "12 open files"), Check("code", True))
+    assert unfit_alone(hello("a", checks=bad)) == "ulimit -n: 12 open files"
+
+
+# ------------------------------------------------------------ two ways out
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Callable[[str], Keys]:
+    make_keys(tmp_path / "keys", ["a/0", "b/0", "c/0"])
+    return lambda slot: read_keys(tmp_path / "keys", slot)
+
+
+def two_ways(slot: str, folder: Path, keys: Keys, *, sign: bool = False) -> TwoWays:
+    folder.mkdir(exist_ok=True)
+    near = ZmqTransport(ipc_endpoint(folder, slot.replace("/", "-")))
+    return TwoWays(ZmqTransport(tcp_endpoint("127.0.0.1"), keys, sign_bulk=sign), near, folder)
+
+
+def connections(folder: Path) -> int:
+    """How many connections were made to sockets in a folder."""
+    lines = Path("/proc/net/unix").read_text().splitlines()
+    return sum(str(folder) + "/" in line and line.split()[5] == "03" for line in lines)
+
+
+@pytest.mark.parametrize("sign", [False, True])
+async def test_who_shares_a_folder_is_linked_by_it_and_all_others_over_tcp(
+    tmp_path: Path, keys: Callable[[str], Keys], sign: bool
+) -> None:
+    here, there = tmp_path / "1", tmp_path / "2"
+    a = End("a/0~1", two_ways("a/0", here, keys("a/0"), sign=sign))
+    b = End("b/0~1", two_ways("b/0", here, keys("b/0"), sign=sign))
+    c = End("c/0~1", two_ways("c/0", there, keys("c/0"), sign=sign))
+    async with ends(a, b, c):
+        for one in (a, b, c):
+            for other in (a, b, c):
+                if one is not other:
+                    one.links.open(other.slot, other.transport.endpoint)
+        for number in range(100):
+            a.say(b.slot, number)
+            b.say(a.slot, number)
+            c.say(a.slot, 1000 + number)
+            a.say(c.slot, number)
+        await until(lambda: len(a.got) == 200 and len(b.got) == len(c.got) == 100)
+        assert [n for n in a.got if n < 1000] == list(range(100))
+        assert connections(here) >= 2
+        assert connections(there) == 0
+        assert not a.errors
+
+
+def test_an_endpoint_of_two_parts_is_read_by_those_who_know_one() -> None:
+    text = "tcp://10.0.0.1:1,2,3;4 ipc:///tmp/x/a-0~1,1,2"
+    assert both_parts(text) == ("tcp://10.0.0.1:1,2,3;4", "ipc:///tmp/x/a-0~1,1,2")
+    assert parse_endpoint(text).inboxes[2] == "tcp://10.0.0.1:3"
+    assert parse_endpoint(text).door == "tcp://10.0.0.1:4"
+
+
+async def test_a_head_is_heard_at_each_of_its_addresses(
+    tmp_path: Path, keys: Callable[[str], Keys]
+) -> None:
+    heads = ZmqTransport(
+        tcp_endpoint("127.0.0.1"), keys("a/0"), guests=True, others=[tcp_endpoint("127.0.0.2")]
+    )
+    assert [parse_endpoint(e).door.rpartition(":")[0] for e in heads.endpoints] == [
+        "tcp://127.0.0.1",
+        "tcp://127.0.0.2",
+    ]
+    a, b = End("a/0~1", heads), End("b/0~1", ZmqTransport(tcp_endpoint("127.0.0.1"), keys("b/0")))
+    async with ends(a, b):
+        a.links.open(b.slot, b.transport.endpoint)
+        b.links.open(a.slot, heads.endpoints[1])
+        b.say(a.slot, 7)
+        a.say(b.slot, 8)
+        await until(lambda: a.got == [7] and b.got == [8])
+
+
+async def test_a_process_has_a_near_way_when_its_agent_says_so(
+    tmp_path: Path, keys: Callable[[str], Keys], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = {
+        "transport": "tcp",
+        "security": "curve",
+        "host": "127.0.0.1",
+        "bulk": "encrypted",
+        "guests": False,
+    }
+    keys("a/0")
+    folder = make_sockets_folder("realnet-test-")
+    try:
+        assert folder.stat().st_mode & 0o777 == 0o700
+        monkeypatch.setenv(NEARBY, str(folder))
+        transport = open_transport(run, tmp_path, tmp_path, "a/0", 3)
+        _, near = both_parts(transport.endpoint)
+        assert near == f"ipc://{folder}/a-0~3,1,2"
+        assert (folder / "a-0~3").stat().st_mode & 0o777 == 0o600
+        transport.close(0)
+    finally:
+        for left in folder.iterdir():
+            left.unlink()
+        folder.rmdir()
