@@ -38,7 +38,7 @@ class Start(NamedTuple):
 
 def start_new(topology: Path, overrides: tuple[str, ...], name: str, runs: Path) -> Start:
     """Return a run that does not exist yet. Raises ConfigError when it does."""
-    source = read_source(topology, overrides)
+    source = read_source(topology, overrides, runs)
     path = runs / (name or new_name(runs, source.title))
     if (path / "plan.json").exists():
         raise ConfigError(f"{path} exists; resume it with --resume, or choose another --name")
@@ -63,7 +63,7 @@ def start_again(topology: Path, overrides: tuple[str, ...], name: str, runs: Pat
 
     Raises ConfigError naming each key that cannot change, why, and what to do instead.
     """
-    source = read_source(topology, overrides)
+    source = read_source(topology, overrides, runs)
     path = find_run(runs, name) if name else newest_run(runs, source.title)
     before = read_plan(path)
     plan = resolve(source, path.name)
@@ -100,8 +100,8 @@ def _point(text: str) -> tuple[str, str]:
     run, at, step = text.rpartition("@")
     if not at or "/" in step or not run:
         return text, ""
-    if not (step == "best" or step.isdecimal()):
+    if not (step in ("best", "last") or step.isdecimal()):
         raise click.BadParameter(
-            f"{text}: write RUN, RUN@step with a number, or RUN@best", param_hint="--from"
+            f"{text}: write RUN, RUN@step with a number, RUN@best or RUN@last", param_hint="--from"
         )
     return run, step

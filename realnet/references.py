@@ -3,7 +3,8 @@
     hf:owner/name[/subset][:split][@rev]   a model or data set of the Hugging Face hub
     ./path  ../path  /path  folder/file    a file or folder, from the file that wrote it
     new:NAME                               made on the spot
-    run:NAME[@step]                        a checkpoint of another run; without a step its newest
+    run:NAME[@step]                        a checkpoint of another run: of a step, @best or @last;
+                                           a folder may stand for the name
     pkg.mod:name  file.py:name             a function or class
 
 Knows their spelling, not whether they lead anywhere: roles open them, and say so if they cannot.
@@ -29,7 +30,7 @@ _HF = re.compile(
     r"(?P<owner>[\w.-]+)/(?P<name>[\w.-]+)(?:/(?P<subset>[\w.-]+))?"
     r"(?::(?P<split>[\w.+\[\]%-]+))?(?:@(?P<rev>[\w./-]+))?"
 )
-_RUN = re.compile(r"(?P<name>[^/:@\s]+)(?:@(?P<step>\d+))?")
+_RUN = re.compile(r"(?P<name>[^:@]*[^:@\s/])(?:@(?P<step>\d+|best|last))?")
 _CODE = re.compile(r"(?P<place>[\w./-]+\.py|[A-Za-z_][\w.]*):(?P<name>[A-Za-z_]\w*)")
 
 
@@ -60,10 +61,10 @@ class NewReference:
 
 @dataclass(frozen=True)
 class RunReference:
-    """`run:NAME@step`: a checkpoint of another run; step None is its newest."""
+    """`run:NAME@step`: a checkpoint of another run; step "best", "last" or its number."""
 
     name: str
-    step: int | None = None
+    step: str = "last"
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,8 @@ def parse_reference(text: str, kinds: tuple[str, ...] = tuple(_SHAPE)) -> AnyRef
     if colon and scheme == "run":
         match = _RUN.fullmatch(rest)
         if match is None:
-            raise ValueError(_misspelt("run", "the step is a whole number"))
-        return RunReference(match["name"], int(match["step"]) if match["step"] else None)
+            raise ValueError(_misspelt("run", "the step is a whole number, best or last"))
+        return RunReference(match["name"], match["step"] or "last")
     code = _CODE.fullmatch(text)
     if code is not None and scheme not in _slips():
         return CodeReference(code["place"], code["name"])

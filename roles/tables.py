@@ -23,7 +23,10 @@ class Policy(Shared):
 
     model: Annotated[
         str,
-        doc('a folder with a Hugging Face model, or "new:llama" / "new:qwen2"'),
+        doc(
+            'a folder with a Hugging Face model, "new:llama" / "new:qwen2", or what another run '
+            'trained: "run:NAME@40", "@best", "@last"'
+        ),
         Reference("hf", "path", "new", "run"),
         Fixed("the checkpoint's weights are of that model"),
     ]

@@ -176,8 +176,11 @@ def _as_read(plan: Plan) -> Plan:
 
 def _moved(value: Any, before: str, after: str) -> Any:
     """Return a value with the paths below one folder as they would be below another."""
-    if isinstance(value, str) and before != after and Path(value).is_relative_to(before):
-        return str(Path(after) / Path(value).relative_to(before))
+    if isinstance(value, str) and before != after:
+        scheme = "run:" if value.startswith("run:") else ""
+        path = Path(value.removeprefix(scheme))
+        if path.is_relative_to(before):
+            return f"{scheme}{Path(after) / path.relative_to(before)}"
     if isinstance(value, Mapping):
         return {_moved(k, before, after): _moved(v, before, after) for k, v in value.items()}
     return value

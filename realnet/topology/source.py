@@ -118,8 +118,10 @@ def shipped(name: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def read_source(path: Path, overrides: Sequence[str] = ()) -> Source:
+def read_source(path: Path, overrides: Sequence[str] = (), runs: Path = Path("runs")) -> Source:
     """Read a topology and everything it extends; apply `table.key=value` overrides.
+
+    `run:NAME` is a run under `runs`; in the tables it stands with its folder.
 
     Raises ConfigError for a file that is missing or not TOML, and for an `extends` that leads
     nowhere: then nothing more can be said. Everything else that is wrong with the text is in
@@ -142,6 +144,7 @@ def read_source(path: Path, overrides: Sequence[str] = ()) -> Source:
     problems = merge.problems
     problems += apply_overrides(merge.tables, merge.origin, overrides, PLAIN, NAMED)
     merge.copy_siblings()
+    _place_runs(merge.tables, runs)
     title = merge.tables.pop("title", path.stem)
     if not isinstance(title, str) or "/" in title or not title.strip(". "):
         problems.append(
@@ -295,6 +298,15 @@ class _Merge:
             self.origin.setdefault(
                 f"{path}.{key}", self.origin.get(f"{top}.{model}.{key}", self.top.name)
             )
+
+
+def _place_runs(tables: dict[str, Any], runs: Path) -> None:
+    """Put folders for the names of runs: roles start elsewhere, and do not know where runs lie."""
+    for key, value in tables.items():
+        if isinstance(value, dict):
+            _place_runs(value, runs)
+        elif isinstance(value, str) and (match := re.fullmatch(r"run:([^/:@\s]+)(@\w+)?", value)):
+            tables[key] = f"run:{(runs / match[1]).resolve()}{match[2] or ''}"
 
 
 def _rebased(value: Any, folder: Path) -> Any:

@@ -14,10 +14,14 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from realnet.errors import ConfigError, ensure, listed
-from realnet.roles.models.reference import NEW, model_folder
+from realnet.roles.checkpoints.meta import check_tokens
+from realnet.roles.checkpoints.origin import RUN
+from realnet.roles.models.reference import NEW, described, model_folder, origin_of
 from realnet.roles.models.shape import Shape, shape_of
 from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.tables import Policy
@@ -30,6 +34,8 @@ def build_model(policy: Policy, tokenizer: Tokenizer, base: Path, seed: int) -> 
 
     A new model's weights follow from `seed`; the global random state stays as it was.
     """
+    if policy.model.startswith(RUN):
+        return _model_of_run(policy, tokenizer, base, seed)
     dtype = DTYPES[policy.dtype]
     auto: Any = AutoModelForCausalLM  # its methods carry no types
     if policy.model.startswith(NEW):
@@ -57,9 +63,24 @@ def build_model(policy: Policy, tokenizer: Tokenizer, base: Path, seed: int) -> 
     return built
 
 
+def _model_of_run(policy: Policy, tokenizer: Tokenizer, base: Path, seed: int) -> PreTrainedModel:
+    """Return the model that another run trained, as it was at a checkpoint."""
+    origin = origin_of(policy, base)
+    check_tokens(origin.meta, tokenizer.digest(), origin.found.folder)
+    model = build_model(described(policy, base), tokenizer, base, seed)
+    try:
+        load_named_weights(model, load_file(origin.weights))
+    except (OSError, SafetensorError, ConfigError) as error:
+        raise ConfigError(
+            f'[policy].model = "{policy.model}": {origin.weights} cannot be taken: {error}'
+        ) from None
+    return model
+
+
 def build_empty(policy: Policy, tokenizer: Tokenizer, base: Path) -> PreTrainedModel:
     """Return the same model without memory for its weights: somebody else has them."""
     auto: Any = AutoModelForCausalLM
+    policy = described(policy, base)
     if policy.model.startswith(NEW):
         config: Any = new_config(shape_of(policy, tokenizer.vocab_size, base), tokenizer)
     else:

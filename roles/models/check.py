@@ -9,7 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from realnet.errors import ConfigError
-from realnet.roles.models.reference import NEW, load_tokenizer, model_folder
+from realnet.roles.checkpoints.meta import check_tokens
+from realnet.roles.checkpoints.origin import RUN
+from realnet.roles.models.reference import (
+    NEW,
+    described,
+    load_tokenizer,
+    model_folder,
+    origin_of,
+)
 from realnet.roles.models.shape import shape_of
 from realnet.roles.tables import Policy
 
@@ -18,6 +26,10 @@ def check_policy(policy: Policy, base: Path) -> None:
     """Raise ConfigError, one line a mistake, unless model, tokenizer and lengths fit together."""
     problems: list[str] = []
     vocab_size = 0
+    if policy.model.startswith(RUN):
+        origin = origin_of(policy, base)
+        check_tokens(origin.meta, load_tokenizer(policy, base).digest(), origin.found.folder)
+        policy = described(policy, base)
     try:
         vocab_size = load_tokenizer(policy, base).vocab_size
     except ConfigError as error:

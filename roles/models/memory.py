@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from realnet.errors import ConfigError
-from realnet.roles.models.reference import NEW, load_tokenizer
+from realnet.roles.models.reference import NEW, described, load_tokenizer
 from realnet.roles.models.shape import Shape, shape_of
 from realnet.roles.tables import Policy
 
@@ -25,6 +25,7 @@ Parts = dict[str, int]
 def known_shape(policy: Policy, base: Path) -> Shape | None:
     """Return the shape of a policy's model; None where it is not here to be read."""
     try:
+        policy = described(policy, base)
         new = policy.model.startswith(NEW)
         return shape_of(policy, load_tokenizer(policy, base).vocab_size if new else 0, base)
     except ConfigError:

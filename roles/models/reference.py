@@ -1,4 +1,4 @@
-"""Where `policy.model` and `policy.tokenizer` lead: a folder, or something new.
+"""Where `policy.model` and `policy.tokenizer` lead: a folder, something new, or another run.
 
 Knows the grammar of these two references; knows nothing of torch. Called by every role that reads
 or writes text, and by `build` and `shape`.
@@ -8,12 +8,67 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from realnet.errors import ConfigError, nearest
+import msgspec
+
+from realnet.errors import CheckpointError, ConfigError, RunFolderError, nearest
+from realnet.roles.checkpoints.origin import ONLY, RUN, Origin, locate, policy_in, run_folder, split
 from realnet.roles.hub import locate_model
 from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.tables import Policy
+from realnet.topology.plan import read_plan
 
 NEW = "new:"
+
+
+def described(policy: Policy, base: Path) -> Policy:
+    """Return a policy whose `model` is new or a folder: another run's is what that began as.
+
+    Its weights are not that run's, only its shape and tokenizer; paths in it are absolute. Raises
+    ConfigError when there is no such run, and for a `shape` beside it.
+    """
+    while policy.model.startswith(RUN):  # that run may have begun as another's model, too
+        if policy.shape:
+            raise ConfigError(
+                f'[policy].shape: "{policy.model}" has its own shape. Remove [policy].shape'
+            )
+        try:
+            run = run_folder(split(policy.model.removeprefix(RUN))[0], base / "runs")
+            plan = read_plan(run)
+            there = policy_in(plan)
+        except (RunFolderError, ConfigError) as error:
+            raise ConfigError(f'[policy].model = "{policy.model}": {error}') from None
+        model, tokenizer, inner = there.model, policy.tokenizer, Path(plan.base)
+        if not model.startswith((NEW, RUN)):
+            model = str(model_folder(there, inner).resolve())
+        if tokenizer:
+            tokenizer = _placed(tokenizer, base)
+        elif there.tokenizer:
+            tokenizer = _placed(there.tokenizer, inner)
+        policy = msgspec.structs.replace(
+            policy, model=model, shape=there.shape, tokenizer=tokenizer
+        )
+        base = inner
+    return policy
+
+
+def _placed(tokenizer: str, base: Path) -> str:
+    """Return a tokenizer's reference as it can be read from anywhere."""
+    if tokenizer.startswith(NEW):
+        return tokenizer
+    if tokenizer.startswith("hf:"):
+        return str(locate_model(tokenizer, base, "[policy].tokenizer"))
+    return str((base / tokenizer).expanduser().resolve())
+
+
+def origin_of(policy: Policy, base: Path) -> Origin:
+    """Return the checkpoint that "run:NAME@step" names. Raises ConfigError saying what there is."""
+    text = policy.model.removeprefix(RUN)
+    try:
+        origin = locate(text, base / "runs", ONLY)
+        origin.weights  # noqa: B018  there, or a complaint
+    except (RunFolderError, CheckpointError, ConfigError) as error:
+        raise ConfigError(f'[policy].model = "{policy.model}": {error}') from None
+    return origin
 
 
 def model_folder(policy: Policy, base: Path) -> Path:
@@ -36,6 +91,7 @@ def model_folder(policy: Policy, base: Path) -> Path:
 
 def load_tokenizer(policy: Policy, base: Path) -> Tokenizer:
     """Return the tokenizer of a policy: `policy.tokenizer`, or else its model's own."""
+    policy = described(policy, base)
     reference = policy.tokenizer
     if not reference:
         if policy.model.startswith(NEW):

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from realnet.errors import ConfigError, listed, nearest
-from realnet.roles.models.reference import NEW, model_folder
+from realnet.roles.models.reference import NEW, described, model_folder
 from realnet.roles.tables import Policy
 
 Family = Literal["llama", "qwen2", "qwen3"]
@@ -63,6 +63,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
 
 def shape_of(policy: Policy, vocab_size: int, base: Path) -> Shape:
     """Return the shape of a policy's model. A new model's vocabulary is the tokenizer's."""
+    policy = described(policy, base)
     if policy.model.startswith(NEW):
         return _new_shape(policy, vocab_size)
     folder = model_folder(policy, base)

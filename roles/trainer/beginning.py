@@ -20,17 +20,30 @@ from typing import Any, Protocol
 from realnet.actor import RunInfo
 from realnet.address import Address
 from realnet.errors import CheckpointError, ConfigError
+from realnet.roles.checkpoints.checkpoint import Checkpoints, Found
+from realnet.roles.checkpoints.meta import check_tokens, read_meta
+from realnet.roles.checkpoints.origin import RUN, Origin, locate
 from realnet.roles.ledger import Lineage
-from realnet.roles.tables import Schedule, Task
-from realnet.roles.trainer.checkpoint import Found
+from realnet.roles.models.reference import described, origin_of
+from realnet.roles.tables import Policy, Schedule, Task
 from realnet.roles.trainer.demonstrations import demonstrations
 from realnet.roles.trainer.keeper import Keeper
 from realnet.roles.trainer.learner_config import LearnerConfig
-from realnet.roles.trainer.meta import check_tokens, read_meta
-from realnet.roles.trainer.origin import Origin, locate
 from realnet.roles.trainer.store import Store
 
 _WARM_ROW = 20  # updates of the warm start for one row of metrics
+
+
+def built_as(policy: Policy, base: Path, checkpoints: Path) -> tuple[Policy, str]:
+    """Return what a learner's model is built from, and in words the checkpoint that it begins as.
+
+    Another run's weights ("run:NAME@step") are needed until there are checkpoints of its own.
+    """
+    if not policy.model.startswith(RUN):
+        return policy, ""
+    if Checkpoints(checkpoints, keep=1).all():
+        return described(policy, base), ""
+    return policy, str(origin_of(policy, base))
 
 
 class Surroundings(Protocol):

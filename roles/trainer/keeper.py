@@ -16,11 +16,11 @@ import msgspec
 
 from realnet.errors import CheckpointError
 from realnet.observe.record import read_rows
+from realnet.roles.checkpoints.best import Best, measured_rows, row_name
+from realnet.roles.checkpoints.checkpoint import Checkpoints, Entry, Found
+from realnet.roles.checkpoints.meta import read_meta
 from realnet.roles.messages import Measured
 from realnet.roles.tables import Save
-from realnet.roles.trainer.best import Best, measured_rows, row_name
-from realnet.roles.trainer.checkpoint import Checkpoints, Entry, Found
-from realnet.roles.trainer.meta import read_meta
 from realnet.roles.trainer.store import Store
 
 _LEARNER = "learner"  # the folder of its files

@@ -15,7 +15,8 @@ from realnet.config import Config, Seconds, doc
 from realnet.errors import ConfigError, RealnetError
 from realnet.roles.algorithms.contradictions import Contradiction, refuse_policy, refuse_reference
 from realnet.roles.algorithms.presets import Algorithm, Loss, Rule, expand, opened
-from realnet.roles.models.reference import model_folder
+from realnet.roles.checkpoints.origin import RUN
+from realnet.roles.models.reference import model_folder, origin_of
 from realnet.roles.tables import Policy
 
 START = "start"  # the reference: the policy as it was at step 0
@@ -69,7 +70,10 @@ class LearnerConfig(Config):
     loss: Annotated[Loss, doc("fields of the loss that differ from the preset")] = Loss()
     reference: Annotated[
         str,
-        doc('what a KL is measured against: "start", the policy as it was at step 0, or a folder'),
+        doc(
+            'what a KL is measured against: "start", the policy as it was at step 0, a folder, or '
+            '"run:NAME@step"'
+        ),
         Fixed("the policy as it was at step 0 was not kept", to=(START,)),
     ] = ""
     lr: Annotated[float, doc("learning rate of AdamW", gt=0)] = 1e-6
@@ -156,11 +160,15 @@ def check_alone(ranks: int) -> None:
 
 
 def check_reference(config: LearnerConfig, policy: Policy, base: Path) -> None:
-    """Raise ConfigError unless the reference is "start", nothing, or a model's folder."""
+    """Raise ConfigError unless the reference is "start", nothing, a folder or another run's."""
     if config.reference in ("", START):
         return
+    other = msgspec.structs.replace(policy, model=config.reference, shape={})
     try:
-        model_folder(msgspec.structs.replace(policy, model=config.reference), base)
+        if config.reference.startswith(RUN):
+            origin_of(other, base)
+        else:
+            model_folder(other, base)
     except ConfigError as error:
         text = str(error).replace("[policy].model", "[roles.trainer].reference")
         raise ConfigError(text) from None

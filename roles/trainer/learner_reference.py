@@ -40,9 +40,8 @@ def from_folder(
 ) -> Any:
     """Return the model of a folder, where `model` is and of its shape. Raises ConfigError."""
     made = frozen_copy(model)
-    other = build_model(
-        msgspec.structs.replace(policy, model=reference), tokenizer, base, policy.seed
-    )
+    table = msgspec.structs.replace(policy, model=reference, shape={})
+    other = build_model(table, tokenizer, base, policy.seed)
     try:
         load_named_weights(made, dict(named_weights(other)))
     except ConfigError as error:

@@ -20,6 +20,8 @@ import msgspec
 
 from realnet.errors import CheckpointError, RealnetError
 from realnet.message import Message
+from realnet.roles.checkpoints.checkpoint import Found
+from realnet.roles.checkpoints.meta import Meta, read_meta
 from realnet.roles.journal import Journal, JournalFull
 from realnet.roles.ledger import Intervals, Ledger, Lineage, TicketState
 from realnet.roles.messages import Group, GroupClosed, Scored, Version
@@ -27,8 +29,6 @@ from realnet.roles.tables import Policy
 from realnet.roles.trainer import records
 from realnet.roles.trainer.assembly import Assembly, Hopeless
 from realnet.roles.trainer.batches import Batches
-from realnet.roles.trainer.checkpoint import Found
-from realnet.roles.trainer.meta import Meta, read_meta
 from realnet.roles.trainer.record_writer import RecordWriter
 from realnet.roles.trainer.records import Batch, Ended, Forked, Handed, Issued, Redo
 from realnet.roles.trainer.staleness import Lateness, stale

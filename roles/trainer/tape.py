@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from realnet.errors import CheckpointError
+from realnet.roles.checkpoints.checkpoint import Checkpoints, Found
+from realnet.roles.checkpoints.meta import read_meta
 from realnet.roles.journal import Journal
 from realnet.roles.ledger import Lineage
 from realnet.roles.messages import Group, GroupClosed, Scored, Version
 from realnet.roles.trainer import records
 from realnet.roles.trainer.assembly import Assembly
-from realnet.roles.trainer.checkpoint import Checkpoints, Found
-from realnet.roles.trainer.meta import read_meta
 from realnet.roles.trainer.records import Batch, Forked, Redo
 
 _DECISIONS = (Batch.__name__, Forked.__name__, Redo.__name__)

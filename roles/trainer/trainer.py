@@ -21,6 +21,9 @@ from realnet.actor import Need, Place
 from realnet.config import Shared
 from realnet.errors import Refused
 from realnet.message import Nothing
+from realnet.roles.checkpoints.best import check_best
+from realnet.roles.checkpoints.meta import digest_of_tasks
+from realnet.roles.checkpoints.origin import ONLY, check_origin, policy_folder
 from realnet.roles.face.track import check_trackers
 from realnet.roles.journal import Journal, JournalFull
 from realnet.roles.ledger import IllegalMove
@@ -43,9 +46,8 @@ from realnet.roles.messages import (
 from realnet.roles.models.check import check_policy
 from realnet.roles.tables import Policy, Schedule, Task
 from realnet.roles.tasks.curriculum import fingerprint
-from realnet.roles.trainer.beginning import Beginning
+from realnet.roles.trainer.beginning import Beginning, built_as
 from realnet.roles.trainer.bell import Bell
-from realnet.roles.trainer.best import check_best
 from realnet.roles.trainer.demonstrations import demonstrations
 from realnet.roles.trainer.ending import Ending
 from realnet.roles.trainer.failures import Failures, judge_arrivals
@@ -59,8 +61,6 @@ from realnet.roles.trainer.learner_config import (
     check_rule,
 )
 from realnet.roles.trainer.memory import training_need
-from realnet.roles.trainer.meta import digest_of_tasks
-from realnet.roles.trainer.origin import ONLY, check_origin, policy_folder
 from realnet.roles.trainer.publisher import Publisher
 from realnet.roles.trainer.reading import Reading
 from realnet.roles.trainer.selection import unfit_groups
@@ -179,14 +179,18 @@ class Trainer(Actor[TrainerConfig]):
         from realnet.roles.trainer.learner import Learner
 
         base = self.run_info.base
-        tokenizer, steps = load_tokenizer(self._policy, base), self._schedule.until.steps
+        policy, steps = self._policy, self._schedule.until.steps
+        tokenizer = load_tokenizer(policy, base)
+        policy, told = built_as(policy, base, self._folder / "checkpoints")
+        if told:
+            self._notice(f"{self.address} begins with the weights of {told}")
         if self.config.backend == "fsdp":
             from realnet.roles.trainer.fsdp.crew import Crew
             from realnet.roles.trainer.fsdp.learner import ShardedLearner
 
             crew = Crew(self.num_ranks, self._tell)
-            return ShardedLearner(self._policy, self.config, tokenizer, base, steps, crew)
-        return Learner(self._policy, self.config, tokenizer, base, horizon=steps)
+            return ShardedLearner(policy, self.config, tokenizer, base, steps, crew)
+        return Learner(policy, self.config, tokenizer, base, horizon=steps)
 
     # ------------------------------------------------------------ the ranks of a gang
 

@@ -12,9 +12,9 @@ import click
 from realnet.cli_runs import RUNS
 from realnet.config import read_table
 from realnet.errors import ConfigError
+from realnet.roles.checkpoints.meta import check_tokens
+from realnet.roles.checkpoints.origin import ONLY, Origin, locate
 from realnet.roles.tables import Policy
-from realnet.roles.trainer.meta import check_tokens
-from realnet.roles.trainer.origin import ONLY, Origin, locate
 
 
 @click.command()
@@ -50,7 +50,7 @@ def write_export(origin: Origin, folder: Path) -> None:
     import transformers
 
     from realnet.roles.models.build import build_model, export_hf, load_named_weights, named_weights
-    from realnet.roles.models.reference import load_tokenizer
+    from realnet.roles.models.reference import described, load_tokenizer
     from realnet.roles.trainer import learner_files
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -58,6 +58,7 @@ def write_export(origin: Origin, folder: Path) -> None:
     table = origin.plan.shared["policy"][origin.policy]
     policy = read_table(Policy, table, f"{origin.run}/plan.json: [policy]")
     tokenizer = load_tokenizer(policy, base)
+    policy = described(policy, base)  # its weights are the checkpoint's, whatever it began as
     check_tokens(origin.meta, tokenizer.digest(), origin.found.folder)
     model = build_model(policy, tokenizer, base, policy.seed)
     saved = origin.found.folder / "learner"

@@ -24,12 +24,12 @@ from realnet.cli_runs import RUNS
 from realnet.cli_topology import set_option
 from realnet.errors import CheckpointError
 from realnet.observe.record import Record, read_rows
-from realnet.roles.models.reference import load_tokenizer
+from realnet.roles.checkpoints.checkpoint import Checkpoints
+from realnet.roles.checkpoints.meta import Meta, check_tokens, read_meta
+from realnet.roles.checkpoints.origin import ONLY, locate, policy_folder, policy_of
+from realnet.roles.models.reference import described, load_tokenizer
 from realnet.roles.trainer import learner_files
-from realnet.roles.trainer.checkpoint import Checkpoints
 from realnet.roles.trainer.learner import Learner, NonFinite
-from realnet.roles.trainer.meta import Meta, check_tokens, read_meta
-from realnet.roles.trainer.origin import ONLY, locate, policy_folder, policy_of
 from realnet.roles.trainer.tape import Taken, Tape, first_replayable
 from realnet.roles.verbs.keys import Keys, keys_of
 from realnet.roles.verbs.setting import open_run
@@ -124,7 +124,8 @@ class Replay:
         self._attempt = attempt
         keys = self._keys.of(attempt)
         tokenizer = load_tokenizer(keys.policy, self._base)
-        return Learner(keys.policy, keys.trainer, tokenizer, self._base, keys.until_steps)
+        policy = described(keys.policy, self._base)  # weights come from the run's own checkpoint
+        return Learner(policy, keys.trainer, tokenizer, self._base, keys.until_steps)
 
     def _load(self) -> None:
         begin = self._tape.begin

@@ -20,13 +20,13 @@ from rich.table import Table
 from rich.text import Text
 
 from realnet.cli_runs import RUNS
+from realnet.roles.checkpoints.origin import locate
 from realnet.roles.messages import Rollout, Scored, Ticket, TicketKey
 from realnet.roles.models.reference import load_tokenizer
 from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.rewarder.rewarder import RewarderConfig
 from realnet.roles.rewards import RewardPool, score
 from realnet.roles.tasks import CannotAsk, Dataset, make_ticket, templated
-from realnet.roles.trainer.origin import locate
 from realnet.roles.verbs.setting import Setting, setting_of
 from realnet.roles.verbs.shown import visible
 from realnet.roles.verbs.trial import Asked, Trial, num_written
@@ -71,7 +71,7 @@ def verb(
     from realnet.roles.verbs.writing import Writer
 
     console = Console(highlight=False)
-    setting = setting_of(resolve(read_source(topology, overrides)), policy)
+    setting = setting_of(resolve(read_source(topology, overrides, runs)), policy)
     chosen = setting.chosen(tasks, "train")
     tokenizer = load_tokenizer(setting.policy, setting.base)
     group = 1 if greedy else answers or setting.policy.group

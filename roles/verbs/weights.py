@@ -19,6 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from realnet.errors import CheckpointError, ConfigError, listed
+from realnet.roles.checkpoints.meta import check_tokens
+from realnet.roles.checkpoints.origin import Origin
 from realnet.roles.messages import Version
 from realnet.roles.models.build import build_model, named_weights
 from realnet.roles.models.reference import NEW
@@ -26,8 +28,6 @@ from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.trainer import learner_files
 from realnet.roles.trainer.demonstrations import demonstrations
 from realnet.roles.trainer.learner import Learner
-from realnet.roles.trainer.meta import check_tokens
-from realnet.roles.trainer.origin import Origin
 from realnet.roles.trainer.trainer import TrainerConfig
 from realnet.roles.verbs.setting import Setting
 
@@ -70,8 +70,7 @@ def run_weights(origin: Origin, tokenizer: Tokenizer) -> Weights:
     Raises CheckpointError when they do not read, or when the tokenizer is not the run's.
     """
     check_tokens(origin.meta, tokenizer.digest(), origin.found.folder)
-    path = origin.found.folder / "learner" / learner_files.MODEL
-    return Weights(_load(path), origin.meta.version, str(origin))
+    return Weights(_load(origin.weights), origin.meta.version, str(origin))
 
 
 def warm_weights(setting: Setting, tokenizer: Tokenizer, kept: Path, report: Report) -> Weights:

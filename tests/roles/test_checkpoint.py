@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from realnet.errors import CheckpointError
-from realnet.roles.trainer.checkpoint import Checkpoints
+from realnet.roles.checkpoints.checkpoint import Checkpoints
 
 
 class Killed(BaseException):

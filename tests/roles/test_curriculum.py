@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from realnet.errors import ConfigError
+from realnet.roles.checkpoints.meta import digest_of_tasks
 from realnet.roles.tables import Task
 from realnet.roles.tasks import Dataset, check_tasks
 from realnet.roles.tasks.curriculum import Choice, Curriculum, fingerprint
-from realnet.roles.trainer.meta import digest_of_tasks
 
 SIZES = {"easy": 10, "hard": 0}
 CODE = """

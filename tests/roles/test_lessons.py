@@ -28,6 +28,8 @@ from realnet.roles.algorithms.credit import Rule, credit
 from realnet.roles.algorithms.normalise import token_scale
 from realnet.roles.algorithms.objective import Tokens, token_loss
 from realnet.roles.algorithms.presets import Loss, expand
+from realnet.roles.checkpoints.checkpoint import Checkpoints
+from realnet.roles.checkpoints.meta import read_meta
 from realnet.roles.driver.answer import Partial, write
 from realnet.roles.journal import Journal
 from realnet.roles.ledger import Ledger, TicketState
@@ -47,10 +49,8 @@ from realnet.roles.messages import (
     Version,
 )
 from realnet.roles.tables import Policy
-from realnet.roles.trainer.checkpoint import Checkpoints
 from realnet.roles.trainer.learner_batch import give_credit, lay_out
 from realnet.roles.trainer.learner_config import LearnerConfig
-from realnet.roles.trainer.meta import read_meta
 from realnet.roles.trainer.store import Store
 
 RULES: tuple[Rule, ...] = ("grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline")

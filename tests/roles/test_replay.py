@@ -13,9 +13,9 @@ from trainer_world import FakeLearner, Outside, World, to_the_end
 
 from realnet.config import Steps
 from realnet.errors import CheckpointError, ConfigError
+from realnet.roles.checkpoints.checkpoint import Checkpoints, Found
 from realnet.roles.messages import Version
 from realnet.roles.tables import Save, Schedule, Until
-from realnet.roles.trainer.checkpoint import Checkpoints, Found
 from realnet.roles.trainer.tape import Tape, first_replayable
 from realnet.roles.verbs.keys import keys_of
 from realnet.topology import read_plan, read_source, resolve

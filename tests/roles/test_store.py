@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from realnet.errors import CheckpointError
+from realnet.roles.checkpoints.checkpoint import Checkpoints
+from realnet.roles.checkpoints.meta import read_meta
 from realnet.roles.journal import Journal, JournalFull
 from realnet.roles.ledger import IllegalMove, TicketState
 from realnet.roles.messages import (
@@ -24,8 +26,6 @@ from realnet.roles.messages import (
     Version,
 )
 from realnet.roles.tables import Policy
-from realnet.roles.trainer.checkpoint import Checkpoints
-from realnet.roles.trainer.meta import read_meta
 from realnet.roles.trainer.store import Store
 
 GROUP = 2

@@ -13,13 +13,13 @@ from trainer_world import Outside, World, book, to_the_end
 
 from realnet.config import Steps
 from realnet.errors import CheckpointError, ConfigError, RunFolderError
+from realnet.roles.checkpoints.best import Best, check_best, measured_name, row_name
+from realnet.roles.checkpoints.checkpoint import Checkpoints
+from realnet.roles.checkpoints.meta import read_meta
+from realnet.roles.checkpoints.origin import locate, split
 from realnet.roles.ledger import Lineage
 from realnet.roles.messages import Measured, Measurements, Version
 from realnet.roles.tables import Save, Schedule, Task, Until
-from realnet.roles.trainer.best import Best, check_best, measured_name, row_name
-from realnet.roles.trainer.checkpoint import Checkpoints
-from realnet.roles.trainer.meta import read_meta
-from realnet.roles.trainer.origin import locate, split
 from realnet.topology import Plan
 from realnet.topology.plan import write_plan
 

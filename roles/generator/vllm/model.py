@@ -17,7 +17,7 @@ from typing import Any
 from realnet.errors import ConfigError
 from realnet.roles.generator.engine import EngineConfig
 from realnet.roles.messages import Version
-from realnet.roles.models.reference import NEW, load_tokenizer, model_folder
+from realnet.roles.models.reference import NEW, described, load_tokenizer, model_folder
 from realnet.roles.models.shape import Shape, shape_of
 from realnet.roles.tables import Policy
 
@@ -86,6 +86,7 @@ def check_kv_cache(num_bytes: int, config: EngineConfig, policy: Policy, shape: 
 
 def folder_of(policy: Policy, base: Path, work: Path) -> Path:
     """Return a folder with the model's config; a new model's is written into `work`."""
+    policy = described(policy, base)
     if not policy.model.startswith(NEW):
         return model_folder(policy, base)
     from realnet.roles.models.build import new_config

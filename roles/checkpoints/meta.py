@@ -12,9 +12,9 @@ import msgspec
 import xxhash
 
 from realnet.errors import CheckpointError, ConfigError
+from realnet.roles.checkpoints.checkpoint import Found
 from realnet.roles.messages import Version
 from realnet.roles.tables import Task
-from realnet.roles.trainer.checkpoint import Found
 
 
 class Meta(msgspec.Struct):

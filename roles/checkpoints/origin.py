@@ -1,10 +1,10 @@
 """A checkpoint of some run, by name: "NAME", "NAME@40", "NAME@best", or a folder for the name.
 
-Without a step the newest. What is best is read from the run's metrics.jsonl: the checkpoint with
-most of what `[run].save.best` names, or pass@1 of the first task that was measured.
+Without a step, or with "@last", the newest. What is best is read from the run's metrics.jsonl: the
+checkpoint with most of what `[run].save.best` names, or pass@1 of the first task that was measured.
 
-Knows the folders of runs; changes nothing in them. Called by the trainer, which forks, and by the
-verbs export and replay.
+Knows the folders of runs; changes nothing in them. Called by the trainer, which forks, by `models`,
+for a policy that begins as another run's ("run:NAME@40"), and by the verbs export and replay.
 """
 
 from __future__ import annotations
@@ -12,15 +12,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from realnet.errors import CheckpointError, ConfigError, RunFolderError, listed
+import msgspec
+
+from realnet.config import read_table
+from realnet.errors import CheckpointError, ConfigError, RunFolderError, listed, nearest
 from realnet.observe.record import read_rows
+from realnet.roles.checkpoints.best import Best, measured_name, measured_rows
+from realnet.roles.checkpoints.checkpoint import Checkpoints, Found
+from realnet.roles.checkpoints.meta import Meta, read_meta
 from realnet.roles.tables import Policy
-from realnet.roles.trainer.best import Best, measured_name, measured_rows
-from realnet.roles.trainer.checkpoint import Checkpoints, Found
-from realnet.roles.trainer.meta import Meta, read_meta
 from realnet.topology.plan import Plan, read_plan
 
 ONLY = "policy"  # what a topology's one [policy] is called
+WEIGHTS = Path("learner", "model.safetensors")  # of a model that was trained whole
+RUN = "run:"
 
 
 class Origin(NamedTuple):
@@ -32,6 +37,17 @@ class Origin(NamedTuple):
     found: Found
     meta: Meta
 
+    @property
+    def weights(self) -> Path:
+        """Where the weights are. Raises CheckpointError when each rank wrote its share of them."""
+        path = self.found.folder / WEIGHTS
+        if not path.is_file():
+            raise CheckpointError(
+                f'{self} was written by the ranks of backend = "fsdp", each its share. Fork it '
+                f"with that backend, or name a folder with its export: {self.run / 'export'}"
+            )
+        return path
+
     def __str__(self) -> str:
         return f"{self.run.name}@{self.found.step} ({self.meta.version})"
 
@@ -41,11 +57,11 @@ def split(text: str) -> tuple[str, str]:
     run, at, step = text.rpartition("@")
     if not at or "/" in step:
         return text, ""
-    if not run or not (step == "best" or step.isdecimal()):
+    if not run or not (step in ("best", "last") or step.isdecimal()):
         raise ConfigError(
-            f'"{text}" names no checkpoint: write RUN, RUN@step with a number, or RUN@best'
+            f'"{text}" names no checkpoint: write RUN, RUN@step with a number, RUN@best or RUN@last'
         )
-    return run, step
+    return run, "" if step == "last" else step
 
 
 def policy_folder(run: Path, policy: str) -> Path:
@@ -72,16 +88,34 @@ def locate(text: str, runs: Path, policy: str = ONLY) -> Origin:
     Raises RunFolderError, CheckpointError or ConfigError, saying what there is instead.
     """
     name, step = split(text)
-    run = next((p for p in (Path(name), runs / name) if (p / "plan.json").is_file()), None)
-    if run is None:
-        known = [p.parent.name for p in runs.glob("*/plan.json")]
-        raise RunFolderError(f'there is no run "{name}" under {runs}. Runs: {listed(known)}')
-    run = run.resolve()
+    run = run_folder(name, runs)
     plan = read_plan(run)
     policy = policy_of(plan, policy)
     checkpoints = Checkpoints(policy_folder(run, policy) / "checkpoints", keep=1)
     found = _found(run, plan, checkpoints, step)
     return Origin(run, plan, policy, found, read_meta(found))
+
+
+def run_folder(name: str, runs: Path) -> Path:
+    """Return the folder of a run, by name or by folder. Raises RunFolderError."""
+    run = next((p for p in (Path(name), runs / name) if (p / "plan.json").is_file()), None)
+    if run is None:
+        runs = runs if Path(name).name == name else Path(name).parent
+        known = [p.parent.name for p in runs.glob("*/plan.json")]
+        missing = Path(name).name
+        raise RunFolderError(
+            f'there is no run "{missing}" under {runs}.{nearest(missing, known)} '
+            f"Runs: {listed(known)}"
+        )
+    return run.resolve()
+
+
+def policy_in(plan: Plan, policy: str = ONLY) -> Policy:
+    """Return the table of a policy of a run, as it was planned."""
+    table = plan.shared["policy"][policy_of(plan, policy)]
+    known = {field.encode_name for field in msgspec.structs.fields(Policy)}
+    part = {key: value for key, value in table.items() if key in known}
+    return read_table(Policy, part, f"{plan.name}/plan.json: [policy]")
 
 
 def check_origin(text: str, policy: Policy) -> None:

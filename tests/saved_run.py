@@ -1,0 +1,66 @@
+"""The folder of a small run that has saved checkpoints, for tests of those who read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from realnet.roles.checkpoints.checkpoint import Checkpoints
+from realnet.roles.checkpoints.meta import Meta
+from realnet.roles.messages import Version
+from realnet.roles.models.reference import load_tokenizer
+from realnet.roles.tables import Policy
+from realnet.roles.trainer.learner import Learner
+from realnet.roles.trainer.trainer import TrainerConfig
+from realnet.topology import read_source, resolve
+from realnet.topology.plan import write_plan
+
+TOPOLOGY = """
+extends = "rl"
+title = "small"
+[run]
+until = { steps = 4 }
+[policy]
+model = "new:llama"
+tokenizer = "new:chars"
+shape = { hidden_size = 16, num_attention_heads = 4, intermediate_size = 16 }
+context = 80
+max_tokens = 56
+[tasks.addz]
+data = "new:addz"
+reward = { exact = 1.0 }
+[tasks.held]
+like = "addz"
+use = "eval"
+[roles.generator]
+engine = { kind = "torch", slots = 8 }
+"""
+
+
+def saved_run(base: Path) -> Path:
+    """Return the folder of a run "demo" with one checkpoint, of step 3."""
+    path = base / "small.toml"
+    path.write_text(TOPOLOGY)
+    plan = resolve(read_source(path, ()), "demo")
+    folder = base / "runs" / "demo"
+    folder.mkdir(parents=True)
+    write_plan(plan, folder)
+    save(folder, Version("policy", 0, 3))
+    return folder
+
+
+def save(folder: Path, version: Version, tokens: str = "") -> Learner:
+    policy = Policy(
+        model="new:llama",
+        tokenizer="new:chars",
+        shape={"hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 16},
+        context=80,
+        seed=5,  # not the plan's: the weights must come from the checkpoint
+    )
+    learner = Learner(policy, TrainerConfig(), load_tokenizer(policy, folder), folder)
+    meta = Meta("policy", version.branch, version.number, 1, tokens=tokens or learner.tokens)
+    small = {"meta.json": msgspec.json.encode(meta)}
+    checkpoints = Checkpoints(folder / "checkpoints", keep=9)
+    checkpoints.save(version.number, small, lambda part: learner.save(part / "learner"))
+    return learner
