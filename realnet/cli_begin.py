@@ -66,7 +66,7 @@ def start_again(topology: Path, overrides: tuple[str, ...], name: str, runs: Pat
     source = read_source(topology, overrides, runs)
     path = find_run(runs, name) if name else newest_run(runs, source.title)
     before = read_plan(path)
-    plan = resolve(source, path.name)
+    plan = resolve(source, path.name, again=True)
     origin = before.shared.get("run", {}).get("", {}).get(_FROM)
     if origin and _FROM not in source.tables.get("run", {}):
         # It was forked on the command line; that it was is no change now. What it was forked from

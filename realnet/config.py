@@ -14,6 +14,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
 
 import msgspec
@@ -64,6 +65,13 @@ class Shared(Config):
         entry, nor change its fields that are marked `Fixed`.
         """
         return ""
+
+    def going_on(self, base: Path) -> Shared:
+        """Return what a run that goes on still needs of this record: its role classes check that.
+
+        `base` is where its paths start. Raises ConfigError.
+        """
+        return self
 
 
 C = TypeVar("C", bound=Config)

@@ -7,6 +7,7 @@ models or of files. Roles and their libraries declare in `shared` which of these
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -81,6 +82,12 @@ class Policy(Shared):
     def binds(cls, table: Mapping[str, Any]) -> str:
         """A policy is kept under its name."""
         return "ledger, journal and checkpoints of a policy are kept under its name"
+
+    def going_on(self, base: Path) -> Policy:
+        """Return the policy without what another run trained: that was taken at the beginning."""
+        from realnet.roles.models.reference import described  # which knows these tables
+
+        return described(self, base)
 
 
 class Answer(Config):

@@ -29,8 +29,11 @@ from realnet.topology.source import Source
 from realnet.topology.wiring import ends_of, wire
 
 
-def resolve(source: Source, name: str = "") -> Plan:
-    """Return the plan of a topology. Raises ConfigError with one line for each mistake."""
+def resolve(source: Source, name: str = "", *, again: bool = False) -> Plan:
+    """Return the plan of a topology. Raises ConfigError with one line for each mistake.
+
+    `again`: of a run that goes on, which has what it was begun with.
+    """
     roles = Roles(source)
     roles.problems.extend(source.problems)
     tables = source.tables.get("roles", {})
@@ -62,7 +65,7 @@ def resolve(source: Source, name: str = "") -> Plan:
     if len(roles.plans) == len(tables) and len(roles.problems) == before_wires:
         _check_pools(roles, pools)
     for role in roles.plans:
-        _check_role(roles, role, policies, shared)
+        _guard(roles, _check_role, roles, role, policies, shared, again)
     if roles.problems:
         raise ConfigError("\n".join(source.tell(roles.problems)))
     return _lay_out(name or source.title, roles, wires, shared, run or {}, pools)
@@ -94,7 +97,11 @@ def _check_code(roles: Roles, run: Mapping[str, Any]) -> None:
 
 
 def _check_role(
-    roles: Roles, role: str, policies: Mapping[str, Any], shared: dict[str, dict[str, Any]]
+    roles: Roles,
+    role: str,
+    policies: Mapping[str, Any],
+    shared: dict[str, dict[str, Any]],
+    again: bool,
 ) -> None:
     """Let a role's class refuse what cannot work, when all that it looks at could be read."""
     cls, plan = roles.classes[role], roles.plans[role]
@@ -108,7 +115,13 @@ def _check_role(
         values = shared_values(cls, plan.policy, shared)
     except ConfigError:
         return  # told where the shared tables were read
-    _guard(roles, cls.check, roles.configs[role], values, roles.source.base)
+    base = roles.source.base
+    if again:
+        values = {
+            record: value.going_on(base) if isinstance(value, Shared) else value
+            for record, value in values.items()
+        }
+    cls.check(roles.configs[role], values, base)
 
 
 def _check_pools(roles: Roles, pools: Mapping[str, PoolPlan]) -> None:

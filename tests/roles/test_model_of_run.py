@@ -122,7 +122,13 @@ def test_it_goes_on_when_the_other_run_keeps_that_checkpoint_no_more(
     assert policy.model == f"run:{run}@3"
     assert told == "demo@3 (policy v0.3)"
     save(own, Version("policy", 0, 1))
+    path = tmp_path / "second.toml"
+    second(tmp_path, "run:demo@3")
     shutil.rmtree(run / "checkpoints")
+    source = read_source(path, (), tmp_path / "runs")
+    with pytest.raises(ConfigError, match="no checkpoint"):
+        resolve(source, "second")
+    assert resolve(source, "second", again=True).shared["policy"]["policy"]["model"].endswith("@3")
     policy, told = built_as(begun_as("@3", run), tmp_path, own / "checkpoints")
     assert not told
     learner = Learner(policy, TrainerConfig(), load_tokenizer(policy, tmp_path), tmp_path)
