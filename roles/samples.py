@@ -10,7 +10,7 @@ Two files, since each has one writer. Knows records and JSON. Knows nothing of w
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 from realnet.roles.messages import Floats, Scored, Segment, Version
 
 EVAL_FILE, TRAIN_FILE = "samples.jsonl", "samples.train.jsonl"
+SAMPLED, GREEDY = "sampled", "greedy"  # by chance, or the likeliest token each time
 TEXT_CHARS = 4000
 MAX_TOKENS = 2048  # tokens of one answer that are kept one by one
 _DIGITS = 4
@@ -51,6 +52,11 @@ def sample_row(scored: Scored, trainer: Floats | None = None) -> dict[str, Any]:
     if trainer is not None:
         row["trainer_logprobs"] = _short([trainer])
     return row
+
+
+def decoding_of(row: Mapping[str, Any]) -> str:
+    """Return how the answer of a line was drawn: SAMPLED, as all older lines were, or GREEDY."""
+    return str(row.get("decoding", SAMPLED))
 
 
 def write_rows(path: Path, step: int, version: Version, rows: Iterable[dict[str, Any]]) -> None:

@@ -60,7 +60,9 @@ class EvaluatorConfig(Config):
     last: Annotated[Seconds, doc("how long the end of a run may wait for the last one")] = Seconds(
         120
     )
-    samples: Annotated[int, doc("answers of each task kept in samples.jsonl", ge=0)] = 4
+    samples: Annotated[
+        int, doc("problems of each task whose answers are kept in samples.jsonl", ge=0)
+    ] = 4
 
 
 class Evaluator(Actor[EvaluatorConfig]):
@@ -228,7 +230,7 @@ class Evaluator(Actor[EvaluatorConfig]):
                 if isinstance(answers, str):
                     measure.missing.append(answers)
                 elif greedy:
-                    measure.add_greedy(answers)
+                    measure.add_greedy(index, problem, answers)
                 else:
                     measure.add(index, problem, answers)
 

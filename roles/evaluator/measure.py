@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from realnet.roles.messages import Rollout, Scored, Version
-from realnet.roles.samples import TEXT_CHARS, sample_row
+from realnet.roles.samples import GREEDY, SAMPLED, TEXT_CHARS, sample_row
 from realnet.roles.tables import Task
 from realnet.roles.tasks import Problem
 
@@ -20,7 +20,8 @@ class Measure:
     def __init__(self, name: str, task: Task, num_problems: int, num_samples: int) -> None:
         self.name = name
         self.missing: list[str] = []
-        self.samples: list[dict[str, Any]] = []
+        self._samples: list[dict[str, Any]] = []
+        self._sampled = SAMPLED if task.temperature > 0.0 else GREEDY
         self._main = max(task.reward, key=lambda reference: task.reward[reference])
         self._num_problems, self._num_kept = num_problems, num_samples
         self._solved: list[float] = []  # for each problem, the share of right answers
@@ -44,13 +45,20 @@ class Measure:
         if right:
             self._solved.append(_mean(right))
         if index < self._num_kept:
-            self.samples.extend(self._sample(index, problem, scored) for scored in answers[:1])
+            self._keep(index, problem, answers, self._sampled)
 
-    def add_greedy(self, answers: Sequence[Scored]) -> None:
+    def add_greedy(self, index: int, problem: Problem, answers: Sequence[Scored]) -> None:
         """Enter the greedy answer to one problem."""
         right = self._right(answers)
         if right:
             self._greedy.append(_mean(right))
+        if index < self._num_kept:
+            self._keep(index, problem, answers, GREEDY)
+
+    @property
+    def samples(self) -> list[dict[str, Any]]:
+        """Return an answer of each kind to the first problems, in their order."""
+        return sorted(self._samples, key=lambda row: (row["problem"], row["decoding"] == GREEDY))
 
     def _right(self, answers: Sequence[Scored]) -> list[float]:
         """Return 1 or 0 of each answer that was judged; the others are missing."""
@@ -94,15 +102,19 @@ class Measure:
             text += f", written by version {low}" + (f" to {high}" if high > low else "")
         return text
 
-    def _sample(self, index: int, problem: Problem, scored: Scored) -> dict[str, Any]:
-        return {
-            **sample_row(scored),
-            "task": self.name,
-            "problem": index,
-            "source": problem.source,
-            "prompt": problem.prompt[:TEXT_CHARS],
-            "answer": problem.answer[:TEXT_CHARS],
-        }
+    def _keep(self, index: int, problem: Problem, answers: Sequence[Scored], decoding: str) -> None:
+        self._samples += [
+            {
+                **sample_row(scored),
+                "task": self.name,
+                "problem": index,
+                "decoding": decoding,
+                "source": problem.source,
+                "prompt": problem.prompt[:TEXT_CHARS],
+                "answer": problem.answer[:TEXT_CHARS],
+            }
+            for scored in answers[:1]
+        ]
 
 
 def _num_written(rollout: Rollout) -> int:

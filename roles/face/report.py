@@ -23,6 +23,7 @@ from realnet.roles.face.learnt import curve_file, learnt
 from realnet.roles.face.rows import Row, number
 from realnet.roles.face.story import Story, shareable
 from realnet.roles.face.warnings import warnings
+from realnet.roles.samples import decoding_of
 
 _EVENTS = 200
 _BAD = ("died", "failed", "killed", "silent", "set aside", "not taken", "is gone", "cannot")
@@ -152,6 +153,7 @@ def _reasons(story: Story) -> list[tuple[str, str, int]]:
 
 def _shown_pair(pair: Any) -> dict[str, Any]:
     answers = [pair.first] if pair.first is pair.last else [pair.first, pair.last]
+    answers += pair.greedy
     return {
         "task": pair.task,
         "prompt": pair.prompt,
@@ -164,6 +166,7 @@ def _shown_answer(row: Row) -> dict[str, Any]:
     reward = number(row, "reward")
     return {
         "step": int(row["step"]),
+        "decoding": decoding_of(row),
         "text": str(row.get("text", "")),
         "reward": "no score" if reward is None else f"reward {words.short(reward)}",
         "good": reward is not None and reward >= 1.0,

@@ -16,6 +16,7 @@ from realnet.observe.record import union
 from realnet.roles.face import words
 from realnet.roles.face.overlap import Overlap, Spans, measure
 from realnet.roles.face.rows import Row, Rows, number
+from realnet.roles.samples import GREEDY, SAMPLED, decoding_of
 from realnet.topology.plan import Plan, read_plan
 
 _STOPPING = "stopping: "
@@ -30,6 +31,7 @@ class Pair(NamedTuple):
     answer: str
     first: Row
     last: Row
+    greedy: tuple[Row, ...] = ()  # the same two of answers without chance
 
 
 class Story:
@@ -114,16 +116,18 @@ class Story:
 
     def pairs(self, most: int = 4) -> list[Pair]:
         """Return up to `most` problems of each task, with the first and the last answer."""
-        found: dict[tuple[str, str], list[Row]] = {}
-        for row in self.samples:
+        found: dict[tuple[str, str], dict[str, list[Row]]] = {}
+        for row in sorted(self.samples, key=lambda r: number(r, "step") or 0.0):
             key = (str(row.get("task", "")), str(row.get("prompt", "")))
             if number(row, "step") is not None:
-                found.setdefault(key, []).append(row)
+                found.setdefault(key, {}).setdefault(decoding_of(row), []).append(row)
         kept: dict[str, list[Pair]] = {}
-        for (task, prompt), rows in found.items():
-            rows.sort(key=lambda r: int(r["step"]))
-            pair = Pair(task, prompt, str(rows[-1].get("answer", "")), rows[0], rows[-1])
-            kept.setdefault(task, []).append(pair)
+        for (task, prompt), ways in found.items():
+            greedy = ways.get(GREEDY, [])
+            rows = ways.get(SAMPLED) or greedy
+            beside = (greedy[0], greedy[-1])[: len(greedy)] if rows is not greedy and greedy else ()
+            answer = str(rows[-1].get("answer", ""))
+            kept.setdefault(task, []).append(Pair(task, prompt, answer, rows[0], rows[-1], beside))
         for pairs in kept.values():
             pairs.sort(key=lambda pair: number(pair.last, "problem") or 0.0)
         return [pair for task in sorted(kept) for pair in kept[task][:most]]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from realnet.errors import RunFolderError, listed, nearest
-from realnet.roles.samples import EVAL_FILE, TRAIN_FILE
+from realnet.roles.samples import EVAL_FILE, GREEDY, TRAIN_FILE, decoding_of
 
 Line = dict[str, Any]
 _STEPS_SHOWN = 12
@@ -42,7 +42,8 @@ def read_samples(folder: Path, policies: Sequence[str]) -> list[Line]:
         for line in _lines(path):
             trained = path.name == TRAIN_FILE
             number = line.get("ticket") if trained else line.get("problem")
-            key = (path.parent, trained, line["step"], line["task"], number, line.get("sample"))
+            which = (number, line.get("sample"), decoding_of(line))
+            key = (path.parent, trained, line["step"], line["task"], *which)
             found[key] = {**line, "trained": trained}
     if not found:
         raise RunFolderError(
@@ -53,18 +54,30 @@ def read_samples(folder: Path, policies: Sequence[str]) -> list[Line]:
 
 
 def choose(
-    lines: Sequence[Line], *, step: int | None, task: str, order: str, kind: str
+    lines: Sequence[Line],
+    *,
+    step: int | None,
+    task: str,
+    order: str,
+    kind: str,
+    decoding: str = "",
 ) -> list[Line]:
     """Return samples of one step (None: the newest with any) and task, by reward if wanted.
 
-    `order` is "lowest", "highest" or "" (as written), `kind` "train", "eval" or "". Answers
-    without a reward come first when the lowest are asked for, and last otherwise. Raises
-    RunFolderError saying which steps and tasks there are.
+    `order` is "lowest", "highest" or "" (as written), `kind` "train", "eval" or "", `decoding`
+    "greedy", "sampled" or "". Answers without a reward come first when the lowest are asked for,
+    and last otherwise. Raises RunFolderError saying which steps and tasks there are.
     """
     if kind:
         lines = _some(
             [line for line in lines if line["trained"] == (kind == "train")],
             f"no samples of kind {kind!r} in this run",
+        )
+    if decoding:
+        lines = _some(
+            [line for line in lines if decoding_of(line) == decoding],
+            f"no {decoding} answers in this run's samples"
+            + (": [tasks.X].greedy = false, or an older realnet wrote them" * (decoding == GREEDY)),
         )
     if task:
         names = sorted({line["task"] for line in lines})

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from realnet.cli_runs import RUNS, find_run
 from realnet.errors import RealnetError
+from realnet.roles.samples import decoding_of
 from realnet.roles.verbs.lines import Line, Token, choose, read_samples, tokens
 from realnet.roles.verbs.setting import setting_of
 from realnet.roles.verbs.shown import visible
@@ -34,6 +35,8 @@ _BIG_GAP = 0.5  # nats: a token whose two log-probabilities differ by so much is
 @click.option("--task", default="", help="Only of this task.")
 @click.option("--train", "kind", flag_value="train", help="Only answers that were trained on.")
 @click.option("--eval", "kind", flag_value="eval", help="Only answers to held-out problems.")
+@click.option("--greedy", "decoding", flag_value="greedy", help="Only answers without chance.")
+@click.option("--sampled", "decoding", flag_value="sampled", help="Only answers by chance.")
 @click.option("--limit", default=5, show_default=True, type=click.IntRange(1))
 @click.option("--tokens", "each", is_flag=True, help="Show each token: version and log-probs.")
 @click.option("--runs", type=click.Path(path_type=Path), default=RUNS, show_default=True)
@@ -43,6 +46,7 @@ def verb(
     order: str | None,
     task: str,
     kind: str | None,
+    decoding: str | None,
     limit: int,
     each: bool,
     runs: Path,
@@ -52,7 +56,14 @@ def verb(
     folder = find_run(runs, run)
     plan = read_plan(folder)
     lines = read_samples(folder, list(plan.shared.get("policy", {})))
-    found = choose(lines, step=step, task=task, order=order or "", kind=kind or "")
+    found = choose(
+        lines,
+        step=step,
+        task=task,
+        order=order or "",
+        kind=kind or "",
+        decoding=decoding or "",
+    )
     console = Console(highlight=False)
     piece = _pieces(plan) if each else str
     for line in found[:limit]:
@@ -67,7 +78,7 @@ def verb(
 def _card(line: Line) -> Panel:
     """Return one answer with all that is said about it."""
     source = line.get("source") or (f"ticket {line['ticket']}" if "ticket" in line else "")
-    what = "trained on" if line["trained"] else "held out"
+    what = "trained on" if line["trained"] else f"held out, {decoding_of(line)}"
     title = f"{line['task']} · step {line['step']} · {what} · {source}".rstrip(" ·")
     body = Text()
     body.append(f"{visible(str(line.get('prompt', '')))}\n", style="dim")

@@ -194,6 +194,22 @@ async def test_samples_are_kept_to_read(scene: Scene) -> None:
     assert rows[0]["version"] == "policy v1.0"
 
 
+async def test_greedy_answers_are_kept_beside_the_sampled_ones(scene: Scene) -> None:
+    both = msgspec.structs.replace(TASKS["test"], greedy=True)
+    cold = msgspec.structs.replace(both, temperature=0.0)
+    await scene.start(tasks={**TASKS, "both": both, "cold": cold})
+    await scene.show(0, rows=1)
+    lines = (scene.bench.folder / "samples.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    kept = {name: [(r["problem"], r["decoding"]) for r in rows if r["task"] == name]
+            for name in ("test", "both", "cold")}  # fmt: skip
+    assert kept == {
+        "test": [(0, "sampled"), (1, "sampled")],
+        "both": [(0, "sampled"), (0, "greedy"), (1, "sampled"), (1, "greedy")],
+        "cold": [(0, "greedy"), (1, "greedy")],
+    }
+
+
 async def test_versions_are_measured_when_they_are_due(scene: Scene) -> None:
     await scene.start()
     await scene.show(0, rows=1)

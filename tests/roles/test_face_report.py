@@ -261,7 +261,16 @@ def test_greedy_answers_stand_beside_sampled_ones(tmp_path: Path) -> None:
         if "eval/sums/pass@1" in row:
             row["eval/sums/greedy"] = 0.02 if row["step"] == 0 else 0.91
     lines(folder / "metrics.jsonl", rows)
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    greedy = [
+        {**row, "text": f"likeliest of {row['step']}", "decoding": "greedy"} for row in samples
+    ]
+    lines(folder / "samples.jsonl", greedy + samples)
+    (pair,) = Story(folder).pairs()
+    texts = [row["text"].split(" <")[0] for row in (pair.first, pair.last, *pair.greedy)]
+    assert texts == ["answer of step 0", "answer of step 30", "likeliest of 0", "likeliest of 30"]
     page = read(write_report(folder))
+    assert "step 30, greedy" in page.text
     assert "greedy 0.02 → 0.91; 192 held-out problems, T = 1" in page.text.replace("\u00a0", " ")
     line = words.task_line(Story(folder).rows, "sums", Story(folder).shared)
     assert line == "sums pass@1 0.15 -> 0.74, greedy 0.02 -> 0.91 (192 held-out problems, T = 1)"

@@ -137,6 +137,24 @@ def test_lines_are_chosen_by_step_task_kind_and_reward(tmp_path: Path) -> None:
         choose(lines, step=None, task="t_tets", order="", kind="")
 
 
+def test_greedy_answers_are_told_apart(tmp_path: Path) -> None:
+    folder = a_run(tmp_path / "runs" / "demo")
+    read = read_samples(folder, ["policy"])
+    with pytest.raises(RunFolderError, match="no greedy answers"):
+        choose(read, step=8, task="", order="", kind="eval", decoding="greedy")
+    row = {**sample_row(scored(0, 0.0, text="41")), "task": "t_test", "problem": 0}
+    write_rows(folder / EVAL_FILE, 8, NEW, [{**row, "decoding": "greedy"}])
+    read = read_samples(folder, ["policy"])
+    texts = {
+        way: [r["text"] for r in choose(read, step=8, task="", order="", kind="eval", decoding=way)]
+        for way in ("", "greedy", "sampled")
+    }
+    assert texts == {"": ["42", "41"], "greedy": ["41"], "sampled": ["42"]}
+    said = CliRunner().invoke(verb, ["demo", "--greedy", "--runs", str(tmp_path / "runs")])
+    assert "held out, greedy" in said.output
+    assert "sampled" not in said.output
+
+
 def test_an_answer_without_a_reward_is_the_lowest(tmp_path: Path) -> None:
     lines = [
         {**sample_row(scored(k, r)), "step": 1, "trained": True} for k, r in ((0, 0.0), (1, None))
