@@ -25,6 +25,12 @@ from pathlib import Path
 
 PLAIN = "REALNET_PLAIN_HOST"
 PARENT_S = 0.25
+# Up to there glibc itself stops to give freed blocks back one by one, once it has seen such.
+HELD_BLOCK_BYTES = 32 * 2**20
+HELD_BYTES = 256 * 2**20
+HELD_STEP_BYTES = 16 * 2**20
+_MALLOC_NAMES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_")
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 
@@ -57,6 +63,27 @@ def die_with_parent(parent: int) -> None:
         threading.Thread(target=_watch_parent, args=(parent,), name="parent", daemon=True).start()
     if os.getppid() != parent:  # it died before we asked
         os._exit(1)
+
+
+def keep_freed_memory() -> bool:
+    """Let freed memory stay with this process, at most `HELD_BYTES` of it; tell whether it will.
+
+    glibc gives large blocks back to the system as they are freed, and each page of the next one is
+    a fault and is zeroed: for messages of megabytes that is half of their CPU (measured: 0.6 s a GB
+    against 0.4). Nothing is changed where the allocator is another one, or was told its settings.
+    """
+    told = any(name in os.environ for name in _MALLOC_NAMES)
+    if sys.platform != "linux" or told or "malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    settings = (
+        (_M_MMAP_THRESHOLD, HELD_BLOCK_BYTES),
+        (_M_TRIM_THRESHOLD, HELD_BYTES),
+        (_M_TOP_PAD, HELD_STEP_BYTES),
+    )
+    return all(mallopt(name, value) == 1 for name, value in settings)
 
 
 def _watch_parent(parent: int) -> None:

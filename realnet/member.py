@@ -356,6 +356,7 @@ def main(argv: Sequence[str]) -> int:
     """Entry point of the process: FOLDER SLOT INCARNATION HEAD_ENDPOINT PARENT_PID."""
     folder, slot, incarnation, endpoint, parent = argv
     host.die_with_parent(int(parent))
+    host.keep_freed_memory()
     words = os.environ.pop("REALNET_WORDS_FD", "")
     if words:
         os.set_inheritable(int(words), False)  # what this process starts cannot speak for it
