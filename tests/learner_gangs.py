@@ -25,7 +25,8 @@ HERE = Path(__file__).parent
 
 def play(scenario: str, ranks: int, **given: Any) -> Any:
     """Run a scenario in a gang of so many ranks; raises AssertionError with what went wrong."""
-    path = os.pathsep.join([str(HERE.parent), str(HERE)])
+    given_path = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([str(HERE.parent), str(HERE), *([given_path] if given_path else [])])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     with tempfile.TemporaryDirectory() as folder:
         at = Path(folder)

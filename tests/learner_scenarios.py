@@ -157,6 +157,16 @@ def five(stage: Stage, tell: Tell) -> dict[str, Any]:
     return {"signs": signs, "weights": weights(made), "files": [f.name for f in files]}
 
 
+def canaries(stage: Stage, tell: Tell) -> dict[str, Any]:
+    """A step, saved; the canary of what came of it, and one step more."""
+    made = stage.learner(tell)
+    made.refer(stage.folder)
+    steps(made, (0,))
+    made.save(stage.folder / "state")
+    found = {"weights": weights(made), "canary": made.canary(NOW).logprobs}
+    return {**found, "signs": steps(made, (1,))}
+
+
 def go_on(stage: Stage, tell: Tell) -> dict[str, Any]:
     """Load the stage's state, take one step, save in "again"."""
     made = stage.learner(tell)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +145,16 @@ def load_named_weights(model: PreTrainedModel, items: Mapping[str, torch.Tensor]
             weight.copy_(items[name])
 
 
-def export_hf(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write a folder that AutoModelForCausalLM and AutoTokenizer load; it appears whole or not."""
+def export_hf(
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    folder: Path,
+    more: Callable[[Path], None] = lambda folder: None,
+) -> None:
+    """Write a folder that AutoModelForCausalLM and AutoTokenizer load; it appears whole or not.
+
+    `more(folder)` puts further files into it.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = folder.with_name(f".{folder.name}.new")
     old = folder.with_name(f".{folder.name}.old")
@@ -154,7 +162,8 @@ def export_hf(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> Non
         shutil.rmtree(leftover, ignore_errors=True)
     model.save_pretrained(fresh)
     tokenizer.save(fresh)
-    for path in fresh.iterdir():
+    more(fresh)
+    for path in (p for p in fresh.rglob("*") if p.is_file()):
         with path.open("rb") as file:
             os.fsync(file.fileno())
     if folder.exists():

@@ -9,6 +9,7 @@ Knows shapes and tables, not torch. Called by the roles' `needs`, for `realnet p
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from realnet.errors import ConfigError
@@ -53,6 +54,19 @@ def num_weights(shape: Shape) -> int:
     return shape.num_hidden_layers * block_weights(shape) + outer_weights(shape)
 
 
+def num_adapters(shape: Shape, rank: int, targets: Collection[str]) -> int:
+    """Return how many weights adapters of a rank have; without `targets`, at every matrix."""
+    hidden, head, wide = shape.hidden_size, shape.head_dim, shape.intermediate_size
+    queries, keys = shape.num_attention_heads * head, shape.num_key_value_heads * head
+    sides = {
+        "q_proj": hidden + queries, "k_proj": hidden + keys, "v_proj": hidden + keys,
+        "o_proj": queries + hidden, "gate_proj": hidden + wide, "up_proj": hidden + wide,
+        "down_proj": wide + hidden,
+    }  # fmt: skip
+    chosen = [n for name, n in sides.items() if name in targets or not targets]
+    return shape.num_hidden_layers * rank * sum(chosen)
+
+
 def kept_a_token(shape: Shape) -> int:
     """Return how many numbers a block keeps of each token for its backward pass."""
     head = shape.head_dim
@@ -79,28 +93,34 @@ def kv_cache(shape: Shape, tokens: int, width: int) -> int:
     return tokens * 2 * shape.num_hidden_layers * heads * width
 
 
-def whole_training(shape: Shape, dtype: str) -> Parts:
-    """Return what a model in one process takes, without activations."""
+def whole_training(shape: Shape, dtype: str, adapters: int = 0) -> Parts:
+    """Return what a model in one process takes, without activations.
+
+    With `adapters`, so many weights are trained, and no others.
+    """
     count, width = num_weights(shape), WIDTH[dtype]
-    coarse = width != FINE
+    trained, coarse = adapters or count, width != FINE
     return {
-        "weights": count * width,
-        "gradients": count * (width + FINE * coarse),  # those of bf16 are added up in fp32
-        "optimizer": count * (2 * FINE + FINE * coarse),  # two moments; fp32 copies of bf16
+        "weights": (count + adapters) * width,
+        "gradients": trained * (width + FINE * coarse),  # those of bf16 are added up in fp32
+        "optimizer": trained * (2 * FINE + FINE * coarse),  # two moments; fp32 copies of bf16
     }
 
 
-def cut_training(shape: Shape, width: int, ranks: int) -> Parts:
+def cut_training(shape: Shape, width: int, ranks: int, adapters: int = 0) -> Parts:
     """Return what a rank of a cut model takes, without activations.
 
     Beside its shards in fp32 it holds, whole and as wide as it computes: two blocks and what is in
-    no block, and the gradients of one block and of that.
+    no block, and the gradients of one block and of that. With `adapters`, so many weights are
+    trained, and no others.
     """
-    shard = -(-num_weights(shape) // ranks)
+    held = -(-(num_weights(shape) + adapters) // ranks)
+    trained = -(-adapters // ranks) or held
     block, outer = block_weights(shape), outer_weights(shape)
+    blocks, outers = (2, 1) if adapters else (3, 2)
     return {
-        "weights": shard * FINE,
-        "gradients": shard * FINE,
-        "optimizer": shard * 2 * FINE,
-        "gathered": (3 * block + 2 * outer) * width,
+        "weights": held * FINE,
+        "gradients": trained * FINE,
+        "optimizer": trained * 2 * FINE,
+        "gathered": (blocks * block + outers * outer) * width,
     }

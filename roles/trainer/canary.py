@@ -12,7 +12,6 @@ import random
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from realnet.roles.messages import Canary, Version
 
@@ -23,24 +22,14 @@ _SEQUENCES = 2
 _TOKENS = 24
 
 
-def make_canary(learner: Learner, version: Version) -> Canary | None:
-    """Return a canary of other tokens for each version; None where the learner cannot score them.
-
-    A sharded learner scores at the policy's temperature only, and a canary is of temperature 1.
-    """
+def make_canary(learner: Learner, version: Version) -> Canary:
+    """Return a canary of other tokens for each version, scored at temperature 1."""
     policy = learner.policy
     draw = random.Random(f"{version}")
     length = min(_TOKENS, policy.context - 1)
     ids = range(learner.tokenizer.vocab_size)
     sequences = [draw.choices(ids, k=length) for _ in range(_SEQUENCES)]
     rows = [(np.array(s, np.int64), np.arange(1, length, dtype=np.int64)) for s in sequences]
-    if policy.temperature == 1.0:
-        scored = [row.tolist() for row in learner.score(rows)]
-    elif learner.config.backend == "fsdp":
-        return None
-    else:
-        with torch.no_grad():
-            flat = learner.scorer.logprobs(rows, temperature=1.0).cpu().numpy()
-        scored = flat.reshape(_SEQUENCES, length - 1).tolist()
+    scored = [row.tolist() for row in learner.score(rows, temperature=1.0)]
     exact = policy.dtype == "fp32" and learner.config.autocast == "off"
     return Canary(tuple(map(tuple, sequences)), tuple(map(tuple, scored)), exact)

@@ -14,7 +14,7 @@ exactly zero (unless a KL in the loss gives them one).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,12 +27,14 @@ from realnet.roles.algorithms.advantages import Array
 from realnet.roles.algorithms.kl import divergence
 from realnet.roles.algorithms.normalise import token_scale
 from realnet.roles.algorithms.schedules import rate
+from realnet.roles.checkpoints.origin import RUN
 from realnet.roles.messages import Canary, Group, Version
 from realnet.roles.models.blocks import recompute_blocks
-from realnet.roles.models.build import build_model, export_hf, load_named_weights, named_weights
+from realnet.roles.models.build import build_model, export_hf, load_named_weights
+from realnet.roles.models.reference import NEW
 from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.tables import Policy
-from realnet.roles.trainer import learner_files, learner_reference
+from realnet.roles.trainer import learner_files, learner_lora, learner_reference
 from realnet.roles.trainer.canary import make_canary
 from realnet.roles.trainer.learner_batch import Age, Sample, give_credit, lay_out
 from realnet.roles.trainer.learner_config import START, LearnerConfig, NonFinite
@@ -73,8 +75,10 @@ class Learner:
         self.model = self._make()
         self.scorer = self._scorer(self.model)
         self.reference: Scorer | None = None
-        parameters = dict(self.model.named_parameters())
-        self.named: Named = [(name, parameters[name]) for name, _ in named_weights(self.model)]
+        self.named: Named = [(n, w) for n, w in self.model.named_parameters() if w.requires_grad]
+        self.has_own_base = policy.model.startswith(
+            (NEW, RUN)
+        )  # with adapters: frozen weights of its own
         self.optimizer = AdamW(
             self.named, config.lr, config.betas, config.epsilon, config.weight_decay
         )
@@ -84,7 +88,13 @@ class Learner:
 
     def warm_start(self, demos: Demos, report: Report) -> None:
         """Train on demonstrations as `config.warm_start` says; `steps = 0` does nothing."""
-        warm_start(self.scorer, self.named, self.config.warm_start, self.tokenizer, demos, report)
+        config, about = self.config.warm_start, (self.tokenizer, demos, report)
+        if self.config.lora.rank:
+            with learner_lora.base_in_training(self.model) as base:
+                warm_start(self.scorer, base, config, *about)
+            self.has_own_base = True
+        else:
+            warm_start(self.scorer, self.named, config, *about)
         self.optimizer.refresh()
 
     def refer(self, folder: Path) -> None:
@@ -96,15 +106,15 @@ class Learner:
         reference = self.config.reference
         if not reference:
             return
+        made = self._plain().to(next(self.model.parameters()).dtype)
         if reference != START:
             made = learner_reference.from_folder(
-                self.model, self.policy, reference, self.tokenizer, self.base
+                made, self.policy, reference, self.tokenizer, self.base
             )
-        elif self.steps == 0:
-            learner_reference.keep_start(folder, dict(self.named))
-            made = learner_reference.frozen_copy(self.model)
         else:
-            made = learner_reference.read_start(folder, self.model)
+            if self.steps == 0:
+                learner_reference.keep_start(folder, dict(self.published()))
+            made = learner_reference.read_start(folder, made)
         self.reference = self._scorer(made)
 
     def step(self, groups: Sequence[Group], current: Version, age: Age) -> dict[str, float]:
@@ -133,16 +143,27 @@ class Learner:
         self.steps += 1
         return {**batch.signs, **vitals.signs(), "lr": self.optimizer.lr}
 
-    def score(self, rows: Sequence[Row]) -> list[npt.NDArray[np.float32]]:
+    def score(self, rows: Sequence[Row], temperature: float = 0.0) -> list[npt.NDArray[np.float32]]:
         """Return the log-probabilities that the policy, as it is now, gives to chosen tokens.
 
-        Each row is (ids [L], where [T]); changes nothing.
+        Each row is (ids [L], where [T]); temperature 0 is the policy's. Changes nothing.
         """
-        return [logp.astype(np.float32) for logp in self._score(self.scorer, rows)]
+        scored = self._score(self.scorer, rows, temperature)
+        return [logp.astype(np.float32) for logp in scored]
 
-    def canary(self, version: Version) -> Canary | None:
+    def canary(self, version: Version) -> Canary:
         """Return tokens, and what the policy gives them, for generators to prove themselves by."""
         return make_canary(self, version)
+
+    def published(self) -> Iterable[tuple[str, torch.Tensor]]:
+        """Return every weight of the policy, by the names of its Hugging Face folder.
+
+        Adapters are merged into what they stand beside.
+        """
+        if self.config.lora.rank:
+            every = {name: w.detach() for name, w in self.model.named_parameters()}
+            return learner_lora.merged(every, self.config.lora)
+        return self.named
 
     def weights(self) -> list[tuple[str, npt.NDArray[np.generic], str]]:
         """Return (name, array, dtype) of every weight: "float32", or "bfloat16" as its uint16 bits.
@@ -150,23 +171,39 @@ class Learner:
         The arrays of a model on the CPU are its memory: copy them before the next step.
         """
         result: list[tuple[str, npt.NDArray[np.generic], str]] = []
-        for name, weight in self.named:
+        for name, weight in self.published():
             there = weight.detach().cpu().contiguous()
             dtype = str(there.dtype).removeprefix("torch.")
             bits = there.view(torch.uint16) if there.dtype == torch.bfloat16 else there
             result.append((name, bits.numpy(), dtype))
         return result
 
+    def kept(self) -> dict[str, torch.Tensor]:
+        """Return the weights that a checkpoint holds.
+
+        With adapters these alone, and the frozen ones where they are not those of the policy's
+        folder.
+        """
+        base = learner_lora.frozen(self.model) if self.config.lora.rank else []
+        return {**dict(self.named), **(dict(base) if self.has_own_base else {})}
+
     def save(self, folder: Path) -> None:
         """Write everything that the next step depends on."""
         state = {**self.optimizer.state(), "generator": self.rng.get_state()}
-        learner_files.write(folder, dict(self.named), state, {"steps": self.steps})
+        learner_files.write(folder, self.kept(), state, self._scalars())
 
     def load(self, folder: Path) -> None:
         """Continue where `save` left off; raises CheckpointError."""
         weights, state, scalars = learner_files.read(folder)
-        learner_files.check_weights(folder / learner_files.MODEL, weights, dict(self.named))
-        load_named_weights(self.model, weights)
+        if "ranks" in scalars:  # of a gang
+            dtype = next(self.model.parameters()).dtype
+            weights, state = learner_files.as_coarse(weights, state, dtype)
+        if self.config.lora.rank:
+            path = folder / learner_files.MODEL
+            self.has_own_base = learner_lora.take(path, weights, self.model)
+        else:
+            learner_files.check_weights(folder / learner_files.MODEL, weights, dict(self.named))
+            load_named_weights(self.model, weights)
         self.optimizer.restore(state)
         self.rng.set_state(state["generator"])
         self.steps = scalars["steps"]
@@ -177,12 +214,14 @@ class Learner:
         Counters and random state stay those of a beginning. Moments of the optimizer come along
         when they are of the same kind. Raises CheckpointError when the weights do not fit.
         """
-        weights, state, _ = learner_files.read(folder)
-        own = dict(self.named)
-        cast = {n: w.to(own[n].dtype) if n in own else w for n, w in weights.items()}
-        learner_files.check_weights(folder / learner_files.MODEL, cast, own)
-        load_named_weights(self.model, cast)
+        weights, state, scalars = learner_files.read(folder)
+        dtype = next(self.model.parameters()).dtype
+        cast = {name: weight.to(dtype) for name, weight in weights.items()}
+        self._adopt(folder / learner_files.MODEL, cast, scalars)
         self.optimizer.begin_anew()
+        own = dict(self.named)
+        if own.keys() - weights.keys():
+            return "with moments of its own, since something else is trained"
         if any(weights[name].dtype != own[name].dtype for name in own):
             return "with moments of its own, since the weights are of another dtype"
         try:
@@ -192,9 +231,35 @@ class Learner:
             return "with moments of its own, since the other's optimizer was another"
         return "with its optimizer's moments"
 
+    def _adopt(
+        self, path: Path, found: Mapping[str, torch.Tensor], scalars: Mapping[str, int]
+    ) -> None:
+        """Take another learner's weights, of the model's dtype. Raises CheckpointError."""
+        if self.config.lora.rank:
+            learner_lora.take(path, found, self.model)
+            self.has_own_base = True
+            return
+        plain = learner_lora.without_adapters(path, found, dict(self.named), scalars)
+        learner_files.check_weights(path, plain, dict(self.named))
+        load_named_weights(self.model, plain)
+
     def export(self, folder: Path) -> None:
-        """Write a folder that others load as a Hugging Face model."""
-        export_hf(self.model, self.tokenizer, folder)
+        """Write a folder that others load as a Hugging Face model, its adapters in `adapter/`."""
+        if not self.config.lora.rank:
+            export_hf(self.model, self.tokenizer, folder)
+            return
+        whole = self._plain()
+        load_named_weights(whole, dict(self.published()))
+        export_hf(whole, self.tokenizer, folder, self._write_adapters(dict(self.named)))
+
+    def _write_adapters(self, adapters: Mapping[str, torch.Tensor]) -> Callable[[Path], None]:
+        about = (adapters, self.config.lora, self.policy.model)
+        return lambda folder: learner_lora.write_adapters(*about, folder / "adapter")
+
+    def _scalars(self) -> dict[str, int]:
+        lora = self.config.lora
+        more = {"lora_rank": lora.rank, "lora_alpha": lora.alpha} if lora.rank else {}
+        return {"steps": self.steps, **more}
 
     # ---------------------------------------------------------------- one step
 
@@ -275,9 +340,9 @@ class Learner:
         """Cut sequences, by their lengths, into micro-batches; return positions in `widths`."""
         return self.scorer.parts(widths)
 
-    def _score(self, scorer: Scorer, rows: Sequence[Row]) -> list[Floats]:
+    def _score(self, scorer: Scorer, rows: Sequence[Row], temperature: float = 0.0) -> list[Floats]:
         """Return the log-probabilities of each row. Shapes: [T_i]."""
-        return [logp.double().cpu().numpy() for logp in scorer.score(rows)]
+        return [logp.double().cpu().numpy() for logp in scorer.score(rows, temperature)]
 
     def _apply(self, parts: Sequence[Part], vitals: Vitals) -> tuple[float, float]:
         """Update once with these micro-batches; return loss and gradient norm, or raise."""
@@ -297,14 +362,21 @@ class Learner:
 
     def _make(self) -> Any:
         """Build the model where it will be trained, without dropout: all passes must agree."""
+        model: Any = self._plain()
+        if self.config.activations == "recompute":
+            recompute_blocks(model)
+        if self.config.lora.rank:
+            learner_lora.add_adapters(model, self.config.lora, self.policy.seed)
+        return model
+
+    def _plain(self) -> Any:
+        """Build the policy's model without adapters, where it will be run."""
         device = self.config.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cpu":
             torch.set_num_threads(self.config.threads)
         model: Any = build_model(self.policy, self.tokenizer, self.base, self.policy.seed)
-        if self.config.activations == "recompute":
-            recompute_blocks(model)
         return model.to(device).eval()
 
     def _scorer(self, model: Any) -> Scorer:

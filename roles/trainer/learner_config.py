@@ -5,6 +5,7 @@ Knows nothing of models or tensors. Read by the trainer's own config and by the 
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -53,6 +54,22 @@ class Fsdp(Config):
     ] = Seconds(600.0)
 
 
+class Lora(Config):
+    """`lora`: adapters of low rank are trained, and nothing else (needs peft)."""
+
+    rank: Annotated[int, doc("of the two matrices of an adapter; 0: no adapters", ge=0)] = 0
+    alpha: Annotated[int, doc("what an adapter adds counts alpha / rank times", ge=1)] = 16
+    targets: Annotated[
+        tuple[str, ...],
+        doc('matrices with adapters, by the ends of their names ("q_proj"); []: all in the blocks'),
+    ] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse fields that have no effect."""
+        if not self.rank and self.targets:
+            raise ValueError(f"lora.targets = {list(self.targets)} without lora.rank: give a rank")
+
+
 class LearnerConfig(Config):
     """How a policy learns: the algorithm, its loss, the optimizer, the cut into minibatches.
 
@@ -64,6 +81,11 @@ class LearnerConfig(Config):
         doc("the whole model in this process, or cut by FSDP2 over the ranks of the role"),
     ] = "plain"
     fsdp: Annotated[Fsdp, doc("how the ranks of a cut model work together")] = Fsdp()
+    lora: Annotated[
+        Lora,
+        doc("adapters are trained beside frozen weights"),
+        Fixed("the checkpoint's moments are of what was trained"),
+    ] = Lora()
     algorithm: Annotated[Algorithm, doc("preset of advantage and loss; what you give wins")] = (
         "rloo"
     )
@@ -156,6 +178,15 @@ def check_alone(ranks: int) -> None:
         raise ConfigError(
             f'[roles.trainer] has ranks = {ranks} and backend = "plain", which trains in one '
             'process: set backend = "fsdp", or remove ranks'
+        )
+
+
+def check_lora(config: LearnerConfig) -> None:
+    """Raise ConfigError when adapters are asked for and peft is not there."""
+    if config.lora.rank and importlib.util.find_spec("peft") is None:
+        raise ConfigError(
+            f"[roles.trainer].lora.rank = {config.lora.rank} needs peft, which is not installed: "
+            "pip install 'realnet-rl[lora]', or remove lora"
         )
 
 

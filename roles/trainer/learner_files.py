@@ -59,13 +59,16 @@ def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 def read(
     folder: Path,
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, int]]:
-    """Return what `write` wrote; raises CheckpointError, naming the file."""
+    """Return what `write` wrote, or the ranks of a gang; raises CheckpointError, naming the file.
+
+    Weights of a gang are fp32 whatever the policy's dtype is, and its moments are of those.
+    """
     state, scalars = read_small(folder)
     if "ranks" in scalars:
-        raise CheckpointError(
-            f'{folder} was written by {scalars["ranks"]} ranks of backend = "fsdp": resume with '
-            "that, or start a new run from its export"
-        )
+        from realnet.roles.trainer.fsdp.files import read_whole
+
+        weights, moments = read_whole(folder)
+        return weights, {**state, **moments}, scalars
     return _tensors(folder, MODEL), state, scalars
 
 
@@ -85,6 +88,15 @@ def read_small(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
             "resume with the version that wrote it"
         )
     return state, scalars
+
+
+def as_coarse(
+    weights: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], dtype: torch.dtype
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Return weights in the policy's dtype, and fp32 copies of coarse ones in the state."""
+    fine = dtype == torch.float32
+    masters = {} if fine else {f"master/{name}": weight for name, weight in weights.items()}
+    return {n: w.to(dtype) for n, w in weights.items()}, {**state, **masters}
 
 
 def _tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:

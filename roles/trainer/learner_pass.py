@@ -67,11 +67,14 @@ class Scorer:
         return micro_batches(lengths, self.micro_tokens, packed=self.packed)
 
     @torch.no_grad()
-    def score(self, rows: Sequence[Row]) -> list[torch.Tensor]:
-        """Return the log-probabilities of each row, without gradient. Shapes: [T_i]."""
+    def score(self, rows: Sequence[Row], temperature: float = 0.0) -> list[torch.Tensor]:
+        """Return the log-probabilities of each row, without gradient. Shapes: [T_i].
+
+        Temperature 0 is the scorer's.
+        """
         result: list[torch.Tensor] = [torch.empty(0)] * len(rows)
         for part in self.parts([width(row) for row in rows]):
-            logp = self.logprobs([rows[i] for i in part])
+            logp = self.logprobs([rows[i] for i in part], temperature or None)
             pieces = torch.split(logp, [len(rows[i][1]) for i in part])
             for i, piece in zip(part, pieces, strict=True):
                 result[i] = piece

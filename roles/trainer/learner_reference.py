@@ -8,7 +8,6 @@ Knows models and files, not losses. Called by the learner.
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,18 +27,8 @@ from realnet.roles.trainer.learner_files import check_weights, write_tensors
 FILE = "reference.safetensors"
 
 
-def frozen_copy(model: Any) -> Any:
-    """Return a model with the same weights, of its own, that nobody trains."""
-    made = copy.deepcopy(model)
-    made.requires_grad_(False)
-    return made.eval()
-
-
-def from_folder(
-    model: Any, policy: Policy, reference: str, tokenizer: Tokenizer, base: Path
-) -> Any:
-    """Return the model of a folder, where `model` is and of its shape. Raises ConfigError."""
-    made = frozen_copy(model)
+def from_folder(made: Any, policy: Policy, reference: str, tokenizer: Tokenizer, base: Path) -> Any:
+    """Return `made`, a model of the policy, with the weights of a folder. Raises ConfigError."""
     table = msgspec.structs.replace(policy, model=reference, shape={})
     other = build_model(table, tokenizer, base, policy.seed)
     try:
@@ -48,7 +37,7 @@ def from_folder(
         raise ConfigError(
             f'[roles.trainer].reference = "{reference}" must be a model like the policy\'s: {error}'
         ) from None
-    return made
+    return made.requires_grad_(False)
 
 
 def keep_start(folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
@@ -61,8 +50,8 @@ def keep_start(folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
     fresh.rename(folder / FILE)
 
 
-def read_start(folder: Path, model: Any) -> Any:
-    """Return the policy as it was at step 0. Raises CheckpointError, naming the file."""
+def read_start(folder: Path, made: Any) -> Any:
+    """Return `made` with the policy's weights at step 0. Raises CheckpointError."""
     path = folder / FILE
     try:
         weights = load_file(path)
@@ -72,7 +61,6 @@ def read_start(folder: Path, model: Any) -> Any:
             "measures against; it was written before the first step. Bring it back, or name a "
             "model's folder as the reference"
         ) from error
-    made = frozen_copy(model)
     check_weights(path, weights, dict(made.named_parameters()))
     load_named_weights(made, weights)
-    return made
+    return made.requires_grad_(False)

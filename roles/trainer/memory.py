@@ -22,11 +22,13 @@ def training_need(config: LearnerConfig, policy: Policy, place: Place) -> Need:
         return Need(unknown=memory.UNREAD)
     coarse = policy.dtype == "bf16" or config.autocast == "bf16"
     width = memory.WIDTH["bf16" if coarse else "fp32"]
+    lora = config.lora
+    adapters = memory.num_adapters(shape, lora.rank, lora.targets)
     if config.backend == "fsdp":
-        parts = memory.cut_training(shape, width, place.ranks)
+        parts = memory.cut_training(shape, width, place.ranks, adapters)
         frozen = memory.FINE * -(-memory.num_weights(shape) // place.ranks)
     else:
-        parts = memory.whole_training(shape, policy.dtype)
+        parts = memory.whole_training(shape, policy.dtype, adapters)
         frozen = memory.num_weights(shape) * memory.WIDTH[policy.dtype]
     if config.reference:
         parts["reference"] = frozen

@@ -30,7 +30,7 @@ def export(run: str, to: Path | None, policy: str, runs: Path) -> None:
     """Write a checkpoint as a Hugging Face folder: the newest of RUN, of a step, or RUN@best.
 
     transformers' AutoModelForCausalLM and AutoTokenizer load it, and so do engines that read such
-    folders.
+    folders. Adapters are merged into it; as they are, for peft, they lie in its folder adapter/.
     """
     origin = locate(run, runs, policy)
     name = f"{origin.run.name}-{origin.found.step}"
@@ -49,9 +49,10 @@ def write_export(origin: Origin, folder: Path) -> None:
         raise ConfigError(f"{folder} holds something already: name another folder with --to")
     import transformers
 
-    from realnet.roles.models.build import build_model, export_hf, load_named_weights, named_weights
+    from realnet.roles.models.build import build_model, export_hf, load_named_weights
     from realnet.roles.models.reference import described, load_tokenizer
-    from realnet.roles.trainer import learner_files
+    from realnet.roles.trainer.learner_lora import write_adapters
+    from realnet.roles.trainer.learner_saved import Saved
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     base = Path(origin.plan.base)
@@ -61,8 +62,11 @@ def write_export(origin: Origin, folder: Path) -> None:
     policy = described(policy, base)  # its weights are the checkpoint's, whatever it began as
     check_tokens(origin.meta, tokenizer.digest(), origin.found.folder)
     model = build_model(policy, tokenizer, base, policy.seed)
-    saved = origin.found.folder / "learner"
-    weights, _, _ = learner_files.read(saved)
-    learner_files.check_weights(saved / learner_files.MODEL, weights, dict(named_weights(model)))
-    load_named_weights(model, weights)
-    export_hf(model, tokenizer, folder)
+    saved = Saved(origin.found.folder / "learner")
+    load_named_weights(model, saved.whole(policy, tokenizer, base))
+
+    def more(fresh: Path) -> None:
+        if saved.lora.rank:
+            write_adapters(saved.raw, saved.lora, policy.model, fresh / "adapter")
+
+    export_hf(model, tokenizer, folder, more)

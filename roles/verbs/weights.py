@@ -20,14 +20,16 @@ from safetensors.torch import load_file
 
 from realnet.errors import CheckpointError, ConfigError, listed
 from realnet.roles.checkpoints.meta import check_tokens
-from realnet.roles.checkpoints.origin import Origin
+from realnet.roles.checkpoints.origin import Origin, policy_in
 from realnet.roles.messages import Version
 from realnet.roles.models.build import build_model, named_weights
-from realnet.roles.models.reference import NEW
+from realnet.roles.models.reference import NEW, described
 from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.trainer import learner_files
 from realnet.roles.trainer.demonstrations import demonstrations
 from realnet.roles.trainer.learner import Learner
+from realnet.roles.trainer.learner_lora import is_adapter
+from realnet.roles.trainer.learner_saved import Saved
 from realnet.roles.trainer.trainer import TrainerConfig
 from realnet.roles.verbs.setting import Setting
 
@@ -70,7 +72,16 @@ def run_weights(origin: Origin, tokenizer: Tokenizer) -> Weights:
     Raises CheckpointError when they do not read, or when the tokenizer is not the run's.
     """
     check_tokens(origin.meta, tokenizer.digest(), origin.found.folder)
-    return Weights(_load(origin.weights), origin.meta.version, str(origin))
+    folder = origin.found.folder / "learner"
+    path = folder / learner_files.MODEL
+    if path.is_file():
+        found = _load(path)
+        if not any(map(is_adapter, found)):
+            return Weights(found, origin.meta.version, str(origin))
+    base = Path(origin.plan.base)
+    policy = described(policy_in(origin.plan, origin.policy), base)
+    weights = Saved(folder).whole(policy, tokenizer, base)
+    return Weights(_arrays(weights), origin.meta.version, str(origin))
 
 
 def warm_weights(setting: Setting, tokenizer: Tokenizer, kept: Path, report: Report) -> Weights:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import resource
@@ -33,7 +34,6 @@ from realnet.roles.trainer.learner_batch import BadRollout, Batch, give_credit, 
 from realnet.roles.trainer.learner_config import LearnerConfig
 from realnet.roles.trainer.learner_optimizers import AdamW
 from realnet.roles.trainer.learner_pass import Scorer
-from realnet.roles.trainer.learner_reference import frozen_copy
 
 SHAPE: dict[str, int | float | bool] = {
     "hidden_size": 16,
@@ -607,7 +607,7 @@ def test_blocks_computed_again_give_the_same_gradient_and_copies_of_their_own() 
     groups = batch()
     kept = gradient(one_update(), groups)
     again = one_update(activations="recompute")
-    copied = frozen_copy(again.model)
+    copied = copy.deepcopy(again.model)
     with torch.no_grad():
         for weight in again.model.parameters():
             weight.mul_(2.0)

@@ -16,7 +16,7 @@ from realnet.roles.models import memory
 from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.parameter_server import ParameterServer, ParameterServerConfig
 from realnet.roles.tables import Policy
-from realnet.roles.trainer.learner_config import LearnerConfig
+from realnet.roles.trainer.learner_config import LearnerConfig, Lora
 from realnet.roles.trainer.memory import training_need
 from realnet.testing.running import plan_of
 from realnet.topology.show import describe
@@ -71,6 +71,23 @@ def test_ranks_share_what_is_cut_and_a_reference_costs_its_weights() -> None:
     assert sum(fp32.parts[p] for p in ("weights", "gradients", "optimizer")) == 16 * LARGE
     assert fp32.gpu_bytes == 0, "no GPU was given to it"
     assert fp32.host_bytes == sum(fp32.parts.values())
+
+
+def test_adapters_alone_have_gradients_and_moments() -> None:
+    lora = Lora(rank=8, targets=("q_proj", "down_proj"))
+    about = policy("qwen2.5-1.5b")
+    need = training_need(LearnerConfig(lora=lora), about, Place(Path(), 1, 1))
+    adapters = 28 * 8 * ((1536 + 12 * 128) + (8960 + 1536))
+    assert need.parts["weights"] == 2 * (SMALL + adapters)
+    assert need.parts["gradients"] == 6 * adapters
+    assert need.parts["optimizer"] == 12 * adapters
+    cut = training_need(LearnerConfig(lora=lora, backend="fsdp"), about, Place(Path(), 2, 1))
+    assert cut.parts["weights"] == 4 * (SMALL + adapters) // 2
+    assert cut.parts["optimizer"] == 8 * adapters // 2
+    every = memory.known_shape(about, Path())
+    assert every is not None
+    sides = 2 * (1536 + 1536) + 2 * (1536 + 256) + 3 * (1536 + 8960)
+    assert memory.num_adapters(every, 4, ()) == 28 * 4 * sides
 
 
 def test_a_generator_holds_keys_of_all_slots_and_a_server_its_versions() -> None:

@@ -10,6 +10,7 @@ Knows tensors and paths. Called by `shard.py`, on every rank.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -104,6 +105,25 @@ def read(folder: Path, into: dict[str, torch.Tensor], group: dist.ProcessGroup) 
             f"{folder}: the learner's shards do not read: {_first_line(error)}. Resume from an "
             "older checkpoint"
         ) from error
+
+
+def read_whole(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Return weights by name, and the optimizer's state, whole, without a gang.
+
+    Raises CheckpointError.
+    """
+    reader = HuggingFaceStorageReader(str(folder))
+    into = {name: torch.empty(shape, dtype=dtype) for name, (dtype, shape) in kinds(folder).items()}
+    try:
+        with warnings.catch_warnings(action="ignore"):  # that there is no gang here is meant
+            load(into, storage_reader=reader, no_dist=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"{folder}: the learner's shards do not read: {_first_line(error)}. Resume from an "
+            "older checkpoint"
+        ) from error
+    weights = {n.removeprefix(WEIGHT): t for n, t in into.items() if n.startswith(WEIGHT)}
+    return weights, {n: t for n, t in into.items() if not n.startswith(WEIGHT)}
 
 
 def _kind(kind: tuple[torch.dtype, tuple[int, ...]] | None) -> str:

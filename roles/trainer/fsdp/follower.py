@@ -92,7 +92,10 @@ def obey(shard: Shard, order: Order) -> Report:
         case "refer":
             shard.refer()
         case "score":
-            return Report(logp=tuple(shard.score(order.parts, reference=order.reference)))
+            scored = shard.score(
+                order.parts, reference=order.reference, temperature=order.temperature
+            )
+            return Report(logp=tuple(scored))
         case "mark":
             shard.mark(order.updates)
         case "update":
@@ -104,7 +107,7 @@ def obey(shard: Shard, order: Order) -> Report:
         case "read":
             shard.read(Path(order.folder))
         case "stage":
-            shard.stage(Path(order.folder))
+            shard.stage(Path(order.folder), base=order.base)
         case _:
             raise RealnetError(f"{order.move!r} is no move of a rank that has met the others")
     return Report()

@@ -22,12 +22,12 @@ from realnet.errors import CheckpointError
 from realnet.roles.models.build import DTYPES, export_hf, load_named_weights
 from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.tables import Policy
-from realnet.roles.trainer import learner_files, learner_reference
+from realnet.roles.trainer import learner_files, learner_lora, learner_reference
 from realnet.roles.trainer.fsdp import meeting
 from realnet.roles.trainer.fsdp.crew import Crew
 from realnet.roles.trainer.fsdp.deal import deal
 from realnet.roles.trainer.fsdp.records import Order, Report, Written
-from realnet.roles.trainer.fsdp.shard import Shard
+from realnet.roles.trainer.fsdp.shard import Shard, Take
 from realnet.roles.trainer.learner import Learner, Undone
 from realnet.roles.trainer.learner_config import START, LearnerConfig, NonFinite
 from realnet.roles.trainer.learner_part import Floats, Part, Row, rows_part
@@ -51,6 +51,12 @@ class ShardedLearner(Learner):
         self._shard.rng = self.rng
 
     def _make(self) -> Any:
+        model = self._plain()
+        if self.config.lora.rank:
+            learner_lora.add_adapters(model, self.config.lora, self.policy.seed)
+        return model
+
+    def _plain(self) -> Any:
         return self._shard.whole_model()
 
     def _spread(self) -> None:
@@ -77,7 +83,7 @@ class ShardedLearner(Learner):
 
     def _whole_reference(self, folder: Path) -> Any:
         name = self.config.reference
-        whole = self._shard.whole_model()
+        whole = self._plain()
         if name == START:
             return learner_reference.read_start(folder, whole)
         fine = msgspec.structs.replace(self.policy, dtype="fp32")
@@ -100,21 +106,29 @@ class ShardedLearner(Learner):
 
     def export(self, folder: Path) -> None:
         """Write a folder that others load as a Hugging Face model."""
-        model = self._shard.whole_model()
-        load_named_weights(model, self._whole())
-        export_hf(model.to(DTYPES[self.policy.dtype]), self.tokenizer, folder)
+        model = self._plain()
+        adapters: dict[str, torch.Tensor] = {}
+        load_named_weights(model, self._whole(adapters))
+        whole = model.to(DTYPES[self.policy.dtype])
+        if self.config.lora.rank:
+            export_hf(whole, self.tokenizer, folder, self._write_adapters(adapters))
+        else:
+            export_hf(whole, self.tokenizer, folder)
 
-    def _whole(self) -> dict[str, torch.Tensor]:
-        """Return every weight, whole and on the CPU."""
+    def _whole(self, adapters: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
+        """Return every weight of the policy, whole and on the CPU; put its adapters into those."""
         if not self._is_cut:
-            return dict(self.named)
+            return dict(self.published())
         whole: dict[str, torch.Tensor] = {}
-        self._gather(lambda name, weight: whole.update({name: weight.cpu()}))
+        self._gather(
+            lambda name, weight: whole.update({name: weight.cpu()}),
+            None if adapters is None else lambda name, w: adapters.update({name: w.cpu()}),
+        )
         return whole
 
-    def _gather(self, take: Callable[[str, torch.Tensor], None]) -> None:
+    def _gather(self, take: Take, take_adapter: Take | None = None) -> None:
         self._spread()
-        self._move(Order("gather"), lambda: self._shard.gather(take))
+        self._move(Order("gather"), lambda: self._shard.gather(take, take_adapter))
 
     # ---------------------------------------------------------------- checkpoints
 
@@ -123,8 +137,10 @@ class ShardedLearner(Learner):
         self._spread()
         folder.mkdir(parents=True, exist_ok=True)
         state = {"generator": self.rng.get_state()}
-        learner_files.write_small(folder, state, {"steps": self.steps, "ranks": self._crew.ranks})
-        self._move(Order("stage", folder=str(folder)), lambda: self._shard.stage(folder))
+        learner_files.write_small(folder, state, {**self._scalars(), "ranks": self._crew.ranks})
+        base = bool(self.config.lora.rank) and self.has_own_base
+        order = Order("stage", folder=str(folder), base=base)
+        self._move(order, lambda: self._shard.stage(folder, base=base))
 
     def finish(self, folder: Path) -> tuple[Written, ...]:
         """Wait until all ranks' files are durable; return them. Raises OSError."""
@@ -149,8 +165,7 @@ class ShardedLearner(Learner):
                 f'{folder} was written by backend = "plain", which keeps the model whole: resume '
                 "with that, or start a new run from its export"
             )
-        self._spread()
-        self._move(Order("read", folder=str(folder)), lambda: self._shard.read(folder))
+        self._read(folder)
         self.rng.set_state(state["generator"])
         self.steps = scalars["steps"]
 
@@ -161,15 +176,20 @@ class ShardedLearner(Learner):
         weights do not fit.
         """
         _, scalars = learner_files.read_small(folder)
-        if "ranks" not in scalars:
+        if "ranks" not in scalars or self.config.lora.rank or "lora_rank" in scalars:
             weights, _, _ = learner_files.read(folder)
             fine = {name: weight.float() for name, weight in weights.items()}
-            learner_files.check_weights(folder / learner_files.MODEL, fine, dict(self.named))
-            load_named_weights(self.model, fine)
+            self._adopt(folder / learner_files.MODEL, fine, scalars)
+            if "ranks" in scalars:
+                return "with moments of its own, since adapters are or were trained"
             return "with moments of its own, since the other's model was not cut over ranks"
-        self._spread()
-        self._move(Order("read", folder=str(folder)), lambda: self._shard.read(folder))
+        self._read(folder)
         return "with its optimizer's moments"
+
+    def _read(self, folder: Path) -> None:
+        self._spread()
+        order = Order("read", folder=str(folder))
+        self.has_own_base, _ = self._move(order, lambda: self._shard.read(folder))
 
     # ---------------------------------------------------------------- where the model is
 
@@ -177,14 +197,20 @@ class ShardedLearner(Learner):
         rounds = deal(self.scorer.parts(widths), widths, self._crew.ranks)
         return [part for one in rounds for part in one if part]  # empty ones stand at the end
 
-    def _score(self, scorer: Scorer, rows: Sequence[Row]) -> list[Floats]:
+    def _score(self, scorer: Scorer, rows: Sequence[Row], temperature: float = 0.0) -> list[Floats]:
         cuts = self._parts([width(row) for row in rows])
         if not cuts:
             return []
         dealt = self._dealt([rows_part([rows[i] for i in cut]) for cut in cuts])
         reference = scorer is self.reference
-        orders = [Order("score", parts=mine, reference=reference) for mine in dealt[1:]]
-        own, reports = self._move(orders, lambda: self._shard.score(dealt[0], reference=reference))
+        orders = [
+            Order("score", parts=mine, reference=reference, temperature=temperature)
+            for mine in dealt[1:]
+        ]
+        own, reports = self._move(
+            orders,
+            lambda: self._shard.score(dealt[0], reference=reference, temperature=temperature),
+        )
         ranks = self._crew.ranks
         found = [iter(own), *(iter(report.logp) for report in reports)]
         result: list[Floats] = [np.zeros(0)] * len(rows)

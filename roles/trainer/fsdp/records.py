@@ -41,10 +41,11 @@ class Order(Request[Report]):
     """A move that all ranks make together. Which fields count depends on `move`.
 
     meet: `host`, `port` of the store. spread, refer: the model, the reference is built and cut.
-    score: `parts`, with the policy or its `reference`; update: `parts`, one for each pass, None
-    where this rank has nothing to do. mark: remember the state, before `updates` updates;
-    put_back: return to it. gather: help the leader to read whole weights. read, stage, write: a
-    checkpoint's files in `folder`.
+    score: `parts`, with the policy or its `reference`, at a `temperature` (0: the policy's).
+    update: `parts`, one for each pass, None where this rank has nothing to do. mark: remember the
+    state, before `updates` updates; put_back: return to it. gather: help the leader to read whole
+    weights. read, stage, write: a
+    checkpoint's files in `folder`; with `base`, of the frozen weights beside adapters too.
     """
 
     move: Move
@@ -55,3 +56,5 @@ class Order(Request[Report]):
     lr: float = 0.0
     updates: int = 0
     folder: str = ""
+    temperature: float = 0.0
+    base: bool = False

@@ -13,6 +13,7 @@ by the leader's crew and by every follower.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -30,6 +31,7 @@ from realnet.roles.models.blocks import recompute_blocks
 from realnet.roles.models.build import build_empty, build_model
 from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.tables import Policy
+from realnet.roles.trainer import learner_lora
 from realnet.roles.trainer.fsdp import files, meeting, sharded
 from realnet.roles.trainer.fsdp.records import Report, Written
 from realnet.roles.trainer.learner_config import LearnerConfig
@@ -40,6 +42,7 @@ from realnet.roles.trainer.learner_run import run_part
 from realnet.roles.trainer.learner_undo import Undo
 from realnet.roles.trainer.learner_vitals import Vitals
 
+Take = Callable[[str, torch.Tensor], None]
 _IDLE: Row = (np.zeros(2, np.int64), np.ones(1, np.int64))
 
 
@@ -81,7 +84,7 @@ class Shard:
 
     def spread(self, model: Any = None) -> None:
         """Cut the model over all ranks; rank 0 gives it, whole and on the CPU."""
-        self.model = self._cut(model)
+        self.model = self._cut(model, adapters=bool(self.config.lora.rank))
         self.scorer = self._scorer(self.model)
         self.named = [(n, w) for n, w in self.model.named_parameters() if w.requires_grad]
         config = self.config
@@ -91,7 +94,7 @@ class Shard:
 
     def refer(self, model: Any = None) -> None:
         """Cut the reference over all ranks; rank 0 gives it, whole and on the CPU."""
-        made = self._cut(model)
+        made = self._cut(model, adapters=False)
         made.requires_grad_(False)
         self.reference = self._scorer(made)
 
@@ -100,10 +103,12 @@ class Shard:
         fine = msgspec.structs.replace(policy or self.policy, dtype="fp32")
         return build_model(fine, self.tokenizer, self.base, self.policy.seed)
 
-    def _cut(self, model: Any) -> Any:
+    def _cut(self, model: Any, *, adapters: bool) -> Any:
         if self.rank:
             fine = msgspec.structs.replace(self.policy, dtype="fp32")
             model = build_empty(fine, self.tokenizer, self.base)
+            if adapters:
+                learner_lora.add_adapters(model, self.config.lora, self.policy.seed)
         ensure(model is not None, "rank 0 cuts a model that it has")
         if self.config.activations == "recompute":
             recompute_blocks(model)
@@ -118,13 +123,19 @@ class Shard:
     # ---------------------------------------------------------------- passes
 
     @torch.no_grad()
-    def score(self, parts: Sequence[Part | None], *, reference: bool) -> list[Floats]:
-        """Return the log-probabilities of every answer of this rank's parts, in their order."""
+    def score(
+        self, parts: Sequence[Part | None], *, reference: bool, temperature: float = 0.0
+    ) -> list[Floats]:
+        """Return the log-probabilities of every answer of this rank's parts, in their order.
+
+        Temperature 0 is the policy's.
+        """
         scorer = self.reference if reference else self.scorer
         assert scorer is not None
         result: list[Floats] = []
         for part in parts:
-            logp = scorer.logprobs(part.rows if part else [_IDLE]).double().cpu().numpy()
+            rows = part.rows if part else [_IDLE]
+            logp = scorer.logprobs(rows, temperature or None).double().cpu().numpy()
             if part:
                 result += np.split(logp, np.cumsum(part.counts)[:-1])
         scorer.model.reshard()  # without a backward pass, what is in no block stays whole
@@ -171,19 +182,31 @@ class Shard:
 
     # ---------------------------------------------------------------- whole weights
 
-    def gather(self, take: Callable[[str, torch.Tensor], None] | None = None) -> None:
-        """Bring every weight together, one after the other; rank 0 takes each in fp32."""
+    def gather(self, take: Take | None = None, take_adapter: Take | None = None) -> None:
+        """Bring every weight together, one after the other; rank 0 takes each in fp32.
+
+        Adapters are merged into what they stand beside; rank 0 may have them as they are, too.
+        """
         self.model.reshard()
-        for name, weight in self.model.named_parameters():
-            whole = sharded.whole_tensor(weight)
+        every = self.model.named_parameters()
+        for _, group in itertools.groupby(every, lambda item: learner_lora.beside(item[0])):
+            whole = {name: sharded.whole_tensor(weight) for name, weight in group}
+            for name, weight in whole.items():
+                if take_adapter is not None and learner_lora.is_adapter(name):
+                    take_adapter(name, weight)
             if take is not None:
-                take(name, whole)
+                for name, weight in learner_lora.merged(whole, self.config.lora):
+                    take(name, weight)
 
     # ---------------------------------------------------------------- checkpoints
 
-    def stage(self, folder: Path) -> None:
-        """Copy the state aside and begin to write it; the next step may be taken meanwhile."""
-        self._writing = files.begin(folder, self._state(), self._files)
+    def stage(self, folder: Path, *, base: bool = False) -> None:
+        """Copy the state aside and begin to write it; the next step may be taken meanwhile.
+
+        With `base`, the frozen weights beside adapters are written too.
+        """
+        state = {**self._weights(base=base), **self.optimizer.state()}
+        self._writing = files.begin(folder, state, self._files)
 
     def write(self, folder: Path) -> tuple[Written, ...]:
         """Wait until this rank's files are durable, and return them. No move of all together."""
@@ -192,10 +215,16 @@ class Shard:
             raise RealnetError("a checkpoint is begun before it is finished")
         return files.finish(folder, self.rank, writing)
 
-    def read(self, folder: Path) -> None:
-        """Take over the state that any number of ranks wrote. Raises CheckpointError."""
-        weights = {f"{files.WEIGHT}{name}": weight.detach() for name, weight in self.named}
+    def read(self, folder: Path) -> bool:
+        """Take over the state that any number of ranks wrote. Raises CheckpointError.
+
+        Tells whether frozen weights beside adapters were in it.
+        """
         known = files.kinds(folder)
+        base = bool(self.config.lora.rank) and any(
+            name.startswith(files.WEIGHT) and not learner_lora.is_adapter(name) for name in known
+        )
+        weights = self._weights(base=base)
         files.check(folder, known, weights)
         state = {
             f"{key}/{name}": torch.zeros(()) if key == "step" else torch.zeros_like(weight.detach())
@@ -205,7 +234,9 @@ class Shard:
         }
         files.read(folder, {**weights, **state}, self._files)
         self.optimizer.restore(state)
+        return base
 
-    def _state(self) -> dict[str, torch.Tensor]:
-        weights = {f"{files.WEIGHT}{name}": weight.detach() for name, weight in self.named}
-        return {**weights, **self.optimizer.state()}
+    def _weights(self, *, base: bool) -> dict[str, torch.Tensor]:
+        """Return what is trained, and with `base` what is frozen, by its name in a checkpoint."""
+        named = [*self.named, *(learner_lora.frozen(self.model) if base else [])]
+        return {f"{files.WEIGHT}{name}": weight.detach() for name, weight in named}
