@@ -437,6 +437,12 @@ class Head(Actor[HeadConfig]):
         peer = self.peers[full]
         self.peers[full] = Peer(peer.slot, peer.endpoint, peer.actors, up=True)
         self.broadcast(PeerUp(full))
+        if all(s.state in ("up", "absent") for s in self.supervisor.slots.values()):
+            self.began("roles")
+
+    def began(self, part: str) -> None:
+        """A part of the beginning is over."""
+        self.record.startup.over(part, self.clock.now())
 
     def _down(self, effect: Down) -> None:
         full = f"{effect.slot}~{effect.incarnation}"

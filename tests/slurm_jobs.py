@@ -71,6 +71,17 @@ class Cluster:
             time.sleep(0.2)
         raise AssertionError(self.call("sinfo", "-N", "-l") + self.call("squeue"))
 
+    def bytes_to(self, node: str) -> int:
+        """How many bytes have crossed the link to a node."""
+        return self._counted(node, "tx")  # what the bridge's end has sent
+
+    def bytes_from(self, node: str) -> int:
+        """How many bytes have come over the link from a node."""
+        return self._counted(node, "rx")
+
+    def _counted(self, node: str, way: str) -> int:
+        return int(Path(f"/sys/class/net/rtv-{node}/statistics/{way}_bytes").read_text())
+
     def processes(self, node: str, mark: str) -> list[str]:
         """The command lines in a node that have this text in them."""
         told = self.call(str(SCRIPT), "exec", node, "ps", "-eo", "args", check=False)
@@ -107,7 +118,11 @@ class SlurmRun:
 
     @property
     def job(self) -> str:
-        return str(next(j["number"] for j in self.jobs() if j["what"] == "run"))
+        return self.lives()[0]
+
+    def lives(self) -> list[str]:
+        """The jobs of the run itself, oldest first."""
+        return [str(j["number"]) for j in self.jobs() if j["what"] == "run"]
 
     def state(self, job: str = "") -> str:
         told = self.cluster.call("squeue", "-h", "-t", "all", "-j", job or self.job, "-o", "%T")
@@ -146,7 +161,10 @@ class SlurmRun:
 
     def hosts(self) -> dict[str, str]:
         """Slot -> the node it lives on, as `realnet top` has it."""
-        status = json.loads((self.folder / "status.json").read_bytes())
+        try:
+            status = json.loads((self.folder / "status.json").read_bytes())
+        except FileNotFoundError:  # not begun
+            return {}
         return {n: s["host"] for n, s in status["slots"].items() if s["state"] == "up"}
 
     def until(self, condition: Callable[[], bool], budget_s: float = 60.0, what: str = "") -> float:
@@ -163,3 +181,21 @@ class SlurmRun:
                 )
             time.sleep(0.1)
         return time.monotonic() - start_s
+
+
+def squares(run: SlurmRun, attempt: int = 0) -> int:
+    """How far the small network has come."""
+    texts = [e for e in run.events(attempt) if "squares since" in e]
+    return max((int(e.split()[0]) for e in texts), default=0)
+
+
+def works(run: SlurmRun, attempt: int = 1) -> None:
+    """Wait until all processes of the small network are up and it does something."""
+    run.until(lambda: run.said_that("100 squares", attempt), 90.0, f"work in attempt {attempt}")
+    run.until(lambda: len(run.hosts()) == 5, 30.0, "all are up")
+
+
+def goes_on(run: SlurmRun) -> None:
+    """Wait until the small network has come further."""
+    now = squares(run)
+    run.until(lambda: squares(run) > now, 30.0, "it goes on")

@@ -13,8 +13,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -52,8 +54,8 @@ from realnet.ports import Ask, handles
 from realnet.roster import Status
 from realnet.serving import caller
 from realnet.supervision import Supervisor
-from realnet.topology.placement import Host, Placement, assigned_pools
-from realnet.topology.plan import Plan
+from realnet.topology.placement import Host, Placement, assigned_pools, spares_of_pools
+from realnet.topology.plan import Plan, PoolPlan
 
 AWAY_S = 0.5
 AGAIN_S = 15.0  # for those who are to come by another way
@@ -72,12 +74,30 @@ class HostsConfig(Config):
 class Wanted(NamedTuple):
     """The hosts that a run needs: how many, and of those that come beyond, how many are spares.
 
-    `names` are those that ought to come, where they are known: who is missing is named.
+    `names` are those that ought to come, where they are known: who is missing is named. `pools`
+    says how many each pool needs, where hosts come with their pool.
     """
 
     num_hosts: int
     num_spares: int = 0
     names: tuple[str, ...] = ()
+    pools: Mapping[str, int] = MappingProxyType({})
+
+    def lacks(self, hosts: Sequence[Host]) -> str:
+        """Return what is missing among the hosts that are fit; "" if they are enough."""
+        come = Counter(h.pool for h in hosts)
+        for pool, num in self.pools.items():
+            if come[pool] < num:
+                return f"{come[pool]} of the {num} hosts that pool {pool} needs"
+        if len(hosts) < self.num_hosts:
+            return f"{len(hosts)} of the {self.num_hosts} hosts that this run needs"
+        return ""
+
+    def shared_out(self, hosts: Sequence[Host], pools: Mapping[str, PoolPlan]) -> list[Host]:
+        """Return the hosts with their pools, and those that are not needed now as spares."""
+        if self.pools:
+            return spares_of_pools(hosts, self.pools)
+        return assigned_pools(hosts, pools, len(hosts) - self.num_hosts)
 
 
 class Head(Protocol):
@@ -87,6 +107,7 @@ class Head(Protocol):
     status: dict[str, Status]
 
     def say(self, text: str, **fields: Any) -> None: ...
+    def began(self, part: str) -> None: ...
     def invite(self, slot: str) -> None: ...
     async def retire(self, slot: str, deadline_s: float) -> None: ...
 
@@ -152,26 +173,24 @@ class Hosts(Actor[HostsConfig]):
         if moved:
             await self._until_come(self._num_come() + moved, AGAIN_S)
         came_s = self.clock.now() - start_s
+        self.head.began("agents")
         for name in [a for a, agent in self._agents.items() if not agent.come]:
             self._lose(name, "it does not hear the head")
         await self._look_at_all()
-        fit = self._in_order()
-        if len(fit) < self.wanted.num_hosts:
+        fit = [_host(self._agents[a].hello) for a in self._in_order()]
+        lacks = self.wanted.lacks(fit)
+        if lacks:
             why = "; ".join([*self.notes, *self._missing()])
-            raise RealnetError(
-                f"{len(fit)} of the {self.wanted.num_hosts} hosts that this run needs are fit "
-                f"after {self.config.gather_s:g} s at most. {why}"
-            )
+            raise RealnetError(f"{lacks} are fit after {self.config.gather_s:g} s at most. {why}")
         for text in self._missing():
             self.head.say(text)
         looked_s = self.clock.now() - start_s - came_s
+        self.head.began("preflight")
         self.head.say(
             f"{len(fit)} hosts have come in {came_s:.1f} s, and are fit (looked at in "
             f"{looked_s:.1f} s)"
         )
-        num_spares = len(fit) - self.wanted.num_hosts
-        hosts = [_host(self._agents[a].hello) for a in fit]
-        for host in assigned_pools(hosts, self.plan.pools, num_spares):
+        for host in self.wanted.shared_out(fit, self.plan.pools):
             self.placement.add(host)
         left = self.placement.place_all()
         if left:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from realnet.observe.startup import Startup, startup_path
+
 Row = dict[str, Any]
 HOP_S = 0.002
 MAX_SPANS = 20_000
@@ -142,6 +144,7 @@ class Record:
         self.started_s = started_s
         self._attempt = attempt
         self.busy = Busy()
+        self.startup = Startup(startup_path(folder, attempt), started_s)
         self.watchers: list[Callable[[str, Row], None]] = []
 
     def write(self, actor: str, kind: str, time_s: float, row: Row) -> None:

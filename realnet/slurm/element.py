@@ -1,6 +1,6 @@
 """One element of an array of elastic hosts: an agent that comes, leaves when told, comes again.
 
-    python -m realnet.slurm.element FOLDER ROLE FIRST
+    python -m realnet.slurm.element FOLDER ROLE FIRST [POOL]
 
 SLURM signals this process; it passes the signal on, and the agent has the head end in order what is
 there. Then it waits to be killed: an element that ends by itself within its grace counts as done
@@ -24,6 +24,7 @@ from realnet.launch.rendezvous import GONE, read_head
 from realnet.slurm import commands
 from realnet.slurm.records import read_submission
 from realnet.slurm.script import site_of
+from realnet.slurm.site import for_pool
 
 EXIT_RETRY, EXIT_FENCED, EXIT_NEVER = 75, 76, 93
 AGAIN_S = 2.0
@@ -36,8 +37,8 @@ LINGER_S = 300.0
 class Element:
     """The life of one element of an array."""
 
-    def __init__(self, folder: Path, role: str, first: int):
-        self.folder, self.role = folder, role
+    def __init__(self, folder: Path, role: str, first: int, pool: str = ""):
+        self.folder, self.role, self.pool = folder, role, pool
         self.number = first + int(os.environ["SLURM_ARRAY_TASK_ID"])
         array, task = os.environ["SLURM_ARRAY_JOB_ID"], os.environ["SLURM_ARRAY_TASK_ID"]
         self.job = f"{array}_{task}"  # SLURM_JOB_ID of one of them means all
@@ -69,7 +70,7 @@ class Element:
         return False
 
     def _be_an_agent(self) -> int:
-        site = site_of(read_submission(self.folder))
+        site = for_pool(site_of(read_submission(self.folder)), self.pool)
         words = [
             *site.wrap,
             *(sys.executable, "-P", "-m", "realnet.launch.agent", str(self.folder)),
@@ -100,4 +101,4 @@ class Element:
 
 
 if __name__ == "__main__":
-    sys.exit(Element(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])).run())
+    sys.exit(Element(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), *sys.argv[4:]).run())

@@ -53,18 +53,18 @@ def main(folder: Path) -> int:
     job = os.environ["SLURM_JOB_ID"]
     asked, plan = read_submission(folder), read_plan(folder)
     site = site_of(asked)
-    nodes = commands.host_names(os.environ["SLURM_JOB_NODELIST"])
+    nodes = _nodes(len(asked.kinds()))
     attempts = [p for p in (folder / "attempts").glob("*") if p.name.isdigit()]
     run = RunFolder(folder, resumed=bool(attempts))
     try:
-        _say(f"{folder} attempt {run.attempt}: job {job} on {', '.join(nodes)}")
+        _say(f"{folder} attempt {run.attempt}: job {job} on {_listed(nodes)}")
         note_begin(folder, run.attempt)
         circles = "" if os.environ.get(ANYWAY) else going_in_circles(folder, run.attempt)
         if circles:
             write_ended(folder, run.attempt, Ended(EXIT_NEVER, circles, newest_checkpoint(folder)))
             _say(f"not started again: {circles}")
             return EXIT_NEVER
-        fleet = SlurmFleet(folder, asked, site, nodes, os.environ.get("SLURMD_NODENAME", ""))
+        fleet = SlurmFleet(folder, asked, nodes, os.environ.get("SLURMD_NODENAME", ""))
         _watch_the_clock(job, float(site.notice))
         outcome = _run(plan, run, fleet)
         write_ended(
@@ -78,6 +78,18 @@ def main(folder: Path) -> int:
     finally:
         run.close()
     return _afterwards(folder, outcome, site.again, job)
+
+
+def _nodes(num_kinds: int) -> list[list[str]]:
+    """Return the nodes of each part of the job."""
+    names = ["SLURM_JOB_NODELIST"]
+    if num_kinds > 1:
+        names = [f"SLURM_JOB_NODELIST_HET_GROUP_{n}" for n in range(num_kinds)]
+    return [commands.host_names(os.environ[name]) for name in names]
+
+
+def _listed(nodes: list[list[str]]) -> str:
+    return "; ".join(", ".join(part) for part in nodes)
 
 
 def _run(plan: Plan, run: RunFolder, fleet: SlurmFleet) -> Outcome:

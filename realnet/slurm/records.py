@@ -24,8 +24,23 @@ from realnet.guest.meeting import write_private
 ATTEMPTS_WITHOUT_PROGRESS = 2
 
 
+class Part(msgspec.Struct, frozen=True):
+    """Nodes of one kind in a job: `nodes` and `spares` more, each with so many GPUs and cores.
+
+    `pool` is whose they are; "" for all of a job that has one kind.
+    """
+
+    pool: str
+    nodes: int
+    spares: int
+    gpus: int
+    cpus: int
+
+
 class Submission(msgspec.Struct):
-    """What was asked for. `site` is a plain table of `Site`."""
+    """What was asked for, of all nodes together and for the fullest of them. `site` is a plain
+    table of `Site`. `parts`: the kinds of nodes, where there are several.
+    """
 
     nodes: int
     spares: int
@@ -34,6 +49,12 @@ class Submission(msgspec.Struct):
     python: str
     path: list[str]
     site: dict[str, Any]
+    parts: list[Part] = []
+
+    def kinds(self) -> list[Part]:
+        """Return the kinds of nodes: at least one."""
+        whole = Part("", self.nodes, self.spares, self.gpus, self.cpus)
+        return self.parts or [whole]
 
 
 class Job(msgspec.Struct):

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from realnet.config import read_table
 from realnet.slurm.records import Submission
-from realnet.slurm.site import Site
+from realnet.slurm.site import Site, for_pool
 
+_UNPACK = Path(__file__).with_name("unpack.sh")
 # What jobs get of the environment of whoever submits, beside what the site and roles name.
 EXPORTED = ("HOME", "USER", "LOGNAME", "PATH", "LANG", "LD_LIBRARY_PATH", "SLURM_CONF", "TERM")
 
@@ -23,24 +24,52 @@ def site_of(submission: Submission) -> Site:
     return read_table(Site, submission.site, "slurm.json: site")
 
 
+def python_words(site: Site, python: str) -> list[str]:
+    """Return the words that start the Python of a node, which may have to be unpacked first."""
+    if not site.unpack:
+        return [site.python or python]
+    return ["bash", str(_UNPACK), site.unpack, site.scratch or "/tmp"]
+
+
 def job_script(folder: Path, name: str, asked: Submission, secrets: Sequence[str]) -> str:
-    """Return the script of the run's own job."""
+    """Return the script of the run's own job: one part of it for each kind of nodes."""
     site = site_of(asked)
-    options = [
+    whole = [
         f"--job-name=realnet-{name}",
-        f"--nodes={asked.nodes + asked.spares}",
-        "--ntasks-per-node=1",
-        "--exclusive" if site.exclusive else f"--cpus-per-task={asked.cpus}",
-        *_gpus(asked.gpus, site),
-        f"--time={minutes(float(site.time))}",
         f"--output={folder}/slurm-%j.log",
         f"--signal=B:USR2@{int(float(site.notice))}",
-        "--no-kill",
-        *(("--requeue",) if site.again == "requeue" else ("--no-requeue",)),
-        *_common(site, secrets),
+        "--open-mode=append",
+        f"--export={_exported(site, secrets)}",
     ]
-    body = [asked.python, "-P", "-m", "realnet.slurm.job", str(folder)]
-    return _script(options, site, asked, body)
+    parts = []
+    for part in asked.kinds():
+        own = for_pool(site, part.pool)
+        parts.append(
+            [
+                f"--nodes={part.nodes + part.spares}",
+                "--ntasks-per-node=1",
+                "--exclusive" if own.exclusive else f"--cpus-per-task={part.cpus}",
+                *_gpus(part.gpus, own),
+                f"--time={minutes(float(site.time))}",
+                "--no-kill",
+                "--requeue" if site.again == "requeue" else "--no-requeue",
+                *_where(own),
+            ]
+        )
+    parts[0] = [*whole, *parts[0]]
+    first = for_pool(site, asked.kinds()[0].pool)  # the head lives on the first node
+    body = [*python_words(first, asked.python), "-P", "-m", "realnet.slurm.job", str(folder)]
+    return _script(parts, first, asked, body)
+
+
+def node_script(site: Site) -> str:
+    """Return what the agent's command is started by on nodes that are not of the first kind."""
+    return "\n".join(["#!/bin/bash", *_before(site), 'exec "$@"']) + "\n"
+
+
+def node_script_path(folder: Path, pool: str) -> Path:
+    """Return where the script for the nodes of a pool is."""
+    return folder / f"node-{pool}.sh"
 
 
 def array_script(
@@ -53,25 +82,29 @@ def array_script(
     gpus: int,
     cpus: int,
     partition: str,
+    pool: str,
     secrets: Sequence[str],
 ) -> str:
     """Return the script of an array of elastic hosts for one role, each element a node's share."""
-    site = site_of(asked)
+    site = for_pool(site_of(asked), pool)
     options = [
         f"--job-name=realnet-{name}-{role}",
+        f"--output={folder}/slurm-%A_%a.log",
+        "--open-mode=append",
+        f"--export={_exported(site, secrets)}",
         f"--array=0-{count - 1}",
         "--nodes=1",
         "--ntasks=1",
         f"--cpus-per-task={cpus}",
         *_gpus(gpus, site),
         f"--time={minutes(float(site.time))}",
-        f"--output={folder}/slurm-%A_%a.log",
         "--signal=B:USR2@120",
         "--requeue",
-        *_common(site, secrets, partition),
+        *_where(site, partition),
     ]
-    body = [asked.python, "-P", "-m", "realnet.slurm.element", str(folder), role, str(first)]
-    return _script(options, site, asked, body)
+    python = python_words(site, asked.python)
+    body = [*python, "-P", "-m", "realnet.slurm.element", str(folder), role, str(first), pool]
+    return _script([options], site, asked, body)
 
 
 def _gpus(num: int, site: Site) -> list[str]:
@@ -80,7 +113,7 @@ def _gpus(num: int, site: Site) -> list[str]:
     return [f"--gres=gpu:{num}" if site.gpus_as == "gres" else f"--gpus-per-node={num}"]
 
 
-def _common(site: Site, secrets: Sequence[str], partition: str = "") -> list[str]:
+def _where(site: Site, partition: str = "") -> list[str]:
     named = (
         ("partition", partition or site.partition),
         ("account", site.account),
@@ -88,27 +121,34 @@ def _common(site: Site, secrets: Sequence[str], partition: str = "") -> list[str
         ("constraint", site.constraint),
         ("exclude", site.exclude),
     )
-    export = ",".join(dict.fromkeys([*EXPORTED, *site.export, *secrets]))
-    return [
-        *(f"--{key}={value}" for key, value in named if value),
-        "--open-mode=append",
-        f"--export={export}",
-        *site.options,
-    ]
+    return [*(f"--{key}={value}" for key, value in named if value), *site.options]
 
 
-def _script(options: Sequence[str], site: Site, asked: Submission, body: Sequence[str]) -> str:
-    lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in options)]
-    lines += [f"module load {shlex.quote(m)}" for m in site.modules]
-    lines += site.before
+def _exported(site: Site, secrets: Sequence[str]) -> str:
+    return ",".join(dict.fromkeys([*EXPORTED, *site.export, *secrets]))
+
+
+def _script(
+    parts: Sequence[Sequence[str]], site: Site, asked: Submission, body: Sequence[str]
+) -> str:
+    lines = ["#!/bin/bash"]
+    for number, options in enumerate(parts):
+        lines += ["#SBATCH hetjob"] * bool(number)
+        lines += [f"#SBATCH {option}" for option in options]
+    lines += _before(site)
     if asked.path:
         lines.append(f"export PYTHONPATH={shlex.quote(':'.join(asked.path))}")
+    lines.append(f"exec {shlex.join(body)}")  # exec: signals for the script reach Python itself
+    return "\n".join(lines) + "\n"
+
+
+def _before(site: Site) -> list[str]:
+    lines = [f"module load {shlex.quote(m)}" for m in site.modules] + list(site.before)
     if site.ports:
         lines.append(f"export REALNET_PORTS={shlex.quote(site.ports)}")
     if site.scratch:
         lines.append(f"export TMPDIR={shlex.quote(site.scratch)}")
-    lines.append(f"exec {shlex.join(body)}")  # exec: signals for the script reach Python itself
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def minutes(seconds: float) -> int:

@@ -4,6 +4,8 @@
     account   = "proj42"        # ~/.config/realnet/site.toml
     interface = "ib0"
     modules   = ["cuda/12.4"]
+    [pools.rollouts]            # what is otherwise for the nodes of [pools.rollouts] of a topology
+    partition = "spot"
 
 Knows nothing of topologies. Called by `submit.py` and `join.py`; jobs read it from slurm.json.
 """
@@ -13,10 +15,10 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from realnet.config import Config, Seconds, doc, read_table
-from realnet.errors import ConfigError
+from realnet.config import Config, Seconds, doc, read_table, to_plain
+from realnet.errors import ConfigError, listed, nearest
 
 PLACES = (Path("site.toml"), Path("~/.config/realnet/site.toml"))
 ENVIRONMENT = "REALNET_SITE"
@@ -54,11 +56,38 @@ class Site(Config):
     export: Annotated[list[str], doc("more environment variables that jobs get")] = []
     ports: Annotated[str, doc('where torch meets, "20000-29999"; empty: below the system\'s')] = ""
     scratch: Annotated[str, doc("a folder of each node for temporary files: becomes TMPDIR")] = ""
+    unpack: Annotated[
+        str,
+        doc("an environment (tar) that each node unpacks into `scratch` and takes its Python from"),
+    ] = ""
     options: Annotated[list[str], doc('more words for sbatch, ["--reservation=x"]')] = []
     again: Annotated[
         Literal["requeue", "successor", "never"],
         doc("how a run that was stopped goes on: the same job, a new one, or not by itself"),
     ] = "requeue"
+    pools: Annotated[
+        dict[str, dict[str, Any]],
+        doc("[pools.X]: what is otherwise for the nodes of a topology's pool X"),
+    ] = {}
+
+
+# A job has one of these, whatever nodes it has.
+OF_THE_JOB = ("time", "notice", "export", "again", "pools")
+KEYS = tuple(f for f in Site.__struct_fields__ if f not in OF_THE_JOB)
+
+
+def for_pool(site: Site, pool: str, where: str = "slurm.json") -> Site:
+    """Return the site as it is for the nodes of a pool. Raises ConfigError."""
+    table = site.pools.get(pool, {})
+    for key in table:
+        if key not in KEYS:
+            why = "it is of the whole job" if key in OF_THE_JOB else "no such key"
+            raise ConfigError(
+                f"{where}: pools.{pool}.{key}: {why}.{nearest(key, KEYS)} A pool may say: "
+                f"{listed(KEYS)}"
+            )
+    plain = {k: v for k, v in to_plain(site).items() if k != "pools"}
+    return read_table(Site, {**plain, **table}, f"{where}: pools.{pool}")
 
 
 def read_site(given: Path | None) -> tuple[Site, Path | None]:
@@ -75,4 +104,7 @@ def read_site(given: Path | None) -> tuple[Site, Path | None]:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {error}") from None
-    return read_table(Site, table, str(path)), path
+    site = read_table(Site, table, str(path))
+    for pool in site.pools:
+        for_pool(site, pool, str(path))
+    return site, path

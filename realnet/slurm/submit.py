@@ -21,6 +21,7 @@ from realnet.cli_topology import file_argument, set_option
 from realnet.config import to_plain
 from realnet.errors import ConfigError, RealnetError
 from realnet.slurm import commands
+from realnet.slurm.parts import divide
 from realnet.slurm.records import (
     Job,
     Submission,
@@ -29,12 +30,11 @@ from realnet.slurm.records import (
     read_submission,
     write_submission,
 )
-from realnet.slurm.script import array_script, job_script
-from realnet.slurm.site import Site, read_site
-from realnet.topology.placement import Host, Placement, place_on, placement_lines, spread
+from realnet.slurm.script import array_script, job_script, node_script, node_script_path
+from realnet.slurm.site import Site, for_pool, read_site
+from realnet.topology.placement import Placement, placement_lines, spread
 from realnet.topology.plan import Plan, read_plan, write_plan
 
-MOST_NODES = 512
 _runs = click.option("--runs", type=click.Path(path_type=Path), default=RUNS, show_default=True)
 _run = click.argument("run", required=False)
 _dry = click.option("--dry-run", is_flag=True, help="Print what would be submitted, no more.")
@@ -69,25 +69,55 @@ def submit(
     start = start_new(topology, overrides, name, runs.resolve())
     if not dry_run:
         refuse_what_cannot_travel(start.path)
-    shape = None if dry_run else commands.shape_of(site.partition)
-    num, placement = place(start.plan, nodes, shape)
-    cpus, gpus = most(start.plan, placement)
-    asked = Submission(num, spares, gpus, cpus, python_of(site), code_path(), to_plain(site))
+    asked, placement = what_is_asked(start.plan, site, nodes, spares, dry_run)
     script = job_script(start.path, start.path.name, asked, secrets_of(start.plan))
+    others = {
+        node_script_path(start.path, part.pool): node_script(for_pool(site, part.pool))
+        for part in asked.kinds()[1:]
+    }
     if dry_run:
         click.echo(f"# site: {where or 'none, the defaults'}\n{script}")
+        for path, text in others.items():
+            click.echo(f"# {path}\n{text}")
         click.echo(f"# sbatch --parsable < {start.path}/job.sh\n")
         click.echo("\n".join(placement_lines(placement)))
         return
-    commands.call(["sbatch", "--test-only"], text=script)
+    if not others:  # sbatch cannot try a job of several parts
+        commands.call(["sbatch", "--test-only"], text=script)
     start.path.mkdir(parents=True, exist_ok=True)
     write_plan(start.plan, start.path)
     (start.path / "topology.toml").write_text(resolved_text(start.source), encoding="utf-8")
-    (start.path / "job.sh").write_text(script, encoding="utf-8")
+    for path, text in {start.path / "job.sh": script, **others}.items():
+        path.write_text(text, encoding="utf-8")
     write_submission(start.path, asked)
     number = _sbatch(start.path, script, Job("run"))
-    click.echo(f"{start.path}: job {number}, {num} nodes" + (f" + {spares} spares" * bool(spares)))
+    num_spares = asked.spares
+    click.echo(
+        f"{start.path}: job {number}, {asked.nodes} nodes"
+        + (f" + {num_spares} spares" * bool(num_spares))
+    )
     click.echo(f"realnet top {start.path}; realnet logs {start.path}; bin/cancel {start.path}")
+
+
+def what_is_asked(
+    plan: Plan, site: Site, nodes: int, spares: int, dry_run: bool
+) -> tuple[Submission, Placement]:
+    """Return what is asked for, and who would live where. Raises ConfigError."""
+    parts, placement = divide(
+        *(plan, site, nodes, spares),
+        lambda partition: None if dry_run else commands.shape_of(partition),
+    )
+    asked = Submission(
+        nodes=sum(p.nodes for p in parts),
+        spares=sum(p.spares for p in parts),
+        gpus=max(p.gpus for p in parts),
+        cpus=max(p.cpus for p in parts),
+        python=python_of(site),
+        path=code_path(),
+        site=to_plain(site),
+        parts=[p for p in parts if p.pool],
+    )
+    return asked, placement
 
 
 @main.command()
@@ -114,7 +144,7 @@ def join(run: str, role: str, count: int, partition: str, dry_run: bool, runs: P
     first = asked.nodes + asked.spares + _first_free(folder, dry_run)
     script = array_script(
         *(folder, folder.name, asked, role, first, count),
-        *(planned.gpus * planned.ranks, planned.cpus * planned.ranks, partition),
+        *(planned.gpus * planned.ranks, planned.cpus * planned.ranks, partition, planned.pool),
         secrets_of(plan),
     )
     if dry_run:
@@ -174,37 +204,6 @@ def refuse_what_cannot_travel(folder: Path) -> None:
                 f"{folder} is in {local}, which each node has for itself: --runs says where runs "
                 "go, on the shared file system (REALNET_SHARED_TMP=1 if it is one)"
             )
-
-
-def place(plan: Plan, nodes: int, shape: commands.Shape | None) -> tuple[int, Placement]:
-    """Return how many nodes a plan gets, and its places on them. Raises ConfigError.
-
-    Without `nodes`: as few as hold it, as far as the shape of a node is known.
-    """
-    least = max(1, sum(p.nodes for p in plan.pools.values()))
-    if nodes and shape is not None and nodes > shape.nodes:
-        raise ConfigError(f"{nodes} nodes: the partition has {shape.nodes}")
-    tried = [nodes] if nodes else range(least, min(MOST_NODES, shape.nodes if shape else 1) + 1)
-    complaint = f"it needs {least} nodes, the partition has {shape.nodes if shape else '?'}"
-    each = Host("") if shape is None else Host("", shape.cpus, shape.gpus, shape.memory_bytes)
-    for num in tried:
-        try:
-            return num, place_on(plan, num, 0, each)
-        except ConfigError as error:
-            complaint = str(error)
-    raise ConfigError(complaint)
-
-
-def most(plan: Plan, placement: Placement) -> tuple[int, int]:
-    """Return the cores and GPUs that the fullest node needs."""
-    cpus: dict[str, int] = {}
-    gpus: dict[str, int] = {}
-    slots = {s.name: s for s in plan.slots}
-    for name, at in placement.places.items():
-        role = plan.roles[slots[name].roles[0]]
-        cpus[at.host] = cpus.get(at.host, 0) + role.cpus
-        gpus[at.host] = gpus.get(at.host, 0) + len(at.gpus)
-    return max(cpus.values(), default=1), max(gpus.values(), default=0)
 
 
 def python_of(site: Site) -> str:

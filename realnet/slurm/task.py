@@ -26,7 +26,11 @@ PAUSE_S = 3.0  # a head writes its status twice a second
 
 def main(argv: list[str]) -> int:
     """Be the agent of this node until the head, or its silence, ends it."""
-    job, number = os.environ["SLURM_JOB_ID"], int(os.environ["SLURM_PROCID"])
+    at = argv.index("--first")  # the number of the first node of this part of the job
+    first, argv = int(argv[at + 1]), argv[:at] + argv[at + 2 :]
+    # Of a job of several parts, the first is the one that is started again.
+    job = os.environ.get("SLURM_HET_JOB_ID") or os.environ["SLURM_JOB_ID"]
+    number = first + int(os.environ["SLURM_NODEID"])
     lives = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     folder, attempt = Path(argv[0]), int(argv[argv.index("--attempt") + 1])
     host = os.environ["SLURMD_NODENAME"]

@@ -31,6 +31,7 @@ from realnet.head import Head, HeadConfig
 from realnet.member import make_member
 from realnet.node import Node
 from realnet.observe.record import Busy, Record, Row
+from realnet.observe.startup import Startup
 from realnet.testing.history import History
 from realnet.testing.loop import Process, VirtualLoop, run_in
 from realnet.testing.network import SimulatedNetwork, Weather
@@ -194,6 +195,7 @@ class MemoryRecord(Record):
         self.started_s = 0.0
         self._attempt = 1
         self.busy = Busy()
+        self.startup = Startup(None, 0.0)
         self.rows: list[tuple[str, Row]] = []
         self.watchers = [lambda kind, row: self.rows.append((kind, row))]
 

@@ -99,7 +99,8 @@ class Placement:
         for slot in gone:
             self.free(slot)
         room = self._rooms.pop(host, None)
-        spares = [r for r in self._rooms.values() if r.host.spare]
+        pools = ("", room.host.pool if room is not None else "")
+        spares = [r for r in self._rooms.values() if r.host.spare and r.host.pool in pools]
         if room is not None and spares and not room.host.spare and not room.host.elastic:
             spares[0].host = spares[0].host._replace(spare=False, pool=room.host.pool)
         return gone
@@ -177,8 +178,10 @@ class Placement:
         if slot.elastic:
             return [r for r in rooms if r.host.elastic == slot.roles[0]]
         rooms = [r for r in rooms if not r.host.elastic]
-        shared = not pool and all(r.host.pool for r in rooms)  # every host has its pool
-        return [r for r in rooms if shared or r.host.pool == pool or r.host.spare]
+        # Where every host has its pool, a role without one may go anywhere.
+        shared = not pool and all(r.host.pool or r.host.spare for r in rooms)
+        any_pool = [r for r in rooms if r.host.spare and not r.host.pool]
+        return [r for r in rooms if shared or r.host.pool == pool or r in any_pool]
 
     # ------------------------------------------------------------ what slots need
 
@@ -261,10 +264,22 @@ def place_on(plan: Plan, num_hosts: int, num_spares: int, each: Host) -> Placeme
     Without GPUs in `each`: as many as the topology needs, divided. Raises ConfigError naming what
     there is no room for.
     """
-    host = each._replace(gpus=each.gpus or _gpus_each(plan, num_hosts))
-    hosts = [host._replace(name=f"node-{n}") for n in range(num_hosts + num_spares)]
+    hosts = [each] * (num_hosts + num_spares)
+    if not each.gpus:
+        pools = [h.pool for h in assigned_pools(_named(hosts), plan.pools, num_spares)]
+        gpus = {p: gpus_each(plan, pools.count(p), p) for p in pools if p}
+        shared = gpus_each(plan, num_hosts)
+        hosts = [each._replace(gpus=max(shared, gpus.get(p, 0))) for p in pools]
+    return place_among(plan, hosts, num_spares)
+
+
+def place_among(plan: Plan, hosts: Sequence[Host], num_spares: int = 0) -> Placement:
+    """Return who would live where among these hosts, which get names; the last are spares.
+
+    Raises ConfigError naming what there is no room for.
+    """
     placement = Placement(spread(plan, "127.0.0.1"))
-    for one in assigned_pools(hosts, plan.pools, num_spares):
+    for one in assigned_pools(_named(hosts), plan.pools, num_spares):
         placement.add(one)
     left = placement.place_all()
     if left:
@@ -272,9 +287,15 @@ def place_on(plan: Plan, num_hosts: int, num_spares: int, each: Host) -> Placeme
     return placement
 
 
-def _gpus_each(plan: Plan, num_hosts: int) -> int:
-    """GPUs of a host where nobody says: what is asked for, divided, and no process cut in two."""
-    roles = [r for r in plan.roles.values() if not r.place and r.gpus]
+def _named(hosts: Sequence[Host]) -> list[Host]:
+    return [host._replace(name=f"node-{n}") for n, host in enumerate(hosts)]
+
+
+def gpus_each(plan: Plan, num_hosts: int, pool: str = "") -> int:
+    """GPUs of a host (of a pool, if one is given) where nobody says: what is asked for, divided,
+    and no process cut in two.
+    """
+    roles = [r for r in plan.roles.values() if not r.place and r.gpus and pool in ("", r.pool)]
     total = sum(r.gpus * r.count * r.ranks for r in roles)
     return max([-(-total // num_hosts), *(r.gpus for r in roles)])
 
@@ -297,10 +318,11 @@ def assigned_pools(
     hosts: Sequence[Host], pools: Mapping[str, PoolPlan], num_spares: int = 0
 ) -> list[Host]:
     """Return the hosts with their pools: by name where a pool names its hosts, then in order as
-    many as each asks for (`nodes`). The last `num_spares` are spares of all pools.
+    many as each asks for (`nodes`). The last `num_spares` are spares of all pools. A host that
+    has its pool already keeps it.
     """
     regular = list(hosts[: len(hosts) - num_spares])
-    left = {h.name: h for h in regular}
+    left = {h.name: h for h in regular if not h.pool}
     given: dict[str, str] = {}
     for pool in pools.values():
         for name in pool.hosts:
@@ -316,3 +338,13 @@ def assigned_pools(
             given[name] = open_pools[at % len(open_pools)]
     spares = [h._replace(spare=True) for h in hosts[len(hosts) - num_spares :]] * bool(num_spares)
     return [h._replace(pool=given.get(h.name, h.pool)) for h in regular] + spares
+
+
+def spares_of_pools(hosts: Sequence[Host], wanted: Mapping[str, int]) -> list[Host]:
+    """Return hosts that have their pools, those beyond what each pool wants as its spares."""
+    seen: dict[str, int] = {}
+    told = []
+    for host in hosts:
+        seen[host.pool] = seen.get(host.pool, 0) + 1
+        told.append(host._replace(spare=seen[host.pool] > wanted.get(host.pool, 0)))
+    return told

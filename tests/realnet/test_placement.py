@@ -9,7 +9,7 @@ import pytest
 
 from realnet.errors import RealnetError
 from realnet.launch.ports import ENVIRONMENT, HeldPort, port_range
-from realnet.topology.placement import Host, Placement, assigned_pools, spread
+from realnet.topology.placement import Host, Placement, assigned_pools, spares_of_pools, spread
 from realnet.topology.plan import Plan, PoolPlan, RolePlan, SlotPlan
 
 
@@ -147,3 +147,23 @@ def test_a_held_port_is_nobody_elses_but_a_server_may_listen_there(
 def test_ports_are_below_those_of_the_system() -> None:
     floor = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     assert port_range()[1] <= floor
+
+
+def test_a_spare_of_a_pool_steps_in_for_that_pool_only() -> None:
+    plan = plan_of(
+        role("a", pool="x", cpus=2),
+        role("b", pool="y", cpus=2),
+        pools={"x": PoolPlan("x", nodes=1), "y": PoolPlan("y", nodes=1)},
+    )
+    hosts = [Host(n, 4, pool=p) for n, p in (("1", "x"), ("2", "x"), ("3", "y"))]
+    placement = Placement(plan)
+    for host in spares_of_pools(hosts, {"x": 1, "y": 1}):
+        placement.add(host)
+    assert [h.spare for h in placement.hosts] == [False, True, False]
+    assert placement.place_all() == []
+    assert {s: p.host for s, p in placement.places.items()} == {"a/0": "1", "b/0": "3"}
+    assert placement.remove("3") == ["b/0"]
+    assert not placement.place("b/0")  # the spare is of another kind
+    assert placement.remove("1") == ["a/0"]
+    assert placement.place("a/0")
+    assert placement.places["a/0"].host == "2"

@@ -21,8 +21,8 @@ from realnet.slurm.records import (
     read_jobs,
     write_ended,
 )
-from realnet.slurm.script import minutes
-from realnet.slurm.site import read_site
+from realnet.slurm.script import minutes, python_words
+from realnet.slurm.site import Site, for_pool, read_site
 from realnet.slurm.submit import main
 
 SITE = """\
@@ -92,19 +92,110 @@ def test_a_site_file_is_read_as_strictly_as_a_topology(tmp_path: Path) -> None:
 
 def test_the_site_file_of_the_documentation_is_one(tmp_path: Path) -> None:
     page = (Path(__file__).parent.parent.parent / "docs" / "slurm.md").read_text()
-    example = page[page.index('    partition = "batch"') : page.index("`make test-slurm`")]
+    example = page[page.index('    partition = "batch"') : page.index("With such a table")]
     path = tmp_path / "site.toml"
     path.write_text(example)
     site, where = read_site(path)
     assert where == path
     assert site.again == "requeue"
+    assert for_pool(site, "rollouts").partition == "spot"
     assert set(site.__struct_fields__) <= {
         *example.split(),
+        "pools",
         "python",
         "qos",
         "constraint",
         "exclude",
     }
+
+
+def in_pools(net: Path) -> None:
+    text = net.read_text().replace("[roles.worker]\n", '[roles.worker]\npool = "rollouts"\n', 1)
+    net.write_text(text + "\n[pools.main]\nnodes = 1\n[pools.rollouts]\nnodes = 2\n")
+
+
+def test_a_job_has_a_part_for_each_pool_whose_nodes_differ(net: Path, tmp_path: Path) -> None:
+    in_pools(net)
+    site = tmp_path / "site.toml"
+    site.write_text(
+        'partition = "main"\naccount = "a"\n[pools.rollouts]\npartition = "spot"\n'
+        'modules = ["cuda/13"]\nports = "21000-21999"\nexclusive = false\n'
+    )
+    shown = dry(net, "--site", str(site), "--name", "first", "--spares", "1")
+    script = shown[shown.index("#!/bin/bash") : shown.index("# /")]
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    main, rollouts = script.split("#SBATCH hetjob\n")
+    for part, partition, nodes in ((main, "main", 2), (rollouts, "spot", 3)):
+        assert f"#SBATCH --partition={partition}" in part
+        assert f"#SBATCH --nodes={nodes}" in part
+        assert "#SBATCH --account=a" in part
+    assert "#SBATCH --gpus-per-node=2" in rollouts
+    assert "gpus" not in main
+    assert "#SBATCH --cpus-per-task=2" in rollouts
+    assert "--signal" not in rollouts  # the head is in the first part
+    assert "node-rollouts.sh" in shown
+    assert "module load cuda/13" in shown.partition("node-rollouts.sh")[2]
+    assert "node-1 [main]: nothing: a spare" in shown
+    assert "node-2 [rollouts]: " in shown
+
+
+def test_pools_of_which_the_site_says_nothing_share_a_job_of_one_part(
+    net: Path, tmp_path: Path
+) -> None:
+    in_pools(net)
+    site = tmp_path / "site.toml"
+    site.write_text('partition = "main"\n[pools.elsewhere]\npartition = "spot"\n')
+    shown = dry(net, "--site", str(site))
+    assert "hetjob" not in shown
+    assert "#SBATCH --nodes=3" in shown
+
+
+def test_a_pool_cannot_say_what_is_of_the_whole_job(tmp_path: Path) -> None:
+    path = tmp_path / "site.toml"
+    path.write_text('[pools.x]\ntime = "1h"\n')
+    with pytest.raises(ConfigError, match=r"pools\.x\.time: it is of the whole job"):
+        read_site(path)
+    path.write_text('[pools.x]\npartitoin = "spot"\n')
+    with pytest.raises(ConfigError, match=r"no such key.*partition"):
+        read_site(path)
+
+
+def test_more_nodes_than_the_pools_want_are_not_asked_for(net: Path, tmp_path: Path) -> None:
+    in_pools(net)
+    site = tmp_path / "site.toml"
+    site.write_text('[pools.rollouts]\npartition = "spot"\n')
+    shown = dry(net, "--site", str(site), "--nodes", "4", code=2)
+    assert "the pools of net want 3" in shown
+
+
+def test_an_environment_is_unpacked_once_and_again_when_it_has_changed(tmp_path: Path) -> None:
+    def packed(says: str) -> None:
+        home = tmp_path / "env" / "bin"
+        home.mkdir(parents=True, exist_ok=True)
+        (home / "python").write_text(f'#!/bin/sh\necho {says} "$@"\n')
+        (home / "python").chmod(0o755)
+        subprocess.run(["tar", "-czf", "env.tar.gz", "-C", "env", "bin"], cwd=tmp_path, check=True)
+
+    words = python_words(Site(unpack=str(tmp_path / "env.tar.gz"), scratch=str(tmp_path / "s")), "")
+
+    def told() -> str:
+        runs = [
+            subprocess.Popen([*words, "-m", "x"], stdout=subprocess.PIPE, text=True)
+            for _ in range(4)
+        ]
+        said = {run.communicate()[0] for run in runs}
+        assert all(run.returncode == 0 for run in runs)
+        return said.pop() if len(said) == 1 else str(said)
+
+    packed("first")
+    assert told() == told() == "first -m x\n"
+    assert len([p for p in (tmp_path / "s").iterdir() if p.is_dir()]) == 1
+    packed("second-one")
+    assert told() == "second-one -m x\n"
+    missing = [*words[:2], str(tmp_path / "none.tar"), *words[3:]]
+    told_off = subprocess.run(missing, capture_output=True, text=True)
+    assert told_off.returncode == 2
+    assert "no environment to unpack" in told_off.stderr
 
 
 def test_a_topology_that_does_not_fit_is_told(net: Path) -> None:

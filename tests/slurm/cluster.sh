@@ -5,7 +5,7 @@
 #   cluster.sh start | stop          write the configuration and start, wait until all nodes are idle
 #   cluster.sh exec NODE CMD...      run something inside a node
 #   cluster.sh off NODE | on NODE    power loss of a node (all its processes at once), and back
-#   cluster.sh slurmd NODE           kill the node's slurmd only
+#   cluster.sh slurmd NODE kill|start   the node's slurmd only
 #   cluster.sh link NODE down|up     pull the node's cable
 #
 # All state is in $REALNET_CLUSTER; nothing is written to /etc. Node addresses are 10.79.0.11, .12 ...
@@ -181,7 +181,9 @@ case "${1:-}" in
   start | stop) "$1" ;;
   exec) shift; inside "$@" ;;
   off | on) "$1" "$2" ;;
-  slurmd) inside "$2" sh -c "kill -KILL \$(cat $D/pid/slurmd-$2)" ;;
+  slurmd)
+    if [ "$3" = kill ]; then inside "$2" sh -c "kill -KILL \$(cat $D/pid/slurmd-$2)"
+    else inside "$2" slurmd -N "$2" -f "$D/slurm.conf" </dev/null >>"$D/log/init-$2.log" 2>&1; fi ;;
   link) ip link set "${NAME}v-$2" "$3" ;;
   *) sed -n '2,/^set/p' "$0" | grep '^#'; exit 2 ;;
 esac

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from slurm_jobs import NODES, Cluster, SlurmRun
+from small_net import topology as small_net
 
 WANTED = "REALNET_TEST_SLURM"
 PROBE = ("sh", "-c", "mount -t proc proc /proc && mount -t tmpfs tmpfs /dev/shm")
@@ -88,6 +89,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     made.start()
     yield made
     made.stop()
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Path:
+    """The small network that is not RL, with work that never ends."""
+    path = tmp_path / "net.toml"
+    path.write_text(small_net(tmp_path, num=100_000_000, workers=2))
+    return path
 
 
 @pytest.fixture

@@ -11,36 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from slurm_jobs import ROOT, Cluster, SlurmRun
-from small_net import topology as small_net
+from slurm_jobs import ROOT, Cluster, SlurmRun, goes_on, works
 
 pytestmark = pytest.mark.timeout(240)
 Submit = Callable[..., SlurmRun]
 SHARED_NODES = "exclusive = false\n"
 STATES = ("waiting", "leased", "buffered", "trained", "set_aside", "dropped")
-
-
-@pytest.fixture
-def net(tmp_path: Path) -> Path:
-    """The small network that is not RL, with work that never ends."""
-    path = tmp_path / "net.toml"
-    path.write_text(small_net(tmp_path, num=100_000_000, workers=2))
-    return path
-
-
-def squares(run: SlurmRun, attempt: int = 0) -> int:
-    texts = [e for e in run.events(attempt) if "squares since" in e]
-    return max((int(e.split()[0]) for e in texts), default=0)
-
-
-def works(run: SlurmRun, attempt: int = 1) -> None:
-    run.until(lambda: run.said_that("100 squares", attempt), 90.0, f"work in attempt {attempt}")
-    run.until(lambda: len(run.hosts()) == 5, 30.0, "all are up")
-
-
-def goes_on(run: SlurmRun) -> None:
-    now = squares(run)
-    run.until(lambda: squares(run) > now, 30.0, "it goes on")
 
 
 def test_cancel_leaves_no_process(submit: Submit, net: Path) -> None:
@@ -93,7 +69,9 @@ def test_gpus_are_given_out_by_position(submit: Submit, tmp_path: Path) -> None:
     assert int(gang[0].rpartition(":")[2]) < low
 
 
-def test_two_runs_on_one_node(submit: Submit, net: Path, tmp_path: Path) -> None:
+def test_two_runs_on_one_node_whose_slurmd_crashes_and_comes_back(
+    submit: Submit, cluster: Cluster, net: Path, tmp_path: Path
+) -> None:
     site = tmp_path / "site.toml"
     site.write_text(SHARED_NODES + 'options = ["--nodelist=node1"]\n')
     words = ("--nodes", "1", "--site", str(site))
@@ -102,6 +80,16 @@ def test_two_runs_on_one_node(submit: Submit, net: Path, tmp_path: Path) -> None
     works(second)
     assert {*first.hosts().values(), *second.hosts().values()} == {"node1"}
     goes_on(first)
+    cluster.do("slurmd", "node1", "kill")
+    goes_on(first)
+    goes_on(second)
+    cluster.do("slurmd", "node1", "start")
+    run_of_one = cluster.call("srun", "--overlap", f"--jobid={first.job}", "--mem=0", "hostname")
+    assert run_of_one.strip() == "node1"  # slurmd is there again, and the job still its own
+    goes_on(second)
+    assert [r.state() for r in (first, second)] == ["RUNNING", "RUNNING"]
+    assert not first.said_that("is lost")
+    assert not second.said_that("is lost")
 
 
 def test_a_lost_node_is_noticed_and_the_run_goes_on(
@@ -274,10 +262,11 @@ def test_the_demo_learns_over_three_nodes_and_two_lives(submit: Submit) -> None:
     demo = ROOT / "topologies" / "demo.toml"
     run = submit(demo, "--nodes", "3", *SHORT)
     first_s = run.until(lambda: step(run) >= 1, 200.0, "the first step")
-    queued_s = (run.folder / "attempts" / "1" / "begun").stat().st_mtime - run.submitted_s
-    works_s = next(r["time_s"] for r in run.rows() if "warm_step" in r)
-    came = next(e for e in run.events() if "hosts have come" in e)
-    print(f"bin/submit to the head {queued_s:.1f} s; {came}; warm start from {works_s:.1f} s on")
+    told = run.bin("python", "-P", "-m", "realnet.cli", "startup", str(run.folder))
+    print(told)
+    assert [line.split()[5] for line in told.splitlines()] == [
+        *("job", "head", "agents", "preflight", "roles", "version", "step")
+    ]
     assert len(set(run.hosts().values())) == 3
     run.until(lambda: step(run) >= 15, 120.0, "some steps")
     run.cluster.call("scancel", "--batch", "--signal=USR2", run.job)

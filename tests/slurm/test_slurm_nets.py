@@ -1,0 +1,112 @@
+"""What crosses the links between nodes, how nodes find each other, and nodes of two kinds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from slurm_jobs import Cluster, SlurmRun, goes_on, works
+from weight_roles import SHAPE, publish
+
+pytestmark = pytest.mark.timeout(240)
+Submit = Callable[..., SlurmRun]
+ROLES = Path(__file__).parents[1] / "weight_roles.py"
+LAYERS = 16
+WEIGHTS_BYTES = LAYERS * SHAPE[0] * SHAPE[1] * 4
+WEIGHTS = f"""
+title = "weights"
+[pools.trainers]
+nodes = 1
+[pools.rollouts]
+nodes = 2
+[policy]
+model = "new:llama"
+[roles.writer]
+kind   = "{ROLES}:Writer"
+layers = {LAYERS}
+pool   = "trainers"
+[roles.parameter_server]
+pool   = "trainers"
+[roles.relay]
+count  = 2
+pool   = "rollouts"
+[roles.reader]
+kind   = "{ROLES}:Reader"
+count  = COUNT
+pool   = "rollouts"
+"""
+IDLE_S = 5.0
+
+
+@pytest.mark.parametrize("count", [2, 6])
+def test_one_copy_of_the_weights_crosses_each_link_however_many_read_it(
+    submit: Submit, cluster: Cluster, tmp_path: Path, count: int
+) -> None:
+    path = tmp_path / "weights.toml"
+    path.write_text(WEIGHTS.replace("COUNT", str(count)))
+    run = submit(path)
+    readers = [f"reader/{n}" for n in range(count)]
+    run.until(lambda: len(run.hosts()) == count + 4, 60.0, "all are up")
+    by_node = [sum(run.hosts()[r] == node for r in readers) for node in ("node2", "node3")]
+    assert by_node == [count // 2, count // 2]
+
+    def have(number: int) -> None:
+        run.until(
+            lambda: all(run.said_that(f"{r} has {number} by") for r in readers), 60.0, "all have it"
+        )
+
+    publish(run.folder, 1)
+    have(0)
+    both = lambda: run.said_that("relay/0 keeps a copy") and run.said_that("relay/1 keeps a copy")  # noqa: E731
+    run.until(both, 30.0, "the relays are there")
+    before = {n: cluster.bytes_to(n) for n in ("node2", "node3")}
+    for number in (1, 2, 3):
+        publish(run.folder, number + 1)
+        have(number)
+    copies = {n: (cluster.bytes_to(n) - b) / 3 / WEIGHTS_BYTES for n, b in before.items()}
+    print(f"{count // 2} readers a node: {WEIGHTS_BYTES >> 20} MiB crossed its link", end=" ")
+    print(", ".join(f"{c:.3f} times ({n})" for n, c in copies.items()))
+    assert all(1.0 < c < 1.1 for c in copies.values()), copies
+
+    nodes = ("node1", "node2", "node3")
+    start = {n: (cluster.bytes_to(n), cluster.bytes_from(n), time.monotonic()) for n in nodes}
+    time.sleep(IDLE_S)  # this is what is measured: nothing is done
+    for node, (to, back, since_s) in start.items():
+        for_s = time.monotonic() - since_s
+        rates = [(cluster.bytes_to(node) - to) / for_s, (cluster.bytes_from(node) - back) / for_s]
+        print(f"{node} idle: {rates[0] / 1e3:.1f} kB/s to it, {rates[1] / 1e3:.1f} kB/s from it")
+        assert max(rates) < 100_000, rates
+
+
+def test_nodes_of_two_partitions_and_a_head_with_an_address_that_others_cannot_reach(
+    submit: Submit, cluster: Cluster, net: Path, tmp_path: Path
+) -> None:
+    text = net.read_text().replace("[roles.worker]\n", '[roles.worker]\npool = "rollouts"\n', 1)
+    net.write_text(text + "\n[pools.main]\nnodes = 1\n[pools.rollouts]\nnodes = 2\n")
+    site = tmp_path / "site.toml"
+    site.write_text(
+        'partition = "main"\ninterface = "x0"\n'
+        '[pools.rollouts]\npartition = "spot"\nbefore = ["export FOR_ROLLOUTS=1"]\n'
+    )
+    for words in ("add x0 type veth peer name x1", "set x0 up", "set x1 up"):
+        cluster.do("exec", "node1", "ip", "link", *words.split())
+    cluster.do("exec", "node1", "ip", "addr", "add", "10.99.0.1/24", "dev", "x0")
+    try:
+        run = submit(net, "--site", str(site))
+        works(run)
+        hosts = run.hosts()
+        assert {hosts[f"worker/{n}"] for n in (0, 1)} == {"node2", "node3"}
+        assert hosts["source/0"] == "node1"
+        assert run.said_that("most hosts reach the head at tcp://10.79.0.11:"), run.events()
+        queue = run.cluster.call("squeue", "-h", "-o", "%i %P").splitlines()
+        assert {line.split()[1] for line in queue} == {"main", "spot"}
+        run.cluster.call("scancel", "--batch", "--signal=USR2", run.job)
+        run.until(lambda: run.attempt() == 2, 90.0, "all parts go on in another life")
+        works(run, 2)
+        goes_on(run)
+        run.cancel()
+        run.until(lambda: not run.processes(), 20.0, "no process is left of any part")
+    finally:
+        cluster.do("exec", "node1", "ip", "link", "del", "x0")
