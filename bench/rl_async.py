@@ -92,13 +92,9 @@ def _one(size: Size, over_age: str, eta: int, faster: float) -> dict[str, Any]:
         f'policy.over_age="{over_age}"',
         f"policy.max_age={eta}",
         f"policy.batch={size.batch}",
-        f"roles.prompter.want={size.batch}",
         f"roles.generator.count={size.generators}",
         f"roles.generator.engine.slots={size.slots}",
         f"roles.generator.engine.block={BLOCK}",
-        # A group holds its place until its longest answer is done, three times the mean: fewer
-        # leave slots empty; more wait in line at one generator while another has none.
-        f"roles.driver.tickets={size.slots // 2 + 2}",
         f"run.until.steps={size.steps}",
     )
     start_s = time.monotonic()

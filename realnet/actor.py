@@ -43,6 +43,13 @@ class RunInfo(NamedTuple):
     base: Path
 
 
+class Beside(NamedTuple):
+    """A role of the same network: its table, and how many members it has."""
+
+    config: Any
+    members: int
+
+
 class Place(NamedTuple):
     """Where a process of a role is to live, as far as memory goes. `base` as in RunInfo."""
 
@@ -143,6 +150,16 @@ class Actor(Generic[C]):
         `realnet plan` adds them up, so that a run too large for its machine is seen before.
         """
         return 0
+
+    @classmethod
+    def fit(
+        cls, config: C, count: int, shared: dict[type[Shared], Any], beside: Mapping[str, Beside]
+    ) -> C:
+        """Return the table with what it leaves to follow from others; `count` are its members.
+
+        Called once, when a plan is made; `beside` are the roles of its policy, itself among them.
+        """
+        return config
 
     @classmethod
     def needs(cls, config: C, shared: dict[type[Shared], Any], place: Place) -> Need:

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from realnet.actor import Actor
+from realnet.actor import Actor, Beside
 from realnet.config import Shared, read_table, to_plain
 from realnet.errors import ConfigError, listed, nearest
 from realnet.topology.ends import plain_ends
@@ -68,7 +68,23 @@ def resolve(source: Source, name: str = "", *, again: bool = False) -> Plan:
         _guard(roles, _check_role, roles, role, policies, shared, again)
     if roles.problems:
         raise ConfigError("\n".join(source.tell(roles.problems)))
+    _fit(roles, shared)
     return _lay_out(name or source.title, roles, wires, shared, run or {}, pools)
+
+
+def _fit(roles: Roles, shared: Mapping[str, Mapping[str, Any]]) -> None:
+    """Let role classes fill in what their tables leave to follow from others."""
+    settled = settle(roles.plans)
+    for role, plan in settled.items():
+        beside = {
+            name: Beside(roles.configs[name], other.count)
+            for name, other in settled.items()
+            if not plan.policy or other.policy in ("", plan.policy)
+        }
+        cls = roles.classes[role]
+        values = shared_values(cls, plan.policy, shared)
+        config = cls.fit(roles.configs[role], plan.count, values, beside)
+        roles.plans[role] = msgspec.structs.replace(roles.plans[role], config=to_plain(config))
 
 
 def _homeless(roles: Roles, policies: Mapping[str, Any]) -> bool:

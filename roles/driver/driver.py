@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
+
+import msgspec
 
 from realnet import Actor, Ask, Config, Delivery, Inlet, Outlet, doc, handles
-from realnet.config import Seconds
+from realnet.actor import Beside
+from realnet.config import Seconds, Shared
 from realnet.errors import RealnetError, Stopping
 from realnet.roles.driver.episode import Episode
 from realnet.roles.messages import (
@@ -31,23 +34,52 @@ from realnet.roles.messages import (
 from realnet.roles.models.reference import load_tokenizer
 from realnet.roles.tables import Policy
 
+TICKETS = 16  # in hand at once, when nobody knows how many slots there are
+LONGEST = 4  # a group waits for its longest answer: so many mean ones, when lengths vary much
+AHEAD = 2  # tickets whose answers wait in line, so that a free slot is taken at once
 TRIES = 3  # deliveries of a ticket before it is set aside: its drivers died each time
+
+
+def tickets_for(slots: int, group: int) -> int:
+    """Return how many tickets of `group` answers keep so many slots full.
+
+    A ticket is in hand until the last of its answers is done, and few of them are written by then:
+    of 8 answers of lognormal lengths the longest takes three times the mean. With fewer tickets
+    slots stand empty; with many more they wait in line here while another generator has none.
+    """
+    return -(-slots * min(LONGEST, group) // group) + AHEAD
+
+
+def slots_of(role: Beside) -> int:
+    """Return how many answers the members of a role write at once; 0 of one without an engine."""
+    slots = getattr(getattr(role.config, "engine", None), "slots", 0)
+    return role.members * slots if isinstance(slots, int) else 0
 
 
 class DriverConfig(Config):
     """`[roles.driver]`."""
 
-    tickets: Annotated[int, doc("tickets in hand at once; each asks for `group` answers", ge=1)] = (
-        16
-    )
+    tickets: Annotated[
+        int,
+        doc(
+            "tickets in hand at once; each asks for `group` answers; 0: so many that the slots of "
+            "the generators stay full",
+            ge=0,
+        ),
+    ] = 0
     deadline: Annotated[Seconds, doc("of one ask; what was written by then stays")] = Seconds(120)
+
+    @property
+    def window(self) -> int:
+        """How many tickets are in hand at once."""
+        return self.tickets or TICKETS
 
 
 class Driver(Actor[DriverConfig]):
     """Answers tickets. See the module."""
 
     shared = (Policy,)
-    tickets = Inlet(Ticket, window="tickets")
+    tickets = Inlet(Ticket, window="window")
     rollouts = Outlet(Rollout)
     closed = Outlet(GroupClosed, joined_by="policy")
     engine = Ask(Generate, prefer="local", joined_by="policy")
@@ -55,6 +87,21 @@ class Driver(Actor[DriverConfig]):
     @classmethod
     def preload(cls) -> None:
         import realnet.roles.models.tokenizer  # noqa: F401
+
+    @classmethod
+    def fit(
+        cls,
+        config: DriverConfig,
+        count: int,
+        shared: dict[type[Shared], Any],
+        beside: Mapping[str, Beside],
+    ) -> DriverConfig:
+        """Take as many tickets as keep the generators' slots full, unless the table says."""
+        slots = sum(slots_of(other) for other in beside.values())
+        if config.tickets or not slots:
+            return config
+        each = -(-slots // max(1, count))
+        return msgspec.structs.replace(config, tickets=tickets_for(each, shared[Policy].group))
 
     async def start(self) -> None:
         self._tokenizer = load_tokenizer(self.one(Policy), self.run_info.base)

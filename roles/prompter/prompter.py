@@ -36,7 +36,7 @@ _SHOWN = 5  # prompts that cannot be asked are told one by one up to here; the l
 class PrompterConfig(Config):
     """`[roles.prompter]`."""
 
-    want: Annotated[int, doc("tickets asked for at a time", ge=1)] = 32
+    want: Annotated[int, doc("tickets asked for at a time; 0: a batch", ge=0)] = 0
     wait_s: Annotated[float, doc("seconds that one request for tickets may wait", gt=0)] = 20.0
 
 
@@ -90,7 +90,8 @@ class Prompter(Actor[PrompterConfig]):
                 # The trainer resumed: tickets that it had lent out may be in nobody's hands.
                 branch, resync = status.version.branch, True
                 self._issued.clear()
-            request = TakeSlots(self._name, self.config.want, first=resync)
+            want = self.config.want or self._policy.batch
+            request = TakeSlots(self._name, want, first=resync)
             try:
                 slots = await self.trainer(request, deadline_s=self.config.wait_s)
             except AskError as error:

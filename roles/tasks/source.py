@@ -24,8 +24,8 @@ MADE: dict[str, str] = {
     "addz": "realnet.roles.tasks.addz",
     "maxz": "realnet.roles.tasks.columnz:MAXZ",
     "modz": "realnet.roles.tasks.columnz:MODZ",
-    "sortz": "realnet.roles.tasks.sortz:TRAINED",
-    "sortz_unseen": "realnet.roles.tasks.sortz:UNSEEN",
+    "chainz": "realnet.roles.tasks.chainz:TRAINED",
+    "chainz_unseen": "realnet.roles.tasks.chainz:UNSEEN",
 }
 
 

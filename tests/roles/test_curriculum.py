@@ -19,10 +19,10 @@ from realnet.roles.tasks.curriculum import Choice, Curriculum, fingerprint
 SIZES = {"easy": 10, "hard": 0}
 CODE = """
 def easy_first(ticket, sizes):
-    return {"addz": 1.0, "sortz": ticket / 50}
+    return {"addz": 1.0, "chainz": ticket / 50}
 
 def named(ticket, sizes):
-    return ("sortz", ticket // 2) if ticket % 2 else "addz"
+    return ("chainz", ticket // 2) if ticket % 2 else "addz"
 
 def broken(ticket, sizes):
     return {"adz": 1.0}
@@ -31,7 +31,7 @@ def broken(ticket, sizes):
 
 def tasks(**fields: Any) -> dict[str, Task]:
     reward = {"exact": 1.0}
-    return {name: Task(data=f"new:{name}", reward=reward, **fields) for name in ("addz", "sortz")}
+    return {name: Task(data=f"new:{name}", reward=reward, **fields) for name in ("addz", "chainz")}
 
 
 @pytest.fixture
@@ -116,9 +116,9 @@ def test_tickets_of_a_dataset_follow_it(base: Path) -> None:
     first = Counter(dataset.train(k)[0] for k in range(20))
     later = Counter(dataset.train(k)[0] for k in range(1000, 1100))
     assert first["addz"] > 12
-    assert later["sortz"] > 85
+    assert later["chainz"] > 85
     named = Dataset(tasks(), base, "plan.py:named")
-    assert named.train(7)[1] == named.nth("sortz", 3)
+    assert named.train(7)[1] == named.nth("chainz", 3)
     assert named.train(6)[1] == Dataset(tasks(), base).nth("addz", 3)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,11 @@ import pytest
 
 from realnet.errors import DeadlineExceeded, NoPeer, PeerDied, RealnetError, Refused
 from realnet.roles.driver.answer import ATTEMPTS, REFUSALS, Partial, write
+from realnet.roles.driver.driver import Driver, DriverConfig
 from realnet.roles.driver.episode import sampling_of
 from realnet.roles.messages import Delta, Generate, Sampling, Span, Ticket, TicketKey, Version
+from realnet.roles.tables import Policy
+from realnet.topology import read_source, resolve
 
 
 def version(number: int) -> Version:
@@ -153,3 +157,32 @@ def test_each_answer_of_each_ticket_has_a_seed_of_its_own() -> None:
 def test_answers_end_at_eos_unless_the_ticket_says_where() -> None:
     assert sampling_of(ticket(), 0, 17).stop_ids == (17,)
     assert sampling_of(ticket(stop_ids=(3, 4)), 0, 17).stop_ids == (3, 4)
+
+
+# ------------------------------------------------------------ how much at once
+
+
+@pytest.mark.parametrize(
+    ("sets", "tickets"),
+    [
+        ((), 34),  # 64 slots: 4 x 8 groups of 8 in hand, and two that wait
+        (
+            ("policy.group=1", 'roles.trainer.loss.advantage="reinforce_pp"'),
+            66,
+        ),  # a group is its one answer: as many as slots
+        (("roles.generator.engine.slots=30", "policy.group=16"), 10),
+        (("roles.generator.count=3",), 34),  # a driver in each generator's process
+        (("roles.generator.count=4", "roles.driver.place=false", "roles.driver.count=2"), 66),
+        (("roles.driver.tickets=5",), 5),
+    ],
+)
+def test_as_many_tickets_in_hand_as_keep_the_slots_full(
+    sets: tuple[str, ...], tickets: int
+) -> None:
+    plan = resolve(read_source(Path("demo"), sets))
+    assert plan.roles["driver"].config["tickets"] == tickets
+
+
+def test_a_driver_of_unknown_generators_takes_some() -> None:
+    alone = Driver.fit(DriverConfig(), 1, {Policy: Policy(model="new:llama")}, {})
+    assert Driver.tickets.bounds(alone).window == 16

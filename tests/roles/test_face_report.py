@@ -285,7 +285,7 @@ def test_a_task_that_is_asked_otherwise_is_told_apart(tmp_path: Path) -> None:
         "sums": {"use": "train", "data": "new:addz", "prompt": "{question}"},
         "held": {"use": "eval", "data": "new:addz", "prompt": "{question}"},
         "forced": {"use": "eval", "data": "new:addz", "prompt": "{question}{forced}"},
-        "other": {"use": "eval", "data": "new:sortz", "prompt": "Sort {question}"},
+        "other": {"use": "eval", "data": "new:chainz", "prompt": "Add up {question}"},
     }
     asked = {name: words.asked_as(name, {"tasks": tasks}) for name in tasks}
     assert asked == {"sums": "", "held": "", "forced": "{question}{forced}", "other": ""}

@@ -11,7 +11,7 @@ import pytest
 
 from realnet.errors import ConfigError
 from realnet.roles.models.tokenizer import Tokenizer
-from realnet.roles.tasks import addz, sortz
+from realnet.roles.tasks import addz, chainz
 from realnet.roles.tasks.columnz import MAXZ, MODZ, Pair
 from realnet.roles.tasks.making import held_out
 from realnet.roles.tasks.source import MADE, made
@@ -30,11 +30,11 @@ def test_each_column_by_itself() -> None:
     assert (",".join(steps), answer) == ("7+0=0,1+2=1", "10"), "a slip takes the other digit"
 
 
-def test_the_smallest_first_and_what_is_left() -> None:
-    steps, answer = sortz.think("4928", random.Random(0), slip=0.0)
-    assert (",".join(steps), answer) == ("2:498,4:98,8:9,9:", "2489")
-    steps, answer = sortz.think("313", random.Random(0), slip=1.0)
-    assert (",".join(steps), answer) == ("3:13,3:1,1:", "331"), "a slip, and what follows from it"
+def test_each_sum_from_the_one_before_it() -> None:
+    steps, answer = chainz.think("4928", random.Random(0), slip=0.0)
+    assert (",".join(steps), answer) == ("0+8=8,8+2=0,0+9=9,9+4=3", "3908")
+    steps, answer = chainz.think("313", random.Random(0), slip=1.0)
+    assert (",".join(steps), answer) == ("0+3=4,4+1=6,6+3=0", "064"), "a slip, and what follows"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -54,20 +54,23 @@ def test_answers_are_right() -> None:
             left, right = row["question"].strip("mx=").split("+")
             digits = [column(int(a), int(b)) for a, b in zip(left, right, strict=True)]
             assert row["answer"] == "".join(map(str, digits[-int(row["level"]) :]))
-        row = sortz.TRAINED.row(0, k, held_out=False)
-        assert row["answer"] == "".join(sorted(row["question"].strip("s=")))
+        row = chainz.TRAINED.row(0, k, held_out=False)
+        asked = [int(digit) for digit in row["question"].strip("c=")][::-1]
+        sums = [str(sum(asked[: n + 1]) % 10) for n in range(int(row["level"]))]
+        assert row["answer"] == "".join(reversed(sums))
 
 
 def test_an_unseen_length_is_never_drawn_and_never_demonstrated() -> None:
-    levels = {sortz.TRAINED.row(0, k, held_out=False)["level"] for k in range(300)}
-    beyond = {sortz.UNSEEN.row(0, k, held_out=True)["level"] for k in range(50)}
-    assert (levels, beyond) == ({"3", "4", "6"}, {"5"})
-    assert {len(sortz.TRAINED.demo(0, k, 0.0)[0]) for k in range(300)} == {5, 6, 8}
+    levels = {chainz.TRAINED.row(0, k, held_out=False)["level"] for k in range(300)}
+    beyond = {chainz.UNSEEN.row(0, k, held_out=True)["level"] for k in range(50)}
+    assert (levels, beyond) == ({"2", "3", "4", "6"}, {"5"})
+    shown = {chainz.TRAINED.demo(0, k, 0.0)[1].count("=") for k in range(300)}
+    assert shown == {2, 3, 4, 6}, "a step each"
     with pytest.raises(ConfigError, match="has no demonstrations"):
-        sortz.UNSEEN.demo(0, 0, 0.0)
+        chainz.UNSEEN.demo(0, 0, 0.0)
 
 
-@pytest.mark.parametrize("name", ["addz", "maxz", "modz", "sortz"])
+@pytest.mark.parametrize("name", ["addz", "maxz", "modz", "chainz"])
 def test_demonstrations_fit_the_demo_and_become_direct_late(name: str) -> None:
     maker: Any = made(f"new:{name}", Path(), "")
     tokenizer = Tokenizer.new_chars()
@@ -81,7 +84,7 @@ def test_demonstrations_fit_the_demo_and_become_direct_late(name: str) -> None:
     assert all(re.fullmatch(r"<think>[^<]+</think>\d+", response) for _, response in early)
 
 
-@pytest.mark.parametrize("maker", [MODZ, MAXZ, sortz.TRAINED])
+@pytest.mark.parametrize("maker", [MODZ, MAXZ, chainz.TRAINED])
 def test_a_direct_answer_is_the_right_one(maker: Any) -> None:
     """Whatever slips when it thinks: the k-th demonstration asks the same, early and late."""
     right = wrong = 0

@@ -104,7 +104,7 @@ def test_the_base_may_be_a_folder(base: Path) -> None:
 
 
 def test_a_warm_start_is_explained_made_and_kept(base: Path) -> None:
-    made = TOPOLOGY.replace('"data.jsonl"', '"new:sortz"').replace("chat   = true", "")
+    made = TOPOLOGY.replace('"data.jsonl"', '"new:chainz"').replace("chat   = true", "")
     made = made.replace('"Say {question}"', '"{question}"')
     warm = "[roles.trainer]\nwarm_start = { steps = 3, batch = 4 }"
     (base / "t.toml").write_text(f"{made}\n{warm}")

@@ -1,11 +1,12 @@
-"""`new:sortz`: sorting digits by repeated selection. `new:sortz_unseen`: of another length.
+"""`new:chainz`: running sums of digits, modulo 10. `new:chainz_unseen`: of another length.
 
-A prompt is `s4928=`; its answer `2489`. A demonstration takes the smallest digit out, writes what
-is left, and so on (`<think>2:498,4:98,8:9,9:</think>2489`), or answers directly. Now and then it
-takes the second smallest instead.
+A prompt is `c004928=`; its answer `3908`: from the right, each digit is added to the sum so far and
+what is carried is dropped (8, 8+2=0, 0+9=9, 9+4=3), so the first digit is the last sum. A
+demonstration thinks sum by sum (`<think>0+8=8,8+2=0,0+9=9,9+4=3</think>3908`), each step from the
+one before it, or answers directly. Now and then a sum slips, and what follows goes on from it.
 
-`sortz_unseen` asks for five digits, which `sortz` never draws and nobody ever demonstrates: what a
-policy can do there it was not trained on.
+`chainz_unseen` asks for five digits, which `chainz` never draws and nobody ever demonstrates: what
+a policy can do there it was not trained on.
 
 Everything follows from (seed, k). Knows nothing of models, tokens, rewards or files. Called by the
 dataset library of this package.
@@ -18,11 +19,12 @@ import random
 from realnet.errors import ConfigError
 from realnet.roles.tasks.making import SLIP, THINK, answers_directly, direct, held_out, thought
 
-LENGTHS = (3, 4, 6)
+WIDTH = 6  # digits of a padded number
+LENGTHS = (2, 3, 4, 6)
 UNSEEN_LENGTHS = (5,)
 
 
-class SortZ:
+class ChainZ:
     """Makes the problems of some lengths. `demonstrated` says whether there are demonstrations."""
 
     def __init__(self, name: str, lengths: tuple[int, ...], *, demonstrated: bool) -> None:
@@ -36,8 +38,8 @@ class SortZ:
         digits = self._draw(random.Random(f"{self.name} row {seed} {k}"), held_out)
         return {
             "question": _prompt(digits),
-            "answer": "".join(sorted(digits)),
-            "forced": f"{THINK}{min(digits)}",
+            "answer": think(digits, random.Random(0), 0.0)[1],
+            "forced": f"{THINK}0",
             "level": str(len(digits)),
         }
 
@@ -48,33 +50,32 @@ class SortZ:
         rng = random.Random(f"{self.name} demo {seed} {k}")
         digits = self._draw(rng, False)
         if answers_directly(rng, progress):
-            return _prompt(digits), direct("".join(sorted(digits)))
+            return _prompt(digits), direct(think(digits, rng, 0.0)[1])
         steps, answer = think(digits, rng, SLIP)
         return _prompt(digits), thought(steps, answer)
 
     def _draw(self, rng: random.Random, want_held_out: bool) -> str:
         while True:
             length = rng.choice(self._lengths)
-            digits = f"{rng.randrange(10**length):0{length}d}"
+            digits = str(rng.randrange(10 ** (length - 1), 10**length))
             if held_out(_prompt(digits)) == want_held_out:
                 return digits
 
 
 def think(digits: str, rng: random.Random, slip: float) -> tuple[list[str], str]:
-    """Return the steps and the answer; each step takes the wrong digit with chance `slip`."""
-    left, steps, answer = digits, [], ""
-    while left:
-        ordered = sorted(left)
-        taken = ordered[1] if len(left) > 1 and rng.random() < slip else ordered[0]
-        left = left.replace(taken, "", 1)
-        steps.append(f"{taken}:{left}")
-        answer += taken
+    """Return the steps and the answer; each sum is one too large with chance `slip`."""
+    steps, answer, total = [], "", 0
+    for digit in map(int, reversed(digits)):
+        slipped = rng.random() < slip
+        found = (total + digit + slipped) % 10
+        steps.append(f"{total}+{digit}={found}")
+        answer, total = f"{found}{answer}", found
     return steps, answer
 
 
 def _prompt(digits: str) -> str:
-    return f"s{digits}="
+    return f"c{digits:0>{WIDTH}}="
 
 
-TRAINED = SortZ("sortz", LENGTHS, demonstrated=True)
-UNSEEN = SortZ("sortz_unseen", UNSEEN_LENGTHS, demonstrated=False)
+TRAINED = ChainZ("chainz", LENGTHS, demonstrated=True)
+UNSEEN = ChainZ("chainz_unseen", UNSEEN_LENGTHS, demonstrated=False)
