@@ -218,10 +218,21 @@ class Judge(Request[Judgement]):
 # ---------------------------------------------------------------- admission
 
 
+class Standing(Message):
+    """Mean reward of the newest groups of each task, as tickets from `first` on are dealt with."""
+
+    first: int
+    rewards: dict[str, float]
+
+
 class Slots(Message):
-    """Half-open intervals of ticket numbers that the asker now owns."""
+    """Half-open intervals of ticket numbers that the asker now owns.
+
+    `standings` are those that the asker did not know; of tickets that go out again, too.
+    """
 
     intervals: tuple[tuple[int, int], ...]
+    standings: tuple[Standing, ...] = ()
 
 
 class TakeSlots(Request[Slots]):
@@ -235,6 +246,7 @@ class TakeSlots(Request[Slots]):
     policy: str
     want: int
     first: bool = False
+    standings: int = -1  # how many the asker knows; -1: it needs none
 
 
 class ReportTickets(Request[Nothing]):

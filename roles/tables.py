@@ -68,7 +68,10 @@ class Policy(Shared):
     temperature: Annotated[float, doc("of sampling, in training", gt=0)] = 1.0
     curriculum: Annotated[
         str,
-        doc("your own function that says what the next ticket asks, instead of weights"),
+        doc(
+            "your own function that says what the next ticket asks, instead of weights: of its "
+            "number, the tasks' sizes and, if it takes a third argument, their rewards of late"
+        ),
         Reference("code"),
         Fixed("which problem a ticket's number names follows from it"),
     ] = ""

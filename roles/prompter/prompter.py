@@ -91,7 +91,8 @@ class Prompter(Actor[PrompterConfig]):
                 branch, resync = status.version.branch, True
                 self._issued.clear()
             want = self.config.want or self._policy.batch
-            request = TakeSlots(self._name, want, first=resync)
+            known = self._dataset.num_standings
+            request = TakeSlots(self._name, want, first=resync, standings=known)
             try:
                 slots = await self.trainer(request, deadline_s=self.config.wait_s)
             except AskError as error:
@@ -100,6 +101,7 @@ class Prompter(Actor[PrompterConfig]):
                     async with self.waiting("the trainer, to ask for tickets"):
                         await self.clock.sleep(PAUSE_S)
             else:
+                self._dataset.learn(slots.standings)
                 for start, end in slots.intervals:
                     for ticket in range(start, end):
                         if not (resync and self._issued[ticket]):

@@ -5,24 +5,31 @@
         return "easy"                                 # a task, or
         return "easy", 17                             # a task and its row
 
-The function is asked once for each ticket, in order, and must answer the same for the same ticket:
-so a prompter that starts anew, at whatever ticket, deals what the one before it dealt. Which row of
-a task comes is, unless it says, the next of the task's own order.
+    def when_able(ticket, sizes, rewards):            # rewards: task -> mean of its newest groups
+        return {"easy": 1.0, "hard": rewards.get("easy", 0.0)}
+
+The function is asked once for each ticket, in order, and must answer the same for the same
+arguments: so a prompter that starts anew, at whatever ticket, deals what the one before it dealt.
+`rewards` changes once a version at most, and is journaled with the first ticket that it is for: a
+resumed run deals its tickets as they were dealt. It lacks tasks of which nothing came back yet.
+Which row of a task comes is, unless the function says, the next of the task's own order.
 
 Knows nothing of files of data, tokens or prompters. Called by `dataset.py`.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import xxhash
 
 from realnet.errors import ConfigError, listed, nearest
+from realnet.roles.messages import Standing
 from realnet.roles.tasks.order import derive
 from realnet.topology.kinds import load_object
 
@@ -49,6 +56,27 @@ class Curriculum:
         self._names: Sequence[str] = sorted(sizes)
         self._tasks, self._rows, self._js = array("H"), array("q"), array("q")
         self._dealt = [0] * len(self._names)
+        self._standings: list[Standing] = []
+        self._now = 0  # how many standings begin at or before the next ticket
+        self._adapts = _takes_rewards(function)
+
+    @property
+    def num_standings(self) -> int:
+        """How many standings are known, from the first of the run on."""
+        return len(self._standings)
+
+    def learn(self, standings: Iterable[Standing]) -> None:
+        """Enter standings that follow on those that are known. Repeated ones change nothing."""
+        known = self._standings
+        for standing in standings:
+            if known and standing.first <= known[-1].first:
+                continue
+            if standing.first < len(self._tasks):
+                raise ConfigError(
+                    f"{self._where}: ticket {standing.first} was dealt before it was known how "
+                    "tasks went: tickets were asked for in another order than they are issued"
+                )
+            known.append(standing)
 
     def __call__(self, k: int) -> Choice:
         """Return what ticket k asks. Raises ConfigError naming function and ticket."""
@@ -71,6 +99,8 @@ class Curriculum:
                 )
 
     def _deal(self, ticket: int) -> None:
+        while self._now < len(self._standings) and self._standings[self._now].first <= ticket:
+            self._now += 1
         answer = self._ask(ticket)
         row = _NO_ROW
         if isinstance(answer, tuple | list) and len(answer) == 2 and isinstance(answer[0], str):
@@ -93,7 +123,10 @@ class Curriculum:
 
     def _ask(self, ticket: int) -> Any:
         try:
-            return self._function(ticket, dict(self._sizes))
+            if not self._adapts:
+                return self._function(ticket, dict(self._sizes))
+            rewards = self._standings[self._now - 1].rewards if self._now else {}
+            return self._function(ticket, dict(self._sizes), dict(rewards))
         except Exception as error:  # whatever it raises, it is told with the ticket
             raise ConfigError(
                 f"{self._where} raised {type(error).__name__} for ticket {ticket}: {error}"
@@ -138,6 +171,16 @@ class Curriculum:
                 f"{self._where} names row {row!r} of {name!r} for ticket {ticket}: it has {upto}"
             )
         return row
+
+
+def _takes_rewards(function: Callable[..., Any]) -> bool:
+    """Tell whether a function wants to know how tasks go: it takes a third argument by place."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # one without a signature, of an extension
+        return False
+    by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(one.kind in by_place for one in parameters) > 2
 
 
 def load_curriculum(reference: str, base: Path, sizes: Mapping[str, int], seed: int) -> Curriculum:

@@ -7,11 +7,12 @@ Called by the prompter, the evaluator, warm starts and `check`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from realnet.errors import ConfigError, listed, nearest
+from realnet.roles.messages import Standing
 from realnet.roles.tables import Task
 from realnet.roles.tasks.curriculum import Curriculum, load_curriculum
 from realnet.roles.tasks.order import Mix, derive, shuffled
@@ -118,6 +119,16 @@ class Dataset:
             name = self.train_names[which]
         task = self._opened(name)
         return name, task.problem(task.place(j) if row is None else row, held_out=False)
+
+    @property
+    def num_standings(self) -> int:
+        """How many standings a curriculum knows; -1: there is none, so none are needed."""
+        return self._by_function().num_standings if self._reference else -1
+
+    def learn(self, standings: Iterable[Standing]) -> None:
+        """Let the curriculum know how tasks went, before tickets are dealt that this is for."""
+        if self._reference:
+            self._by_function().learn(standings)
 
     def _by_function(self) -> Curriculum:
         if self._curriculum is None:

@@ -20,10 +20,11 @@ from realnet.wire import Body
 
 
 class Issued(Message):
-    """Tickets start .. end-1 were issued."""
+    """Tickets start .. end-1 were issued; `rewards`: a new standing, which they are dealt with."""
 
     start: int
     end: int
+    rewards: dict[str, float] = {}
 
 
 class Handed(Message):

@@ -32,8 +32,10 @@ from realnet.roles.trainer.batches import Batches
 from realnet.roles.trainer.record_writer import RecordWriter
 from realnet.roles.trainer.records import Batch, Ended, Forked, Handed, Issued, Redo
 from realnet.roles.trainer.staleness import Lateness, stale
+from realnet.roles.trainer.standing import Standings
 
 Pairs = tuple[tuple[int, int], ...]
+_STANDINGS = "standings.msgpack"  # only of a run with a curriculum
 
 
 class Store:
@@ -62,6 +64,7 @@ class Store:
         self.unfit: Callable[[Group], str] = lambda group: ""  # why not to train on it; "": do
         self.unfit_run = 0  # whole groups dropped as unfit since one was kept
         self.lateness = Lateness(policy)
+        self.standings = Standings()
         self.unfit_step = 0  # the same, since the last step
         self.on_aside: Callable[[int, str], None] = lambda ticket, reason: None
         self._writer = RecordWriter(journal, full)
@@ -121,6 +124,8 @@ class Store:
             found.read("ledger.msgpack"), batch=self.policy.batch, max_age=self.policy.max_age
         )
         self.lineage = Lineage.restore(found.read("lineage.msgpack"))
+        if (found.folder / _STANDINGS).is_file():
+            self.standings.restore(found.read(_STANDINGS))
         self.trained_s = meta.trained_s
         self.origin = meta.origin
         if (meta.number, found.step) != (self.step, self.step):
@@ -196,8 +201,9 @@ class Store:
         start, end = self.ledger.issued, self.ledger.issued + able
         if end == start:
             return None
+        rewards = self.standings.due(self.step) if self.policy.curriculum else {}
         try:
-            await self._keep(Issued(start, end))
+            await self._keep(Issued(start, end, rewards))
         except BaseException:  # the asker never learns of them: give them to the next one
             self._redo.update(range(start, end))
             raise
@@ -291,7 +297,9 @@ class Store:
             tokens=self.tokens,
             origin=self.origin,
         )
+        small = {_STANDINGS: self.standings.snapshot()} if self.standings.history else {}
         return {
+            **small,
             "ledger.msgpack": self.ledger.snapshot(),
             "lineage.msgpack": self.lineage.snapshot(),
             "meta.json": msgspec.json.format(msgspec.json.encode(meta)),
@@ -309,8 +317,10 @@ class Store:
         match record:
             case Scored() | GroupClosed():
                 return self._arrive(record, segment)
-            case Issued(start, end):
+            case Issued(start, end, rewards):
                 self.ledger.admit(start, end)
+                if rewards:
+                    self.standings.enter(start, rewards, self.step)
             case Handed(tickets):
                 self.ledger.hand(tickets)
             case Ended(ticket, reason, dropped):
@@ -350,6 +360,7 @@ class Store:
         What is unfit follows from the group alone, so a journal that is replayed decides the same.
         """
         self.fruitless = 0
+        self.standings.add(group)
         ticket, reason = group.key.ticket, self.unfit(group)
         if reason:
             self._end(ticket, reason, dropped=True)

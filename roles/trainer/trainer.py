@@ -239,11 +239,13 @@ class Trainer(Actor[TrainerConfig]):
     async def take_slots(self, request: TakeSlots) -> Slots:
         """Issue tickets as soon as there is room."""
         await self._ready.wait()
+        store = self._store
         while True:
-            pairs = await self._store.take(request.want, first=request.first)
+            pairs = await store.take(request.want, first=request.first)
             if pairs is not None:
-                return Slots(pairs)
-            ledger = self._store.ledger
+                known = request.standings
+                return Slots(pairs, tuple(store.standings.history[known:]) if known >= 0 else ())
+            ledger = store.ledger
             async with self.waiting(f"room: {ledger.out} tickets out, bound {ledger.bound}"):
                 await self._bell.wait()
 

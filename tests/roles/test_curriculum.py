@@ -12,6 +12,7 @@ import pytest
 
 from realnet.errors import ConfigError
 from realnet.roles.checkpoints.meta import digest_of_tasks
+from realnet.roles.messages import Standing
 from realnet.roles.tables import Task
 from realnet.roles.tasks import Dataset, check_tasks
 from realnet.roles.tasks.curriculum import Choice, Curriculum, fingerprint
@@ -68,6 +69,25 @@ def test_a_prompter_that_starts_in_the_middle_deals_the_same() -> None:
     late = dealt(weights)
     assert [late(k) for k in (499, 3, 250)] == [expected[k] for k in (499, 3, 250)]
     assert [dealt(weights, seed=1)(k) for k in range(50)] != expected[:50]
+
+
+def test_a_function_may_be_told_how_tasks_go() -> None:
+    told: list[dict[str, float]] = []
+
+    def when_able(ticket: int, sizes: dict[str, int], rewards: dict[str, float]) -> str:
+        told.append(rewards)
+        return "hard" if rewards.get("easy", 0.0) > 0.5 else "easy"
+
+    curriculum = dealt(when_able)
+    assert [curriculum(k).task for k in range(3)] == ["easy"] * 3
+    curriculum.learn([Standing(3, {"easy": 0.2}), Standing(6, {"easy": 0.9})])
+    assert curriculum.num_standings == 2
+    assert [curriculum(k).task for k in range(3, 9)] == ["easy"] * 3 + ["hard"] * 3
+    curriculum.learn([Standing(6, {"easy": 0.0})])
+    assert curriculum(9).task == "hard", "what is known stays"
+    assert told[2:4] == [{}, {"easy": 0.2}]
+    with pytest.raises(ConfigError, match="ticket 7 was dealt before it was known"):
+        curriculum.learn([Standing(7, {"easy": 0.1})])
 
 
 def test_a_task_or_a_row_may_be_named() -> None:

@@ -12,7 +12,15 @@ import pytest
 
 from realnet.errors import ConfigError, DeadlineExceeded, PeerDied
 from realnet.message import Nothing
-from realnet.roles.messages import PolicyStatus, ReportTickets, Slots, TakeSlots, Ticket, Version
+from realnet.roles.messages import (
+    PolicyStatus,
+    ReportTickets,
+    Slots,
+    Standing,
+    TakeSlots,
+    Ticket,
+    Version,
+)
 from realnet.roles.prompter import Prompter, PrompterConfig
 from realnet.roles.tables import Policy, Task
 
@@ -29,6 +37,8 @@ class Owner:
         self.handed: Counter[int] = Counter()
         self.aside: dict[int, str] = {}
         self.firsts: list[bool] = []
+        self.standings: list[Standing] = []
+        self.known: list[int] = []
         self.lose: list[Exception] = []  # errors that replies of TakeSlots become, one each
         self._more = asyncio.Event()
 
@@ -36,22 +46,26 @@ class Owner:
         self.room += room
         self._more.set()
 
+    def _news(self, request: TakeSlots) -> tuple[Standing, ...]:
+        return tuple(self.standings[request.standings :]) if request.standings >= 0 else ()
+
     async def __call__(self, request: TakeSlots | ReportTickets) -> Slots | Nothing:
         if isinstance(request, ReportTickets):
             self.handed.update(request.handed)
             self.aside.update(request.set_aside)
             return Nothing()
         self.firsts.append(request.first)
+        self.known.append(request.standings)
         if request.first:
             open_ = [t for t in range(self.issued) if t not in self.finished | set(self.aside)]
-            reply = Slots(tuple((t, t + 1) for t in open_))
+            reply = Slots(tuple((t, t + 1) for t in open_), self._news(request))
         else:
             while not self.room:
                 self._more.clear()
                 await self._more.wait()
             count = min(self.room, request.want)
             self.room -= count
-            reply = Slots(((self.issued, self.issued + count),))
+            reply = Slots(((self.issued, self.issued + count),), self._news(request))
             self.issued += count
         if self.lose:
             raise self.lose.pop(0)
@@ -135,6 +149,37 @@ async def test_the_same_ticket_is_the_same_in_another_life(scene: Scene, bench: 
     assert again.keys == scene.keys, "a driver that still has them takes them for what they are"
     for (one, _), (two, _) in zip(scene.outlet.sent, again.outlet.sent, strict=True):
         assert (one.prompt, one.sampling) == (two.prompt, two.sampling)
+
+
+async def test_a_curriculum_hears_how_tasks_go_and_deals_the_same_in_another_life(
+    scene: Scene, bench: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "plan.py"
+    path.write_text(
+        "def able(ticket, sizes, rewards):\n"
+        "    return 'modz' if rewards.get('addz', 0.0) > 0.5 else 'addz'\n"
+    )
+    reward = {"exact": 1.0}
+    tasks = {name: Task(data=f"new:{name}", reward=reward) for name in ("addz", "modz")}
+    fields = {"curriculum": f"{path}:able"}
+    await scene.start(tasks, **fields)
+    scene.owner.give(2)
+    await scene.bench.until(lambda: len(scene.tickets) == 2)
+    scene.owner.standings.append(Standing(2, {"addz": 0.8}))
+    scene.owner.give(2)
+    await scene.bench.until(lambda: len(scene.tickets) == 4)
+    asked = [record.task for record, _ in scene.outlet.sent]
+    assert asked == ["addz", "addz", "modz", "modz"]
+    again = Scene(bench)
+    again.owner.issued, again.owner.standings = 4, scene.owner.standings
+    await again.start(tasks, **fields)
+    await bench.until(lambda: len(again.tickets) == 4)
+    assert [record.prompt for record, _ in again.outlet.sent] == [
+        record.prompt for record, _ in scene.outlet.sent
+    ]
+    assert again.owner.known[0] == 0, "a new life needs all of them"
+    await bench.until(lambda: len(again.owner.known) == 2)
+    assert again.owner.known[1] == 1
 
 
 async def test_a_chat_task_goes_through_the_template_and_keeps_its_plain_prompt(

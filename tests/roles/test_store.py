@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -26,6 +27,7 @@ from realnet.roles.messages import (
     Version,
 )
 from realnet.roles.tables import Policy
+from realnet.roles.tasks.curriculum import Curriculum
 from realnet.roles.trainer.store import Store
 
 GROUP = 2
@@ -45,12 +47,14 @@ def policy(over_age: str = "allow", batch: int = 3, max_age: int = 1) -> Policy:
     return Policy(model="new:llama", batch=batch, max_age=max_age, group=GROUP, over_age=over_age)  # type: ignore[arg-type]
 
 
-def scored(ticket: int, sample: int, version: Version | None = None) -> Scored:
+def scored(
+    ticket: int, sample: int, version: Version | None = None, task: str = "t", reward: float = 1.0
+) -> Scored:
     ids = np.arange(3, dtype=np.int32)
     spans = (Span(version, 3),) if version else ()
     segment = Segment("model", ids, np.zeros(3, np.float32), spans, learn=True)
     key = SampleKey(TicketKey("p", ticket), sample)
-    return Scored(Rollout(key, "t", "2+2=", "4", "4", (segment,), "stop"), 1.0)
+    return Scored(Rollout(key, task, "2+2=", "4", "4", (segment,), "stop"), reward)
 
 
 def closed(ticket: int, samples: int = GROUP, reason: str = "") -> GroupClosed:
@@ -545,3 +549,87 @@ async def test_a_damaged_checkpoint_costs_steps_but_no_ticket(tmp_path: Path) ->
     assert (counts["issued"], counts["trained"], counts["buffered"]) == (15, 9, 6)
     assert await again.step() == (9, 10, 11)
     again.kill()
+
+
+# ------------------------------------------------------------ what a curriculum is told
+
+
+def when_able(ticket: int, sizes: dict[str, int], rewards: dict[str, float]) -> dict[str, float]:
+    """Hard problems come as easy ones are solved."""
+    return {"easy": 1.0, "hard": 4.0 * rewards.get("easy", 0.0)}
+
+
+def curriculum(store: Store, known: int) -> Curriculum:
+    made = Curriculum(when_able, {"easy": 0, "hard": 0}, 0, "curriculum")
+    made.learn(store.standings.history[:known])
+    return made
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_a_ticket_asks_the_same_in_every_life_whatever_was_learnt_since(
+    tmp_path: Path, seed: int
+) -> None:
+    rng = random.Random(seed)
+
+    async def begin() -> Life:
+        life = Life(tmp_path)
+        life.policy = life.store.policy = msgspec.structs.replace(life.policy, curriculum="x:y")
+        return await life.begin()
+
+    life = await begin()
+    prompter, dealt, first = curriculum(life.store, 0), {}, True
+    waiting: list[int] = []
+    for _ in range(400):
+        act = rng.choice(
+            ["take", "take", "answer", "answer", "answer", "step", "save", "kill", "prompter"]
+        )
+        if act == "take":
+            pairs = await life.store.take(rng.randint(1, 3), first=first)
+            first = first and pairs is None
+            prompter.learn(life.store.standings.history[prompter.num_standings :])
+            for ticket in (t for start, end in pairs or () for t in range(start, end)):
+                asked = prompter(ticket)
+                assert dealt.setdefault(ticket, asked) == asked, "it was dealt something else"
+                waiting.append(ticket)
+        elif act == "answer" and waiting:
+            ticket = waiting.pop(rng.randrange(len(waiting)))
+            able = min(1.0, ticket / 40)  # the policy gets better
+            for sample in range(GROUP):
+                task = dealt[ticket].task
+                await life.store.arrived(scored(ticket, sample, None, task, able))
+            await life.store.arrived(closed(ticket))
+        elif act == "step":
+            await life.step()
+        elif act == "save":
+            life.save()
+            await life.trim()
+        elif act == "kill":
+            history = list(life.store.standings.history)
+            life.kill()
+            life = await begin()
+            assert life.store.standings.history == history, "as durable as the tickets"
+            first, waiting = True, []
+        elif act == "prompter":
+            prompter, first, waiting = curriculum(life.store, 0), True, []
+    whole = curriculum(life.store, len(life.store.standings.history))
+    assert {ticket: whole(ticket) for ticket in sorted(dealt)} == dealt
+    assert len(life.store.standings.history) > 3, "there was something to be told"
+    assert {choice.task for choice in dealt.values()} == {"easy", "hard"}
+
+
+async def test_standings_are_kept_for_curricula_only_and_once_a_version(tmp_path: Path) -> None:
+    life = await Life(tmp_path / "plain").begin()
+    for _ in range(3):
+        pairs = await life.store.take(2, first=False)
+        for ticket in (t for start, end in pairs or () for t in range(start, end)):
+            await life.whole(ticket)
+        await life.step()
+    assert life.store.standings.history == []
+    assert "standings.msgpack" not in life.store.snapshot()
+    store = life.store
+    store.policy = msgspec.structs.replace(store.policy, curriculum="x:y")
+    start = store.ledger.issued
+    assert await store.take(1, first=False)
+    await life.whole(start)
+    assert await store.take(1, first=False)
+    assert [(s.first, s.rewards) for s in store.standings.history] == [(start, {"t": 1.0})]
