@@ -18,7 +18,7 @@ from collections import OrderedDict, deque
 from typing import Annotated
 
 from realnet import Actor, Ask, Config, Delivery, Outlet, StateIn, doc, handles
-from realnet.errors import AskError, DeadlineExceeded, RealnetError
+from realnet.errors import RealnetError
 from realnet.roles.messages import (
     Collect,
     Collected,
@@ -30,9 +30,8 @@ from realnet.roles.messages import (
     TakeSlots,
     TicketKey,
 )
+from realnet.roles.slots import SlotAsker
 from realnet.roles.tables import Policy
-
-_PAUSE_S = 0.5
 
 
 class CollectorConfig(Config):
@@ -120,23 +119,15 @@ class Collector(Actor[CollectorConfig]):
     async def run(self) -> None:
         """Take tickets for those who wait."""
         status = await self.status.get()
-        self._name, first = status.version.policy, True
+        self._name = status.version.policy
+        asker = SlotAsker(self, self.trainer, self.config.wait_s)
         while True:
             if not self._wanting:
                 self._wanted.clear()
                 async with self.waiting("episodes"):
                     await self._wanted.wait()
-            request = TakeSlots(self._name, len(self._wanting), first=first)
-            try:
-                slots = await self.trainer(request, deadline_s=self.config.wait_s)
-            except AskError as error:
-                first = True  # a reply may be lost, and tickets with it
-                if not isinstance(error, DeadlineExceeded):
-                    async with self.waiting("the trainer, to ask for tickets"):
-                        await self.clock.sleep(_PAUSE_S)
-                continue
-            first = False
-            for start, end in slots.intervals:
+            slots = await asker.take(self._name, len(self._wanting))
+            for start, end in slots.intervals if slots is not None else ():
                 for number in range(start, end):
                     if number not in self._used:
                         self._give(number)

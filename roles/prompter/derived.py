@@ -23,7 +23,7 @@ from typing import Annotated, Any, NamedTuple
 
 from realnet import Actor, Ask, Config, Delivery, Inlet, Outlet, StateIn, doc
 from realnet.config import Shared
-from realnet.errors import AskError, ConfigError, DeadlineExceeded, listed
+from realnet.errors import ConfigError, listed
 from realnet.roles.messages import (
     PolicyStatus,
     ReportTickets,
@@ -32,7 +32,8 @@ from realnet.roles.messages import (
     Ticket,
     TicketKey,
 )
-from realnet.roles.prompter.reports import PAUSE_S, Reports
+from realnet.roles.prompter.reports import Reports
+from realnet.roles.slots import SlotAsker
 from realnet.roles.tables import Policy, Task
 from realnet.roles.tasks import CannotAsk, Problem, TextCodec, make_ticket
 
@@ -114,27 +115,18 @@ class DerivedPrompter(Actor[DerivedConfig]):
         status = await self.status.get()
         self._name = status.version.policy
         self.spawn(self._reports.run(self._name), name="report tickets")
-        resync, branch = True, status.version.branch
+        asker = SlotAsker(self, self.trainer, self.config.wait_s)
+        branch = status.version.branch
         while not status.finished:
             if status.version.branch != branch:
-                branch, resync = status.version.branch, True  # as in the prompter
+                branch, asker.anew = status.version.branch, True  # as in the prompter
             if not self._questions:
                 await self._question_there()
-            try:
-                slots = await self.trainer(
-                    TakeSlots(self._name, len(self._questions), first=resync),
-                    deadline_s=self.config.wait_s,
-                )
-            except AskError as error:
-                resync = True  # a reply may be lost, and tickets with it
-                if not isinstance(error, DeadlineExceeded):
-                    async with self.waiting("the trainer, to ask for tickets"):
-                        await self.clock.sleep(PAUSE_S)
-            else:
+            slots = await asker.take(self._name, len(self._questions))
+            if slots is not None:
                 for start, end in slots.intervals:
                     for number in range(start, end):
                         await self._issue(number)
-                resync = False
             status = self.status.value or status
         self.progress("the policy is trained: no more tickets")
 

@@ -17,9 +17,9 @@ from typing import Annotated, Any
 
 from realnet import Actor, Ask, Config, Outlet, StateIn, doc
 from realnet.config import Shared
-from realnet.errors import AskError, DeadlineExceeded
 from realnet.roles.messages import PolicyStatus, ReportTickets, TakeSlots, Ticket, TicketKey
-from realnet.roles.prompter.reports import PAUSE_S, Reports
+from realnet.roles.prompter.reports import Reports
+from realnet.roles.slots import SlotAsker
 from realnet.roles.tables import Policy, Task
 from realnet.roles.tasks import (
     CannotAsk,
@@ -84,29 +84,21 @@ class Prompter(Actor[PrompterConfig]):
         status = await self.status.get()
         self._name = status.version.policy
         self.spawn(self._reports.run(self._name), name="report tickets")
-        resync, branch = True, status.version.branch
+        asker = SlotAsker(self, self.trainer, self.config.wait_s)
+        want, branch = self.config.want or self._policy.batch, status.version.branch
         while not status.finished:
             if status.version.branch != branch:
                 # The trainer resumed: tickets that it had lent out may be in nobody's hands.
-                branch, resync = status.version.branch, True
+                branch, asker.anew = status.version.branch, True
                 self._issued.clear()
-            want = self.config.want or self._policy.batch
-            known = self._dataset.num_standings
-            request = TakeSlots(self._name, want, first=resync, standings=known)
-            try:
-                slots = await self.trainer(request, deadline_s=self.config.wait_s)
-            except AskError as error:
-                resync = True  # a reply may be lost, and tickets with it
-                if not isinstance(error, DeadlineExceeded):
-                    async with self.waiting("the trainer, to ask for tickets"):
-                        await self.clock.sleep(PAUSE_S)
-            else:
+            anew = asker.anew
+            slots = await asker.take(self._name, want, self._dataset.num_standings)
+            if slots is not None:
                 self._dataset.learn(slots.standings)
                 for start, end in slots.intervals:
                     for ticket in range(start, end):
-                        if not (resync and self._issued[ticket]):
+                        if not (anew and self._issued[ticket]):
                             await self._issue(ticket, branch)
-                resync = False
             status = self.status.value or status
         self.progress("the policy is trained: no more tickets")
 

@@ -7,22 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Any
 
-from realnet import Clock
 from realnet.errors import AskError
 from realnet.roles.messages import ReportTickets, Ticket
-
-PAUSE_S = 0.5  # until an owner that is away is asked again
-
-
-class Surroundings(Protocol):
-    """What reporting needs of its actor."""
-
-    clock: Clock
-
-    def waiting(self, on: str) -> AbstractAsyncContextManager[None]: ...
+from realnet.roles.slots import PAUSE_S, Surroundings
 
 
 class Reports:
