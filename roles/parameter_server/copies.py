@@ -7,7 +7,9 @@ Called by the parameter server.
 
 from __future__ import annotations
 
-from realnet.roles.messages import CopyHeld, Source, Version
+from collections.abc import Collection
+
+from realnet.roles.messages import CopyHeld, Held, Source, Version
 
 
 class Copies:
@@ -15,7 +17,7 @@ class Copies:
 
     def __init__(self) -> None:
         self._relays: dict[str, CopyHeld] = {}
-        self.files: dict[Version, Source] = {}
+        self.files: dict[Version, Held] = {}  # in a file, and perhaps in no memory any more
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -36,4 +38,8 @@ class Copies:
         """Return the sources of a version that are known here."""
         found = [s for said in self._relays.values() for v, s in said.sources if v == version]
         file = self.files.get(version)
-        return tuple(found) if file is None else (*found, file)
+        return (*found, *(file.sources if file is not None else ()))
+
+    def only_filed(self, in_memory: Collection[Version]) -> list[Held]:
+        """Return the versions that are in files and not in memory."""
+        return [held for version, held in self.files.items() if version not in in_memory]

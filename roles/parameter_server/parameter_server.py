@@ -38,6 +38,7 @@ from realnet.roles.messages import (
     Held,
     JoinUpdate,
     Location,
+    Manifest,
     OpenSlot,
     SlotOpened,
     Source,
@@ -135,10 +136,13 @@ class ParameterServer(Actor[ParameterServerConfig]):
         folder = self.run_info.folder
         self._files = folder / "weights"
         if "disk" in self.config.links:
+            self._copies.files = await self.compute(self._found_files, label="look at files")
             self.spawn(self._write_files(), name="write files")
         self._note = folder / f"{self.address.role}-{self.address.index}.arena.json"
         note = read_note(self._note)
         if note is None or note.attempt != self.run_info.attempt:
+            if self._copies.files:
+                self._announce()
             return
         await self._attach(note)
         newest = self._newest()
@@ -331,10 +335,23 @@ class ParameterServer(Actor[ParameterServerConfig]):
             except (OSError, WeightsGone) as error:
                 self.event(f"{held.manifest.version} was not written to disk: {error}")
                 continue
-            version, path = held.manifest.version, disk.path_of(self._files, held.manifest.version)
-            self._copies.files[version] = Source("disk", "", str(path))
-            self._copies.files = {v: s for v, s in self._copies.files.items() if Path(s.at) in stay}
+            self._copies.files[held.manifest.version] = self._filed(held.manifest)
+            paths = {v: disk.path_of(self._files, v) for v in self._copies.files}
+            self._copies.files = {v: h for v, h in self._copies.files.items() if paths[v] in stay}
             self._announce()
+
+    def _filed(self, manifest: Manifest) -> Held:
+        source = Source("disk", "", str(disk.path_of(self._files, manifest.version)))
+        return Held(manifest, Location("", 0, 0), (source,))
+
+    def _found_files(self) -> dict[Version, Held]:
+        """Return the versions that an earlier life left in files: whole ones, by their heads.
+
+        Who takes one checks its digests.
+        """
+        policy = self.policy_name or "policy"
+        found = [disk.read_manifest(p) for p in disk.files_of(self._files, policy)]
+        return {m.version: self._filed(m) for m in found[-self.config.keep :] if m is not None}
 
     # ------------------------------------------------------------ what is held
 
@@ -342,12 +359,18 @@ class ParameterServer(Actor[ParameterServerConfig]):
         return max(self._held.values(), key=_order, default=None)
 
     def _announce(self) -> None:
-        """Show what is held: the newest, and the others from new to old."""
+        """Show what is held: the newest, and the others from new to old, those on disk too.
+
+        What an earlier attempt left on disk is never the newest: a trainer that resumes opens a
+        branch of its own.
+        """
         ordered = sorted(map(self._with_sources, self._held.values()), key=_order, reverse=True)
         newest = ordered[0] if ordered else None
-        self.announced.set(Announced(newest, tuple(ordered[1:]), self._copies.hosts))
-        if ordered:
-            self.progress(f"serves {ordered[0].manifest.version}")
+        filed = self._copies.only_filed({held.manifest.version for held in ordered})
+        older = sorted((*ordered[1:], *filed), key=_order, reverse=True)
+        self.announced.set(Announced(newest, tuple(older), self._copies.hosts))
+        if newest is not None:
+            self.progress(f"serves {newest.manifest.version}")
 
     def _find(self, version: Version) -> Held | None:
         return next((h for h in self._held.values() if h.manifest.version == version), None)

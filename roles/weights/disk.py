@@ -78,12 +78,17 @@ def write(folder: Path, manifest: Manifest, view: memoryview) -> Path:
 
 def keep(folder: Path, policy: str, number: int) -> list[Path]:
     """Remove all but the newest versions, and what writers left behind; return what stays."""
-    found = sorted(folder.glob(f"{policy}-*{_SUFFIX}"))
+    found = files_of(folder, policy)
     for old in found[:-number]:
         old.unlink(missing_ok=True)
     for part in folder.glob(f"{policy}-*.tmp"):
         part.unlink(missing_ok=True)
     return found[-number:]
+
+
+def files_of(folder: Path, policy: str) -> list[Path]:
+    """Return the files of a policy's versions, oldest first."""
+    return sorted(folder.glob(f"{policy}-*{_SUFFIX}"))
 
 
 def read_manifest(path: Path) -> Manifest | None:

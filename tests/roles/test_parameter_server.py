@@ -445,6 +445,33 @@ async def test_relays_are_announced_until_they_die(house: House) -> None:
     assert house.sources(1) == [f"shm {this_host()}", "stream"]
 
 
+async def test_what_is_on_disk_is_announced_again_after_a_resume(
+    house: House, tmp_path: Path
+) -> None:
+    """The memory of an attempt is gone with it; its files are not."""
+    server = await house.server(links=("stream", "disk"), keep=2)
+    for number in range(3):
+        await publish(server, version(number))
+        await house.bench.until(lambda: "disk" in house.sources())
+    (tmp_path / "weights-policy").unlink()
+    note = tmp_path / "parameterserver-0.arena.json"
+    then = msgspec.json.decode(note.read_bytes())
+    note.write_bytes(msgspec.json.encode({**then, "attempt": 0}))
+    broken = tmp_path / "weights" / "policy-000-00000009.safetensors"
+    broken.write_bytes(b"not whole")
+    server = await house.server(links=("stream", "disk"), keep=3)
+    assert house.shown.value is not None
+    assert house.shown.value.newest is None, "nobody writes with what another branch left"
+    kept = house.shown.value.older
+    assert [held.manifest.version.number for held in kept] == [2, 1]
+    for held in kept:
+        (source,) = held.sources
+        out = memoryview(bytearray(held.manifest.num_bytes))
+        disk.read(Path(source.at), held.manifest, out)
+    await publish(server, version(0, branch=1))
+    assert house.numbers() == [0, 2, 1]
+
+
 async def test_with_disk_the_newest_versions_are_files(house: House) -> None:
     server = await house.server(links=("stream", "disk"), keep=2)
     for number in range(4):
