@@ -86,14 +86,18 @@ class Reader(Actor[Config]):
             with self.reader.mapped(held) as view:
                 return ends(view)
         if len(self.room) != num_bytes:
-            self.room = bytearray(num_bytes)
-            self.room[:] = b"\1" * num_bytes  # touched: nobody measures the kernel's first pages
+            await self.compute(self.make_room, num_bytes)
         with memoryview(self.room) as room:
             if request.link == "gloo":
                 await self.compute(self.broadcast, request, room)
             else:
                 await self.receiver.receive(held, room)
             return ends(room)
+
+    def make_room(self, num_bytes: int) -> None:
+        """Touch it all: nobody measures the kernel's first pages."""
+        self.room = bytearray(num_bytes)
+        np.frombuffer(self.room, np.uint8).fill(1)
 
     def broadcast(self, request: Take, room: memoryview) -> None:
         size = request.size

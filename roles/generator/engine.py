@@ -41,6 +41,10 @@ class EngineDied(RealnetError):
     """An engine cannot go on: its process ended, or its weights are neither old nor new."""
 
 
+class SwapUndone(RealnetError):
+    """A version could not be swapped in. The weights before it are back, and go on writing."""
+
+
 class FakeConfig(Config):
     """`roles.generator.engine.fake`: how an engine without a model pretends to write."""
 

@@ -25,6 +25,7 @@ from realnet.roles.generator.engine import (
     Engine,
     EngineConfig,
     EngineDied,
+    SwapUndone,
     check_device,
     make_engine,
 )
@@ -152,7 +153,7 @@ class Generator(Actor[GeneratorConfig]):
                 try:
                     await self._load(self._main.engine, newest)
                     self.progress(f"writes {newest.manifest.version}")
-                except (WeightsGone, WeightsDamaged) as error:
+                except (WeightsGone, WeightsDamaged, SwapUndone) as error:
                     self.event(f"{self.address} keeps its version: {error}")
                     # With η = 0 no newer one comes before this one has written: try it again.
                     await self.clock.sleep(_AGAIN_S)
@@ -229,7 +230,7 @@ class Generator(Actor[GeneratorConfig]):
                     await lane.idle()
                 try:
                     await self._load(lane.engine, held)
-                except (WeightsGone, WeightsDamaged) as error:
+                except (WeightsGone, WeightsDamaged, SwapUndone) as error:
                     raise RealnetError(f"{pinned} is pinned, but cannot be had: {error}") from None
             return lane.hold()
 

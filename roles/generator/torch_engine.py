@@ -23,7 +23,7 @@ from realnet.errors import ConfigError, ensure
 from realnet.roles.generator import sampler
 from realnet.roles.generator.decoder import Decoder, Weights, read_weights
 from realnet.roles.generator.dice import uniforms
-from realnet.roles.generator.engine import EngineConfig
+from realnet.roles.generator.engine import EngineConfig, SwapUndone
 from realnet.roles.generator.kv_cache import KVCache
 from realnet.roles.generator.prefill import prefill
 from realnet.roles.generator.row import Inbox, Row, check
@@ -217,9 +217,19 @@ class TorchEngine:
         for row in self._rows:
             if row.unsent:
                 self._end(row, "")
+        before = self._decoder.weights, self._version
         (self._decoder.weights, self._version), self._staged = self._staged, None
-        if self._config.kv == "recompute" and self._rows:
+        if self._config.kv == "stale" or not self._rows:
+            return
+        try:
             self._prefill(0)
+        except Exception as error:  # whatever a device raises, above all that it has no room
+            wanted = self._version
+            self._decoder.weights, self._version = before
+            self._prefill(0)  # what was overwritten, as it was; a device that cannot is dead
+            raise SwapUndone(
+                f"{wanted} was not swapped in, {self._version} goes on: {error}"
+            ) from error
 
     # ------------------------------------------------------------ scores
 

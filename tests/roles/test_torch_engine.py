@@ -13,7 +13,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from realnet.errors import ConfigError, RealnetError
-from realnet.roles.generator.engine import EngineConfig, make_core
+from realnet.roles.generator.engine import EngineConfig, SwapUndone, make_core
 from realnet.roles.generator.prefill import batches
 from realnet.roles.generator.torch_engine import TorchEngine
 from realnet.roles.messages import Delta, Generate, Sampling, Version
@@ -387,6 +387,45 @@ def test_many_swaps_lose_no_token() -> None:
         writers = [v % 2 for v, n in spans for _ in range(n)]
         wanted = [by_model[w][i] for i, w in enumerate(writers)]
         np.testing.assert_allclose(sent.logprobs(number), wanted, atol=1e-4)
+
+
+def test_a_swap_that_fails_half_way_is_undone_and_the_next_one_works(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Keys and values of some rows are the new version's already when the device has no room."""
+    made, sent = engine(kv="recompute", prefill=8), Collected()
+    asked = prompts(3, seed=4)
+    for number, prompt in enumerate(asked):
+        made.submit(number, request(prompt, seed=number, max_tokens=15))
+    sent.add(made.step(5))
+    made.stage(arrays(B), version(1))
+    decoder, calls = made._decoder, 0
+    plain = decoder.prefill
+
+    def runs_out(*given: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise RuntimeError("out of memory")
+        return plain(*given, **named)
+
+    monkeypatch.setattr(decoder, "prefill", runs_out)
+    with pytest.raises(SwapUndone, match=r"v0\.1 was not swapped in, .*v0\.0 goes on: out"):
+        made.swap()
+    assert made.version == version(0)
+    sent.add(made.step(5))
+    made.stage(arrays(B), version(2))
+    made.swap()
+    assert made.version == version(2)
+    drain(made, sent)
+    for number, prompt in enumerate(asked):
+        spans = sent.spans(number)
+        assert sum(n for _, n in spans) == 15
+        assert {v for v, _ in spans} == {0, 2}
+        old = sum(n for v, n in spans if v == 0)
+        tokens, got = sent.tokens(number), sent.logprobs(number)
+        np.testing.assert_allclose(got[:old], expected_logprobs(A, prompt, tokens)[:old], atol=1e-4)
+        np.testing.assert_allclose(got[old:], expected_logprobs(B, prompt, tokens)[old:], atol=1e-4)
 
 
 def test_a_failed_stage_leaves_the_running_weights() -> None:

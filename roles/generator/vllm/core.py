@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from realnet.errors import ConfigError, ensure
-from realnet.roles.generator.engine import EngineConfig
+from realnet.roles.generator.engine import EngineConfig, EngineDied
 from realnet.roles.generator.row import Inbox, Row, check
 from realnet.roles.generator.vllm.environment import prepare
 from realnet.roles.generator.vllm.model import arguments, check_weights, expected, folder_of, told
@@ -169,13 +169,20 @@ class VllmCore:
         for row in self._rows.values():
             if row.unsent:
                 self._send(row, "")
-        (weights, self._version), self._staged = self._staged, None
+        weights, version = self._staged
         from realnet.roles.generator.vllm.transfer import load
 
         def apply(worker: Any) -> None:
             load(worker.model_runner.model, worker.model_config, worker.vllm_config, weights)
 
-        self._llm.collective_rpc(apply)
+        for attempt in (1, 2):  # what failed half-way is loaded again, all of it
+            try:
+                self._llm.collective_rpc(apply)
+                break
+            except Exception as error:  # of vLLM's model loading
+                if attempt == 2:
+                    raise EngineDied(f"vLLM could not load {version}: {error}") from error
+        self._version, self._staged = version, None
         if self._config.kv == "recompute":
             self._llm.reset_prefix_cache(reset_running_requests=True)
 
