@@ -262,6 +262,8 @@ class Head(Actor[HeadConfig]):
         self._members.peer_up(member_of(peer.slot), "")
         others = tuple(self.peers.values())
         self.peers[peer.slot] = peer
+        if len(self.peers) == sum(not s.elastic for s in self.plan.slots):
+            self.began("processes")
         self.broadcast(PeerJoined(peer), but=peer.slot)
         now_s = self.clock.now()
         ahead_s = now_s - request.clock_s if request.clock_s else 0.0
@@ -437,8 +439,6 @@ class Head(Actor[HeadConfig]):
         peer = self.peers[full]
         self.peers[full] = Peer(peer.slot, peer.endpoint, peer.actors, up=True)
         self.broadcast(PeerUp(full))
-        if all(s.state in ("up", "absent") for s in self.supervisor.slots.values()):
-            self.began("roles")
 
     def began(self, part: str) -> None:
         """A part of the beginning is over."""

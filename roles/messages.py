@@ -240,13 +240,15 @@ class TakeSlots(Request[Slots]):
 
     `first` is True in the first request of a prompter's life, and when it may have lost a reply:
     the reply then holds the tickets that were issued and not finished, for the prompter to issue
-    again, as far as there is room; the rest comes with later replies.
+    again, as far as there is room; the rest comes with later replies. `asker` says who asks, over
+    all its lives: where several issue tickets, each gets back its own.
     """
 
     policy: str
     want: int
     first: bool = False
     standings: int = -1  # how many the asker knows; -1: it needs none
+    asker: str = ""
 
 
 class ReportTickets(Request[Nothing]):

@@ -1,6 +1,6 @@
 """How long an attempt took to begin: attempts/<n>/startup.json, when each part of it was over.
 
-    {"wall_s": 1764000000.0, "parts": {"agents": 1.2, "preflight": 1.3, "roles": 3.1}}
+    {"wall_s": 1764000000.0, "parts": {"agents": 1.2, "preflight": 1.3, "processes": 3.1}}
 
 `wall_s` is the clock of the head's host when the head began; a part's number is how many seconds
 after that it was over. Knows nothing of what the parts are. Written by `run.py`, `head.py` and

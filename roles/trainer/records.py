@@ -20,11 +20,14 @@ from realnet.wire import Body
 
 
 class Issued(Message):
-    """Tickets start .. end-1 were issued; `rewards`: a new standing, which they are dealt with."""
+    """Tickets start .. end-1 were issued, to `asker`; `rewards`: a new standing, which they are
+    dealt with.
+    """
 
     start: int
     end: int
     rewards: dict[str, float] = {}
+    asker: str = ""
 
 
 class Handed(Message):

@@ -69,6 +69,7 @@ class Store:
         self.on_aside: Callable[[int, str], None] = lambda ticket, reason: None
         self._writer = RecordWriter(journal, full)
         self._redo: set[int] = set()  # open tickets that nobody has: to go out again
+        self._holders: dict[int, str] = {}  # ticket that is out -> who was given it
         self._batches = Batches(policy, self.assembly, lambda count: self.ledger.oldest(count))
         self._first_segment: dict[int, int] = {}  # where the oldest sample of an open ticket is
 
@@ -183,27 +184,30 @@ class Store:
             return 0
         return self.ledger.room(self.published, inside=len(self._redo))
 
-    async def take(self, want: int, *, first: bool) -> Pairs | None:
+    async def take(self, want: int, *, first: bool, asker: str = "") -> Pairs | None:
         """Give tickets out once that is durable; None: there is no room now.
 
-        With `first`, a new life of the prompter, all that is not finished is to go out again, and
-        nothing new does. After a rollback that can be more than the bound: the rest follows later.
+        With `first`, a new life of the prompter, all that it has not finished is to go out again,
+        and nothing new does; what another asker has stays there. After a rollback that can be more
+        than the bound: the rest follows later.
         """
         if self.published < 0:
             return None
         if first:
-            self._redo = set(Intervals(self.ledger.outstanding()))
+            out = Intervals(self.ledger.outstanding())
+            self._redo |= {t for t in out if self._holders.get(t, asker) == asker}
         able = min(self.room(), want if not first else self.ledger.out)
         again = sorted(self._redo)[:able]
         if again or first:
             self._redo.difference_update(again)
+            self._holders.update(dict.fromkeys(again, asker))
             return Intervals.of(again).pairs()
         start, end = self.ledger.issued, self.ledger.issued + able
         if end == start:
             return None
         rewards = self.standings.due(self.step) if self.policy.curriculum else {}
         try:
-            await self._keep(Issued(start, end, rewards))
+            await self._keep(Issued(start, end, rewards, asker))
         except BaseException:  # the asker never learns of them: give them to the next one
             self._redo.update(range(start, end))
             raise
@@ -317,8 +321,9 @@ class Store:
         match record:
             case Scored() | GroupClosed():
                 return self._arrive(record, segment)
-            case Issued(start, end, rewards):
+            case Issued(start, end, rewards, asker):
                 self.ledger.admit(start, end)
+                self._holders.update(dict.fromkeys(range(start, end), asker))
                 if rewards:
                     self.standings.enter(start, rewards, self.step)
             case Handed(tickets):
@@ -369,6 +374,7 @@ class Store:
             return
         self.ledger.buffer(ticket)
         self._redo.discard(ticket)
+        self._holders.pop(ticket, None)
         self.unfit_run = 0
 
     def _end(self, ticket: int, reason: str, *, dropped: bool) -> bool:
@@ -393,6 +399,7 @@ class Store:
         self.assembly.forget(ticket)
         self._first_segment.pop(ticket, None)
         self._redo.discard(ticket)
+        self._holders.pop(ticket, None)
 
     def _wanted(self, ticket: int) -> bool:
         return self.ledger.is_open(ticket)

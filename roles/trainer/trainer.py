@@ -241,7 +241,7 @@ class Trainer(Actor[TrainerConfig]):
         await self._ready.wait()
         store = self._store
         while True:
-            pairs = await store.take(request.want, first=request.first)
+            pairs = await store.take(request.want, first=request.first, asker=request.asker)
             if pairs is not None:
                 known = request.standings
                 return Slots(pairs, tuple(store.standings.history[known:]) if known >= 0 else ())

@@ -7,23 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import click
 
 from realnet.cli_runs import RUNS, find_run
 from realnet.errors import RunFolderError
-from realnet.observe.record import read_rows
+from realnet.observe.record import Row, read_rows
 from realnet.observe.startup import read_startup
 from realnet.slurm.records import read_jobs
 
+Wanted = Callable[[Row], bool]
 PARTS = {
     "job": "submitted until the job's script runs (the queue, sbatch)",
     "head": "the head loads its code and listens",
     "agents": "agents are started on all nodes and say hello",
     "preflight": "nodes are looked at, and try to reach each other",
-    "roles": "processes load their code and start",
-    "version": "the first version of the weights is there (a warm start is in it)",
+    "processes": "processes load their code and join",
+    "warm": "models are loaded or made; the warm start, where there is one",
+    "version": "the first version of the weights is where generators get it",
     "step": "the first training step is done",
 }
 
@@ -63,19 +65,28 @@ def moments(folder: Path, attempt: int) -> list[Moment]:
     found = {"head": 0.0, **began.parts}
     found |= _first(folder, attempt, "version", lambda r: "version" in r and "bytes" in r)
     found |= _first(folder, attempt, "step", lambda r: "loss" in r)
+    found |= _last(folder, attempt, "warm", lambda r: "warm_step" in r)
     submitted_s = _submitted_s(folder, attempt)
     if submitted_s is not None:
         begun = folder / "attempts" / str(attempt) / "begun"
         found = {part: began.wall_s - submitted_s + at_s for part, at_s in found.items()}
         found["job"] = begun.stat().st_mtime - submitted_s
-    return [Moment(part, found[part]) for part in PARTS if part in found]
+    return sorted((Moment(p, found[p]) for p in PARTS if p in found), key=lambda m: m.at_s)
 
 
-def _first(
-    folder: Path, attempt: int, part: str, wanted: Callable[[dict[str, Any]], bool]
-) -> dict[str, float]:
-    rows = (r for r in read_rows(folder / "metrics.jsonl") if r.get("attempt") == attempt)
-    return next(({part: float(r["time_s"])} for r in rows if wanted(r)), {})
+def _first(folder: Path, attempt: int, part: str, wanted: Wanted) -> dict[str, float]:
+    rows = _rows(folder, attempt, wanted)
+    return {part: float(rows[0]["time_s"])} if rows else {}
+
+
+def _last(folder: Path, attempt: int, part: str, wanted: Wanted) -> dict[str, float]:
+    rows = _rows(folder, attempt, wanted)
+    return {part: float(rows[-1]["time_s"])} if rows else {}
+
+
+def _rows(folder: Path, attempt: int, wanted: Wanted) -> list[Row]:
+    found = read_rows(folder / "metrics.jsonl")
+    return [r for r in found if r.get("attempt") == attempt and wanted(r)]
 
 
 def _submitted_s(folder: Path, attempt: int) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -177,4 +178,56 @@ def test_a_service_is_the_source_of_what_is_trained_on(
     assert any(row["age_mean"] > 0 for row in steps)  # other versions wrote later answers
     assert all(row["samples"] == 8 for row in steps)
     assert prompts >= 40
+    assert service.stop()
+
+
+MIXED = """
+extends = "feedback.toml"
+title   = "mixed"
+[run]
+until = { steps = 6 }
+[tasks.addz]
+use = "train"
+[wires]
+work  = "prompter -> driver -> rewarder -> trainer"
+given = "collector -> trainer"
+[roles]
+prompter = {}
+driver   = { place = "generator" }
+rewarder = {}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.long
+def test_feedback_of_a_service_and_ordinary_tickets_share_one_ledger(
+    start: Start, serve: Callable[..., Service], tmp_path: Path
+) -> None:
+    folder = tmp_path / "mixed"
+    shutil.copytree(EXAMPLES / "feedback", folder)
+    (folder / "mixed.toml").write_text(MIXED)
+    run = start(folder / "mixed.toml")
+    run.until(lambda: (run.folder / ".meeting.json").is_file())
+    key = tmp_path / "shop.key"
+    granted = realnet(tmp_path, f"realnet grant {run.folder} --as shop --out {key}")
+    assert granted.returncode == 0, granted.stderr
+    service = serve("service", folder, REALNET_KEY=str(key))
+    tickets: list[int] = []
+    while run.process.poll() is None:
+        try:
+            answer = service.call("/ask?prompt=000002%2B000003%3D", {})
+            given = service.call(f"/thumbs/{answer['name']}", {"rewards": [1.0, 0.0]})
+        except OSError:  # the run has come to its end
+            break
+        tickets.append(int(given["ticket"].rpartition(":")[2]))
+    assert run.wait() == 0, run.output()
+    ledger = json.loads((run.folder / "ledger.json").read_text())["counts"]
+    ends = ("waiting", "leased", "buffered", "trained", "set_aside", "dropped")
+    assert ledger["issued"] == sum(ledger[state] for state in ends)
+    assert ledger["trained"] == 6 * 4
+    assert ledger["set_aside"] == 0
+    assert len(tickets) == len(set(tickets)) > 2  # none was taken twice, and some were ours
+    print(f"{len(tickets)} of {ledger['issued']} tickets were the service's")
+    assert len(tickets) < ledger["issued"]  # and some the prompter's
     assert service.stop()

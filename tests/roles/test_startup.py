@@ -17,11 +17,17 @@ from realnet.roles.verbs.startup import moments
 def begun(folder: Path) -> Record:
     (folder / "attempts" / "1").mkdir(parents=True)
     record = Record(folder, 100.0, 1)
-    for part, at_s in (("agents", 101.0), ("preflight", 101.5), ("roles", 104.0), ("roles", 109.0)):
+    for part, at_s in (
+        ("agents", 101.0),
+        ("preflight", 101.5),
+        ("processes", 104.0),
+        ("processes", 109.0),
+    ):
         record.startup.over(part, at_s)
     row = {"version": 0, "bytes": 8}
+    for at_s in (104.5, 105.5):
+        record.write("trainer/0", "metrics", at_s, {"warm_step": at_s})
     record.write("parameter_server/0", "metrics", 106.0, row)
-    record.write("trainer/0", "metrics", 106.0, {"warm_step": 3})
     for at_s in (110.0, 112.0):
         record.write("trainer/0", "metrics", at_s, {"loss": 1.0})
     record.close()
@@ -34,7 +40,8 @@ def test_parts_are_told_in_order_from_the_heads_start(tmp_path: Path) -> None:
         ("head", 0.0),
         ("agents", 1.0),
         ("preflight", 1.5),
-        ("roles", 4.0),  # the first time, not when one was started again
+        ("processes", 4.0),  # the first time, not when one was started again
+        ("warm", 5.5),
         ("version", 6.0),
         ("step", 10.0),
     ]

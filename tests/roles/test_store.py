@@ -299,6 +299,28 @@ async def test_tickets_lost_on_their_way_to_the_prompter_are_given_again(tmp_pat
     again.kill()
 
 
+async def test_whoever_asks_again_gets_back_its_own_tickets_and_no_others(tmp_path: Path) -> None:
+    """A prompter and a collector beside it: none may answer what the other has."""
+    life = await Life(tmp_path).begin()
+    store = life.store
+    assert await store.take(2, first=True, asker="prompter/0") == ()
+    assert await store.take(2, first=False, asker="prompter/0") == ((0, 2),)
+    assert await store.take(2, first=True, asker="collector/0") == ()
+    assert await store.take(2, first=False, asker="collector/0") == ((2, 4),)
+    assert await store.take(2, first=True, asker="prompter/0") == ((0, 2),)
+    assert await store.take(2, first=True, asker="collector/0") == ((2, 4),)
+    await life.whole(3)
+    life.kill()
+    again = await Life(tmp_path).begin()
+    assert await again.store.take(9, first=True, asker="collector/0") == (
+        (0, 3),
+    )  # nobody has them
+    assert await again.store.take(9, first=True, asker="prompter/0") == ()
+    assert await again.store.take(1, first=False, asker="prompter/0") == ((4, 5),)
+    again.store.ledger.check()
+    again.kill()
+
+
 async def test_nothing_is_issued_before_a_version_is_published(tmp_path: Path) -> None:
     life = await Life(tmp_path).begin()
     life.store.published = -1

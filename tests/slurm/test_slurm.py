@@ -265,7 +265,7 @@ def test_the_demo_learns_over_three_nodes_and_two_lives(submit: Submit) -> None:
     told = run.bin("python", "-P", "-m", "realnet.cli", "startup", str(run.folder))
     print(told)
     assert [line.split()[5] for line in told.splitlines()] == [
-        *("job", "head", "agents", "preflight", "roles", "version", "step")
+        *("job", "head", "agents", "preflight", "processes", "warm", "version", "step")
     ]
     assert len(set(run.hosts().values())) == 3
     run.until(lambda: step(run) >= 15, 120.0, "some steps")
