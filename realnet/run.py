@@ -28,6 +28,7 @@ from realnet.launch.fleet import Fleet, head_file
 from realnet.launch.hosts import HostLauncher, Hosts, make_hosts
 from realnet.launch.inline import InlineLauncher
 from realnet.launch.local import LocalLauncher
+from realnet.launch.reaching import Probes
 from realnet.launch.records import agent_slot
 from realnet.launch.rendezvous import end_head
 from realnet.member import run_info
@@ -128,6 +129,7 @@ async def run_plan(
     node.owner = head
     node.listen()
     reporter = StatusReporter(head, folder.path)
+    probes = Probes()
     ended, code = "the head failed; see events.jsonl", 1
     try:
         view.start(plan, head)
@@ -141,12 +143,14 @@ async def run_plan(
             hosts.open(head)
             from realnet.transport.opening import endpoints_of
 
-            await fleet.start(head_file(plan, info, endpoints_of(node.transport), fleet.nonce))
+            ways = await probes.open(endpoints_of(node.transport))
+            await fleet.start(head_file(plan, info, ways, fleet.nonce))
         outcome = await _watch(head, view, reporter, hosts)
         ended, code = outcome.text, outcome.code
     finally:
         end_meeting(folder.path)
         if hosts is not None and fleet is not None:
+            probes.close()
             await hosts.let_go(ended)
             await fleet.stop()
             end_head(folder.path, attempt, over=code not in (EXIT_RETRY, INTERRUPTED))

@@ -18,14 +18,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from realnet.actor import RunInfo
 from realnet.launch.checks import code_digest
 from realnet.launch.hosts import Wanted
-from realnet.launch.rendezvous import HeadFile, write_head
+from realnet.launch.rendezvous import HeadFile, HeadWay, write_head
 from realnet.topology.plan import Plan
 
 STOP_S = 8.0
@@ -56,13 +55,13 @@ def num_agents(wanted: Wanted, plan: Plan) -> int:
     return wanted.num_hosts + wanted.num_spares + elastic + SPARE_KEYS
 
 
-def head_file(plan: Plan, info: RunInfo, endpoints: Sequence[str], nonce: str) -> HeadFile:
-    """Return how the head of this process is found, at the first endpoint or else the others."""
+def head_file(plan: Plan, info: RunInfo, ways: tuple[HeadWay, ...], nonce: str) -> HeadFile:
+    """Return how the head of this process is found, by the first way or else another."""
     gpus = max((r.gpus for r in plan.roles.values()), default=0)
     return HeadFile(
-        *(plan.name, info.attempt, endpoints[0], nonce, plan.digest(), info.resumed),
+        *(plan.name, info.attempt, ways[0].endpoint, nonce, plan.digest(), info.resumed),
         *(platform.node(), os.getpid(), time.time(), code_digest(), gpus),
-        tuple(endpoints),
+        ways,
     )
 
 

@@ -210,7 +210,7 @@ class Hosts(Actor[HostsConfig]):
         """
         known = read_head(self.folder, self.attempt)
         come = {name: agent for name, agent in self._agents.items() if agent.come}
-        order = known.endpoints if known is not None else ()
+        order = [way.endpoint for way in known.ways] if known is not None else []
         best = best_way([agent.hello for agent in come.values()], order)
         movers = [
             n for n, a in come.items() if best and a.hello.way != best and best in a.hello.ways

@@ -25,10 +25,18 @@ POLL_S = 0.1
 GONE = "."  # what `current` says when the run is over
 
 
+class HeadWay(msgspec.Struct, frozen=True):
+    """One address of the head: the endpoint there, and where anybody may connect to see that it
+    can be reached ("10.0.0.3:4711")."""
+
+    endpoint: str
+    probe: str
+
+
 class HeadFile(msgspec.Struct, frozen=True):
-    """How the head of an attempt is found: at `endpoint`, or another of `endpoints`, which are by
-    one address of its host each (`reaching.py`). `digest` (of the plan) and `code` (of realnet's
-    own files) must be the same on all hosts; `gpus`: whether anybody needs some."""
+    """How the head of an attempt is found: at `endpoint`, the first of `ways`, or another of them:
+    one for each address of its host. `digest` (of the plan) and `code` (of realnet's own files)
+    must be the same on all hosts; `gpus`: whether anybody needs some."""
 
     run: str
     attempt: int
@@ -41,7 +49,7 @@ class HeadFile(msgspec.Struct, frozen=True):
     wall_s: float
     code: str = ""
     gpus: int = 0
-    endpoints: tuple[str, ...] = ()
+    ways: tuple[HeadWay, ...] = ()
 
 
 def head_path(folder: Path, attempt: int) -> Path:
@@ -64,9 +72,9 @@ def write_head(folder: Path, head: HeadFile) -> None:
 def prefer(folder: Path, attempt: int, endpoint: str) -> None:
     """From now on the head is first looked for at this one of its endpoints."""
     head = read_head(folder, attempt)
-    if head is not None and endpoint in head.endpoints:
-        others = tuple(e for e in head.endpoints if e != endpoint)
-        head = msgspec.structs.replace(head, endpoint=endpoint, endpoints=(endpoint, *others))
+    if head is not None and endpoint in [way.endpoint for way in head.ways]:
+        ways = tuple(sorted(head.ways, key=lambda way: way.endpoint != endpoint))
+        head = msgspec.structs.replace(head, endpoint=endpoint, ways=ways)
         write_private(head_path(folder, attempt), msgspec.json.encode(head))
 
 

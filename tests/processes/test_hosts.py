@@ -44,6 +44,7 @@ def test_slots_of_a_lost_host_go_on_elsewhere(start: Start, topology: Path) -> N
     lives = {host: slots_of(run, pid) for host, pid in there.items()}
     assert all(lives.values()), lives  # spread over all of them
     assert not lives["local0"] & lives["local1"]
+    assert not any("refused a connection" in e for e in run.events())
     workers = {host for host, slots in lives.items() for s in slots if s.startswith("worker")}
     assert len(workers) == 2, lives
     gone = sorted(workers)[0]

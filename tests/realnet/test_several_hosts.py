@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -14,9 +13,9 @@ from link_ends import End, ends, until
 from realnet.errors import RealnetError
 from realnet.launch import NEARBY
 from realnet.launch.fitness import best_way, unfit_alone, unfit_together
-from realnet.launch.reaching import ways_to
+from realnet.launch.reaching import Probes, ways_to
 from realnet.launch.records import Check, Hello
-from realnet.launch.rendezvous import HeadFile, prefer, read_head, write_head
+from realnet.launch.rendezvous import HeadFile, HeadWay, prefer, read_head, write_head
 from realnet.transport.endpoints import both_parts, parse_endpoint
 from realnet.transport.nearby import TwoWays
 from realnet.transport.opening import make_sockets_folder, open_transport
@@ -33,7 +32,9 @@ def hello(host: str, **more: object) -> Hello:
 
 
 def head(*endpoints: str) -> HeadFile:
-    return HeadFile("run", 1, endpoints[0], "", "", False, "there", 1, 0.0, endpoints=endpoints)
+    """A head whose probes are where its endpoints are."""
+    ways = tuple(HeadWay(e, e.removeprefix("tcp://")) for e in endpoints)
+    return HeadFile("run", 1, endpoints[0], "", "", False, "there", 1, 0.0, ways=ways)
 
 
 def nobody() -> str:
@@ -45,14 +46,12 @@ def nobody() -> str:
 
 @contextlib.asynccontextmanager
 async def somebody() -> AsyncIterator[str]:
-    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.close()
-
-    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    probes = Probes()
+    (way,) = await probes.open(["tcp://127.0.0.1:7"])
     try:
-        yield f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield f"tcp://{way.probe}"
     finally:
-        server.close()
+        probes.close()
 
 
 # ------------------------------------------------------------ the way to the head
@@ -69,8 +68,8 @@ async def test_a_head_that_nobody_reaches_is_named_with_what_was_tried() -> None
     first, second = nobody(), nobody()
     with pytest.raises(RealnetError, match="the head on there cannot be reached") as told:
         await ways_to(head(first, second), 0.0)
-    assert first in str(told.value)
-    assert second in str(told.value)
+    assert first.removeprefix("tcp://") in str(told.value)
+    assert second.removeprefix("tcp://") in str(told.value)
 
 
 def test_the_head_is_found_where_most_hosts_reach_it() -> None:
@@ -89,7 +88,7 @@ def test_what_most_can_use_is_looked_for_first_from_then_on(tmp_path: Path) -> N
     prefer(tmp_path, 1, "tcp://c:1")
     found = read_head(tmp_path)
     assert found is not None
-    assert found.endpoints == ("tcp://c:1", "tcp://a:1", "tcp://b:1")
+    assert [w.endpoint for w in found.ways] == ["tcp://c:1", "tcp://a:1", "tcp://b:1"]
     assert found.endpoint == "tcp://c:1"
     prefer(tmp_path, 1, "tcp://elsewhere:1")  # none of the head's
     assert read_head(tmp_path) == found
