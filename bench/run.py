@@ -131,6 +131,8 @@ def about(peers: Path | None, loads: list[float]) -> dict[str, Any]:
         "    try: print(n, m.version(n))\n"
         "    except m.PackageNotFoundError: pass\n"
     )
+    look = "from realnet.compiled import FORM; print(FORM)"
+    form = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
     versions: dict[str, str] = {}
     for python in (peers, sys.executable):
         if python is not None:
@@ -140,6 +142,7 @@ def about(peers: Path | None, loads: list[float]) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": f"{os.cpu_count()} x {cpu}, {memory_gb:.0f} GB, {platform.system()} "
         f"{platform.release()}, Python {platform.python_version()}",
+        "form": form.stdout.strip(),
         "versions": ", ".join(f"{n} {v}" for n, v in versions.items()),
         "load": ", ".join(f"{load:.1f}" for load in loads),
     }

@@ -45,10 +45,18 @@ class Variant(NamedTuple):
 _ALL = ("w1", "w64", "w1024", "a256k", "a8m", "bulk", "kill")
 _FLOOR = ("w1", "w64", "w1024", "a256k", "a8m")
 TCP = 'run.transport="tcp"'  # and with it keys: security is curve unless somebody says otherwise
+PURE = (("REALNET_COMPILED", "0"),)  # the sources alone; the others run what `make compile` made
 VARIANTS = (
     Variant("realnet", measures=_ALL),
     Variant("realnet_tcp", measures=_ALL, settings=(TCP,)),
     Variant("realnet_inproc", measures=("w64",), settings=('roles.server.place="client"',)),
+    Variant("realnet_pure", env=PURE, measures=("w1", "w64", "w1024")),
+    Variant(
+        "realnet_inproc_pure",
+        env=PURE,
+        measures=("w64",),
+        settings=('roles.server.place="client"',),
+    ),
     Variant("raw", "raw_zmq", measures=_FLOOR),
     Variant("raw_tcp", "raw_zmq", (("RAW", "tcp"),), measures=_FLOOR),
     Variant("zmq_asyncio", "zmq_asyncio"),
@@ -83,17 +91,23 @@ def run_variant(variant: Variant, scale: Scale, apart: Path) -> Rows:
             f"roles.client.bulk={scale.bulk_bytes}",
             f"roles.client.kills={scale.kills}",
         )
-        return run_realnet("wire", "client", out, settings)
+        return run_realnet("wire", "client", out, settings, dict(variant.env))
 
 
-def run_realnet(topology: str, writer: str, out: Path, settings: tuple[str, ...]) -> Rows:
+def run_realnet(
+    topology: str,
+    writer: str,
+    out: Path,
+    settings: tuple[str, ...],
+    env: dict[str, str] | None = None,
+) -> Rows:
     """Run a topology of this folder the ordinary way; role `writer` writes the rows to `out`."""
     sets = [w for s in (*settings, f'roles.{writer}.out="{out}"') for w in ("--set", s)]
     command = [
         *(sys.executable, "-P", "-m", "realnet.cli", "run", str(BENCH / f"{topology}.toml")),
         *("--runs", str(out.parent / "runs"), *sets),
     ]
-    return run_program(command, out, {}, limit_s=10 * LIMIT_S)
+    return run_program(command, out, env or {}, limit_s=10 * LIMIT_S)
 
 
 def run_program(

@@ -10,6 +10,7 @@
 The names below are public; everything else may change. Importing realnet imports no torch.
 """
 
+from realnet import compiled as compiled  # first: what is imported after it may be compiled
 from realnet.actor import Actor, Clock, RunInfo
 from realnet.address import Address
 from realnet.config import Bytes, Config, Seconds, Shared, Steps, doc

@@ -5,20 +5,20 @@ call is answered has no more time than that call has left. When the callee dies 
 at once; only requests that say they are safe to handle twice go to another member. A call that was
 given up counts as open with its member until that has acknowledged the end of it.
 
-Knows nothing of sockets, and of records only that they exist. Called by `live/ask.py`;
-`serving.py` is the other end.
+Knows nothing of sockets, and of records only that they exist. Called by `live/ask.py` and
+`callstream.py`; `serving.py` is the other end.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from realnet import wire
 from realnet.codec import Codec, Frame
 from realnet.context import current, traces
-from realnet.deadlines import Bucket, Deadlines
+from realnet.deadlines import Deadlines
 from realnet.errors import (
     AskError,
     DeadlineExceeded,
@@ -29,84 +29,14 @@ from realnet.errors import (
     WireError,
 )
 from realnet.message import Message
+from realnet.opencall import Asking, Member, OpenCall
 from realnet.waits import Wait, Waits
-from realnet.ways import AskedHere, Take, Way, is_bulk
+from realnet.ways import Take
 
-STREAM_CREDIT = 64
 _Call, _Reply, _Body = wire.Call, wire.Reply, wire.Body
 _ERRORS: dict[str, type[AskError]] = {
     c.__name__: c for c in (DeadlineExceeded, PeerDied, NoPeer, Refused, Overloaded)
 }
-
-
-class Member:
-    """One member of the pool that a port asks: the ways to it, and how much it was asked."""
-
-    __slots__ = ("bulk", "far", "full", "gone", "load", "local", "name", "way")
-
-    def __init__(self, full: str, way: Way, bulk: Way):
-        self.full = full
-        self.name = full.partition("~")[0]
-        self.way = way
-        self.bulk = bulk
-        self.local = way.local
-        self.far = way.far
-        self.load = 0
-        self.gone = False
-
-    def way_for(self, frames: Sequence[Frame]) -> Way:
-        """Large arrays go where nothing small waits behind them."""
-        return self.bulk if is_bulk(frames) else self.way
-
-
-class Asking(Protocol):
-    """The port that a call was made through. `only` is its one member, if it has just one."""
-
-    name: str
-    only: Member | None
-
-    def choose(self, record: Message, to: str | None) -> Member | None:
-        """Return who is to be asked; None if there is nobody. Raises PeerDied for a dead `to`."""
-
-    async def somebody(self) -> None: ...
-
-
-class _Open(AskedHere):
-    """One open call. A stream has `items`, which collects what comes."""
-
-    calls: Calls
-    port: Asking
-    member: Member
-    since_s: float
-    waiter: asyncio.Future[Any] | None
-    items: list[Message] | None = None
-    ended: bool = False
-    error: AskError | None = None
-    bucket: Bucket | None = None
-
-    def answer(self, record: Message) -> None:
-        """The reply, from the same process."""
-        if self.ended:
-            self.calls.end(self)  # given up: now its member has done with it
-            return
-        self.ended = True
-        waiter = self.waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(record)
-
-    def fail(self, error: AskError) -> None:
-        if not self.ended:
-            self.ended, self.error = True, error
-            waiter = self.waiter
-            if waiter is not None and not waiter.done():
-                if self.items is None:
-                    waiter.set_exception(error)
-                else:
-                    waiter.set_result(None)
-
-    def expire(self) -> None:
-        """The time budget has run out."""
-        self.calls.expired(self)
 
 
 class Calls:
@@ -125,7 +55,7 @@ class Calls:
         self._deadlines = deadlines
         self._who = who
         self._now = now
-        self._open: dict[int, _Open] = {}
+        self._open: dict[int, OpenCall] = {}
         self._next = 0
         self._loop: asyncio.AbstractEventLoop | None = None  # asking for it costs a system call
         waits.sources[who] = self._going_on
@@ -149,17 +79,17 @@ class Calls:
             if member is None:
                 member = port.choose(record, to)
                 if member is None:
-                    budget_s = await self._somebody(port, record, budget_s)
+                    budget_s = await self.somebody(port, record, budget_s)
                     continue
             waiter = (self._loop or self._find_loop()).create_future()
-            call = self._start(port, member, record, budget_s, waiter)
+            call = self.start(port, member, record, budget_s, waiter)
             left = False
             try:
                 far = member.far
                 if far is not None:
                     left = far.call(call.id, call.deadline_s - call.since_s, call.trace, record)
                 if not left:  # it stays in this process, or holds arrays
-                    self._send(call, 0)
+                    self.send(call, 0)
                     left = True
                 return await waiter  # type: ignore[no-any-return]
             except PeerDied:
@@ -171,43 +101,7 @@ class Calls:
                 if call.ended or not left:
                     self.end(call)
                 else:
-                    self._give_up(call)
-
-    async def stream(
-        self, port: Asking, record: Message, budget_s: float, to: str | None = None
-    ) -> AsyncIterator[Message]:
-        """Ask and yield the items. See `LiveAsk.stream`."""
-        while (member := port.choose(record, to)) is None:
-            budget_s = await self._somebody(port, record, budget_s)
-        call = self._start(port, member, record, budget_s, None)
-        call.items = []
-        taken = 0
-        try:
-            try:
-                self._send(call, STREAM_CREDIT)
-            except BaseException:
-                call.ended = True  # it never left
-                raise
-            while True:
-                while not call.items and not call.ended:
-                    call.waiter = asyncio.get_running_loop().create_future()
-                    await call.waiter
-                items, call.items = call.items or [], []
-                for item in items:
-                    yield item
-                taken += len(items)
-                if call.ended and not call.items:
-                    break
-                if taken >= STREAM_CREDIT // 2:
-                    member.way.send(wire.Credit(call.id, taken))
-                    taken = 0
-            if call.error is not None:
-                raise call.error
-        finally:
-            if call.ended:
-                self.end(call)
-            else:
-                self._give_up(call)
+                    self.give_up(call)
 
     def taker(self, sender: str) -> Take:
         """Return what takes the answers of one member."""
@@ -268,7 +162,7 @@ class Calls:
                 if call.waiter is None or call.waiter.cancelled():
                     self.end(call)
 
-    def expired(self, call: _Open) -> None:
+    def expired(self, call: OpenCall) -> None:
         """The time of a call is over."""
         if not call.ended:
             call.member.way.send(wire.Cancel(call.id))
@@ -289,14 +183,14 @@ class Calls:
 
     # ------------------------------------------------------------ one call
 
-    def _start(
+    def start(
         self,
         port: Asking,
         member: Member,
         record: Message,
         budget_s: float,
         waiter: asyncio.Future[Any] | None,
-    ) -> _Open:
+    ) -> OpenCall:
         now_s = self._now()
         deadline_s, trace = now_s + budget_s, 0
         context = current.get()
@@ -309,7 +203,7 @@ class Calls:
             # budget, and the whole batch that it is in would be refused.
             deadline_s = now_s
         self._next = id = self._next + 1
-        call = _Open(
+        call = OpenCall(
             id, record, deadline_s, trace or next(traces), self, port, member, now_s, waiter
         )
         self._open[id] = call
@@ -317,7 +211,7 @@ class Calls:
         call.bucket = self._deadlines.add(call, deadline_s)
         return call
 
-    def _send(self, call: _Open, credit: int) -> None:
+    def send(self, call: OpenCall, credit: int) -> None:
         member, id = call.member, call.id
         if member.local and not credit:
             here: Any = call  # in the place of a `wire.Call`
@@ -335,20 +229,20 @@ class Calls:
         self._loop = asyncio.get_running_loop()
         return self._loop
 
-    def end(self, call: _Open) -> None:
+    def end(self, call: OpenCall) -> None:
         """Nothing more comes for this call."""
         if self._open.pop(call.id, None) is not None:
             call.member.load -= 1
             if call.bucket is not None:
                 call.bucket.pop(call, None)
 
-    def _give_up(self, call: _Open) -> None:
+    def give_up(self, call: OpenCall) -> None:
         """Nobody waits for it any more: say so; it ends when that is acknowledged."""
         call.ended = True
         call.waiter = None
         call.member.way.send(wire.Cancel(call.id))
 
-    async def _somebody(self, port: Asking, record: Message, budget_s: float) -> float:
+    async def somebody(self, port: Asking, record: Message, budget_s: float) -> float:
         """Wait until the pool has a member; return what is left of the budget."""
         start_s, kind = self._now(), type(record).__name__
         text = f"{self._who} asked for {kind} on port {port.name}, and nobody serves it now"

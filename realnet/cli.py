@@ -21,6 +21,7 @@ from realnet.cli_begin import Start, start_again, start_fork, start_new, write_d
 from realnet.cli_runs import RUNS, VERBS, find_run
 from realnet.cli_topology import file_argument, set_option
 from realnet.cli_verbs import load_verb, registered_verbs
+from realnet.compiled import FORM
 from realnet.errors import ConfigError, RealnetError
 from realnet.topology import Plan, Source, read_plan
 from realnet.topology.kinds import load_object
@@ -69,7 +70,11 @@ def _complain(text: str) -> None:
 
 
 @click.group(cls=Tidy, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="realnet-rl", prog_name="realnet")
+@click.version_option(
+    package_name="realnet-rl",
+    prog_name="realnet",
+    message=f"%(prog)s, version %(version)s\nhot path: {FORM}",
+)
 def main() -> None:
     """Typed actors over ZeroMQ, wired by a topology file."""
 

@@ -17,14 +17,14 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
-import msgspec
-
 from realnet import wire
 from realnet.codec import Codec, Frame
 from realnet.context import caller, current
 from realnet.errors import AskError, RealnetError, WireError, listed, nearest
 from realnet.message import Message, Request, StreamRequest, reply_type
-from realnet.ways import BULK, CONTROL, AskedHere, Take, Way, is_bulk
+from realnet.opencall import AskedHere
+from realnet.served import Caller, ServedCall
+from realnet.ways import Take, Way, is_bulk
 
 MAX_IDLE = 16
 UNWEIGHED = 16  # messages without large arrays: to weigh these few costs more than it tells
@@ -52,54 +52,6 @@ class Surroundings(Protocol):
     def now(self) -> float: ...
 
 
-class _Caller:
-    """One port of one actor that calls; ways back are found when the first answer goes."""
-
-    __slots__ = ("_bulk", "_cell", "calls", "port", "sender", "way")
-
-    def __init__(self, cell: Surroundings, sender: str, port: str):
-        self._cell = cell
-        self.sender = sender
-        self.port = port
-        self.calls: dict[int, _Call] = {}
-        self.way: Way | None = None
-        self._bulk: Way | None = None
-
-    def find_way(self) -> Way:
-        """Return the way back."""
-        way = self.way
-        if way is None:
-            way = self.way = self._cell.way(self.sender, self.port, "", CONTROL)
-        return way
-
-    @property
-    def bulk(self) -> Way:
-        if self._bulk is None:
-            self._bulk = self._cell.way(self.sender, self.port, "", BULK)
-        return self._bulk
-
-
-class _Call(msgspec.Struct, eq=False):
-    """One call, or one word that wants no reply (id 0): waiting, then in a worker's hands."""
-
-    caller: _Caller
-    sender: str
-    body: Any
-    frames: Sequence[Frame]
-    num_bytes: int
-    id: int = 0
-    credit: int = 0
-    trace: int = 0
-    span: int = 0
-    expires_s: float = float("inf")
-    asked: AskedHere | None = None
-    more: asyncio.Event | None = None
-    worker: asyncio.Task[None] | None = None
-    cancelled: bool = False
-    interrupted: bool = False  # cancelled in a worker's hands
-    done: bool = False
-
-
 class Serving:
     """The calls that one actor is answering. `handlers` maps a request type to its bound method."""
 
@@ -117,8 +69,8 @@ class Serving:
             kind: reply_type(kind) for kind in handlers if issubclass(kind, Request)
         }
         self._bound = mailbox
-        self._callers: dict[tuple[str, str], _Caller] = {}
-        self._mailbox: deque[_Call] = deque()
+        self._callers: dict[tuple[str, str], Caller] = {}
+        self._mailbox: deque[ServedCall] = deque()
         self._idle: list[asyncio.Future[None]] = []
         self._coming = False
         self.closing = False
@@ -138,7 +90,7 @@ class Serving:
         key = (sender, sender_port)
         caller = self._callers.get(key)
         if caller is None:
-            caller = self._callers[key] = _Caller(self._cell, sender, sender_port)
+            caller = self._callers[key] = Caller(self._cell, sender, sender_port)
         bound, mailbox, now = self._bound, self._mailbox, self._cell.now
 
         def take(op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None:
@@ -146,18 +98,18 @@ class Serving:
             if isinstance(here, AskedHere):
                 id, size = here.id, 0
                 record, trace, until_s = here.record, here.trace, here.deadline_s
-                call = _Call(caller, sender, record, (), 0, id, 0, trace, id, until_s, here)
+                call = ServedCall(caller, sender, record, (), 0, id, 0, trace, id, until_s, here)
             elif type(op) is _Op:
                 body, id = op.body, op.id
                 size = _size(body, frames) if frames or self.open > UNWEIGHED else 0
                 expires_s = now() + op.budget_s
-                call = _Call(
+                call = ServedCall(
                     caller, sender, body, frames, size, id, op.credit, op.trace, op.span, expires_s
                 )
             elif type(op) is _Word:
                 body, id = op.body, 0
                 size = _size(body, frames) if frames or self.open > UNWEIGHED else 0
-                call = _Call(caller, sender, body, frames, size)
+                call = ServedCall(caller, sender, body, frames, size)
             else:
                 self._steer(caller, op)
                 return
@@ -175,7 +127,7 @@ class Serving:
 
         return take
 
-    def _steer(self, caller: _Caller, op: wire.AnyOp) -> None:
+    def _steer(self, caller: Caller, op: wire.AnyOp) -> None:
         """A cancellation of a call, or more credit for its stream."""
         if isinstance(op, wire.Cancel):
             known = caller.calls.get(op.id)
@@ -188,7 +140,7 @@ class Serving:
                 if known.more is not None:
                     known.more.set()
 
-    def _turn_away(self, call: _Call) -> None:
+    def _turn_away(self, call: ServedCall) -> None:
         """Nothing new is taken now; who asks hears so at once."""
         if self.closing:
             self._fail(call, "NoPeer", "it has been stopped")
@@ -219,7 +171,7 @@ class Serving:
             for call in list(self._callers.pop(key).calls.values()):
                 self._cancel(call)
 
-    def _cancel(self, call: _Call) -> None:
+    def _cancel(self, call: ServedCall) -> None:
         if not call.done and not call.cancelled:
             call.cancelled = True
             if call.worker is not None:
@@ -262,26 +214,26 @@ class Serving:
                 try:
                     if call.cancelled or call.expires_s < at_s:
                         self._too_late(call)
-                        continue
-                    request = call.body
-                    if type(request) is _Body:
-                        request = codec.decode(request, call.frames, call.sender)
-                    handler = handlers.get(type(request))
-                    if handler is None:
-                        raise self._no_handler(call, request)
-                    if isinstance(request, StreamRequest):
-                        await self._stream(call, handler, request)
-                    elif not call.id:
-                        await handler(request)
-                    else:
-                        reply = await handler(request)
-                        if type(reply) is not replies.get(type(request)):
-                            self._check_reply(call, request, reply)
-                        if call.asked is not None:
-                            call.asked.answer(reply)
+                    else:  # no `continue`: mypyc has none inside of try and finally
+                        request = call.body
+                        if type(request) is _Body:
+                            request = codec.decode(request, call.frames, call.sender)
+                        handler = handlers.get(type(request))
+                        if handler is None:
+                            raise self._no_handler(call, request)
+                        if isinstance(request, StreamRequest):
+                            await self._stream(call, handler, request)
+                        elif not call.id:
+                            await handler(request)
                         else:
-                            way = call.caller.way or call.caller.find_way()
-                            self._reply(call, way, reply, more=False)
+                            reply = await handler(request)
+                            if type(reply) is not replies.get(type(request)):
+                                self._check_reply(call, request, reply)
+                            if call.asked is not None:
+                                call.asked.answer(reply)
+                            else:
+                                way = call.caller.way or call.caller.find_way()
+                                self._reply(call, way, reply, more=False)
                 except asyncio.CancelledError:
                     if call.cancelled:
                         self._fail(call, "Cancelled", "cancelled")
@@ -310,20 +262,20 @@ class Serving:
             self._idle.append(idle)
             await idle
 
-    def _too_late(self, call: _Call) -> None:
+    def _too_late(self, call: ServedCall) -> None:
         if call.cancelled:
             self._fail(call, "Cancelled", "cancelled")
         else:
             self._fail(call, "DeadlineExceeded", "its time was over before its turn came")
 
-    def _no_handler(self, call: _Call, request: Message) -> WireError:
+    def _no_handler(self, call: ServedCall, request: Message) -> WireError:
         kind, known = type(request).__name__, [k.__name__ for k in self._handlers]
         return WireError(
             f"{self._who} answers no {kind}, which {call.sender} sent."
             f"{nearest(kind, known)} It answers: {listed(known)}"
         )
 
-    def _check_reply(self, call: _Call, request: Message, reply: Any) -> None:
+    def _check_reply(self, call: ServedCall, request: Message, reply: Any) -> None:
         """Raise unless a reply is what its request declares; a subclass is not: it is not sent."""
         wanted = self._replies.get(type(request))
         if wanted is None:
@@ -334,11 +286,11 @@ class Serving:
             f"{type(reply).__name__}, and what it declares is {wanted.__name__}"
         )
 
-    def _not_asked(self, call: _Call, request: Message) -> WireError:
+    def _not_asked(self, call: ServedCall, request: Message) -> WireError:
         kind, how = type(request).__name__, "asked for" if call.id else "told"
         return WireError(f"{call.sender} {how} {kind}, which {self._who} is not {how}")
 
-    def _failed(self, call: _Call, error: Exception) -> None:
+    def _failed(self, call: ServedCall, error: Exception) -> None:
         """Say no to the caller. What is not an answer, nor the caller's fault, is this actor's."""
         kind = type(error).__name__ if isinstance(error, AskError) else "Refused"
         text = str(error) if isinstance(error, RealnetError) else f"{type(error).__name__}: {error}"
@@ -348,7 +300,9 @@ class Serving:
         elif not call.id or not isinstance(error, RealnetError):
             self._cell.report(error)
 
-    async def _stream(self, call: _Call, handler: Callable[[Any], Any], request: Message) -> None:
+    async def _stream(
+        self, call: ServedCall, handler: Callable[[Any], Any], request: Message
+    ) -> None:
         if not call.id:
             raise self._not_asked(call, request)
         items = cast("AsyncIterator[Message]", handler(request))
@@ -370,7 +324,7 @@ class Serving:
 
     # ------------------------------------------------------------ what goes back
 
-    def _reply(self, call: _Call, way: Way, reply: Message, more: bool) -> None:
+    def _reply(self, call: ServedCall, way: Way, reply: Message, more: bool) -> None:
         if way.local:
             way.send(_Reply(call.id, cast(wire.Body, reply), more))
             return
@@ -381,7 +335,7 @@ class Serving:
             way = call.caller.bulk
         way.send(_Reply(call.id, body, more), frames)
 
-    def _fail(self, call: _Call, kind: str, text: str) -> None:
+    def _fail(self, call: ServedCall, kind: str, text: str) -> None:
         if call.id:
             call.caller.find_way().send(wire.Fail(call.id, kind, f"{self._who}: {text}"))
 

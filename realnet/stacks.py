@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import io
 import os
 import signal
+from collections.abc import Coroutine
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -65,5 +67,27 @@ def _frames(coroutine: Any) -> list[FrameType]:
                 coroutine = getattr(coroutine, f"{kind}_await" if kind != "gi" else "gi_yieldfrom")
                 break
         else:
-            break
+            coroutine = _awaited(coroutine)
     return frames
+
+
+def _awaited(compiled: Any) -> Any:
+    """Return what a compiled coroutine awaits, None if nothing: it has no frame to ask."""
+    found = gc.get_referents(compiled)
+    for wrapper in [one for one in found if isinstance(one, _WRAPPER)]:
+        found += gc.get_referents(wrapper)
+    return next((one for one in found if isinstance(one, Coroutine)), None)
+
+
+async def _nothing() -> None:
+    """Awaited by nobody."""
+
+
+def _wrapper_type() -> type:
+    coroutine = _nothing()
+    wrapper = type(coroutine.__await__())
+    coroutine.close()
+    return wrapper
+
+
+_WRAPPER = _wrapper_type()  # stands between a coroutine and who awaits it in C

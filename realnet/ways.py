@@ -13,27 +13,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import msgspec
-
 from realnet import wire
 from realnet.codec import Codec, Frame
 from realnet.message import Message
-
-
-class AskedHere(msgspec.Struct, eq=False):
-    """A call that does not leave its process: it takes the place of a `wire.Call`.
-
-    `deadline_s` is of the clock that both ends have.
-    """
-
-    id: int
-    record: Message
-    deadline_s: float
-    trace: int
-
-    def answer(self, record: Message) -> None:
-        """Give it its reply."""
-        raise NotImplementedError
 
 
 class Take(Protocol):

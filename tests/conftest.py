@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+# The sources are what is tested, also in processes that tests start, unless somebody says
+# otherwise (make test-compiled).
+os.environ.setdefault("REALNET_COMPILED", "0")
+
 
 def _children() -> set[str]:
     found: set[str] = set()

@@ -12,10 +12,11 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, TypeVar, cast
 
 from realnet import wire
-from realnet.calls import Member
+from realnet.callstream import stream
 from realnet.errors import PeerDied
 from realnet.live.base import LivePort, Switch
 from realnet.message import Message, Request, StreamRequest
+from realnet.opencall import Member
 from realnet.parcel import Parcel
 from realnet.ways import BULK, CONTROL, Take
 
@@ -73,7 +74,7 @@ class LiveAsk(LivePort):
         `deadline_s` is for the whole of it (default: the wire's, else 120 s).
         """
         budget_s = self._budget(deadline_s, STREAM_DEADLINE_S)
-        items = self._switch.calls.stream(self, request, budget_s, to)
+        items = stream(self._switch.calls, self, request, budget_s, to)
         return cast("AsyncIterator[R]", items)
 
     def choose(self, record: Message, to: str | None) -> Member | None:

@@ -1,0 +1,98 @@
+"""Which form of the hot path runs: its sources, or what mypyc made of them.
+
+The modules that every ask goes through can be compiled (`python -m realnet.compiler`, which is
+`make compile`): a fifth less CPU for an ask between processes, a third less inside of one. The
+sources stay the reference, and run alone when nothing was compiled. What was compiled is used only
+while it fits: the same Python, and every source that it was made of, or that those import, as it
+was then; after an edit the sources run again. REALNET_COMPILED=0 never uses it, 1 insists on it
+(ImportError says what is wrong).
+
+Knows nothing of compilers. Imported by `__init__.py` before any other module, so it imports nothing
+of realnet, and chooses as it is imported; `cli.py` and the benchmarks show `FORM`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.machinery
+import importlib.util
+import json
+import os
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from importlib.abc import MetaPathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+PACKAGE = Path(__file__).parent
+FOLDER = PACKAGE / "_compiled"
+MANIFEST = "manifest.json"
+SWITCH = "REALNET_COMPILED"
+PURE = "pure Python"
+
+
+class Finder(MetaPathFinder):
+    """Finds compiled modules before their sources are looked for. `files`: by module, in full."""
+
+    def __init__(self, files: Mapping[str, Path]):
+        self._files = files
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        file = self._files.get(name)
+        return importlib.util.spec_from_file_location(name, file) if file is not None else None
+
+
+def python_tag() -> str:
+    """Return what a compiled module must be made for."""
+    return str(sysconfig.get_config_var("EXT_SUFFIX"))
+
+
+def digest(source: Path) -> str:
+    """Return the digest of a source, '' when it is not there."""
+    try:
+        return hashlib.sha256(source.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def why_not(manifest: Mapping[str, Any], package: Path) -> str:
+    """Say why what was compiled does not fit these sources and this Python; '' if it does."""
+    if manifest["python"] != python_tag():
+        return f"compiled for another Python ({manifest['python']})"
+    for name, known in manifest["sources"].items():
+        if digest(package / name) != known:
+            return f"{name} has changed since it was compiled: make compile"
+    return ""
+
+
+def choose(folder: Path = FOLDER, package: Path = PACKAGE) -> str:
+    """Use the compiled form if it is there and fits; return the form that runs from now on.
+
+    Raises ImportError when REALNET_COMPILED=1 and it cannot be used.
+    """
+    switch = os.environ.get(SWITCH, "")
+    why, manifest = "", None
+    if switch == "0":
+        why = f"{SWITCH}=0"
+    else:
+        try:
+            manifest = json.loads((folder / MANIFEST).read_bytes())
+            why = why_not(manifest, package)
+        except OSError:
+            why = "" if switch != "1" else "nothing was compiled: make compile"
+        except (ValueError, KeyError, AttributeError, TypeError):
+            why = f"{folder / MANIFEST} is damaged: make compile"
+    if manifest is None or why:
+        if switch == "1":
+            raise ImportError(f"{SWITCH}=1, but realnet's compiled form cannot be used: {why}")
+        return f"{PURE} ({why})" if why else PURE
+    files = {name: folder / file for name, file in manifest["files"].items()}
+    sys.meta_path.insert(0, Finder(files))
+    return f"compiled ({manifest['by']})"
+
+
+FORM = choose()  # the form of the hot path that runs, for people

@@ -1,0 +1,126 @@
+"""`python -m realnet.compiler`: compiles the hot path with mypyc, or says why it cannot.
+
+It is a step of its own and not one of `pip install`: mypyc needs the types of what realnet imports,
+so it has to run where those are installed, with a C compiler and Python's headers; and the sources
+run as they are without it. What it makes is put into `realnet/_compiled` in one go, beside a
+manifest by which `compiled.py` sees whether it still fits. `--remove` takes it away again.
+
+Only modules where it pays are compiled (measured: neither those of the transport nor those of share
+wires gain anything). mypyc has neither async generators nor `continue` within try and finally, and
+makes nothing good of msgspec's records: those are in modules of their own.
+
+Imports realnet's modules by name only. Called by people and by `make compile`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+from realnet.compiled import FOLDER, MANIFEST, PACKAGE, digest, python_tag
+
+MODULES = (
+    *("calls", "codec", "deadlines", "link", "links", "live.ask", "opencall", "served", "serving"),
+)
+# In a process of its own and in a folder with nothing but sources: setup() and mypy both look
+# around where they are.
+BUILD = """
+import sys
+from mypyc.build import mypycify
+from setuptools import setup
+lenient = ["--explicit-package-bases", "--ignore-missing-imports", "--follow-imports=silent",
+           "--config-file="]
+extensions = mypycify([*lenient, *sys.argv[1:]], opt_level="2", debug_level="0")
+setup(name="hot", packages=[], ext_modules=extensions,
+      script_args=["-q", "build_ext", "--build-lib", "out", "--build-temp", "temp"])
+"""
+
+
+def main() -> int:
+    """Entry point; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m realnet.compiler")
+    parser.add_argument("--remove", action="store_true", help="back to the sources alone")
+    if parser.parse_args().remove:
+        shutil.rmtree(FOLDER, ignore_errors=True)
+        return 0
+    why = missing()
+    if not why:
+        with tempfile.TemporaryDirectory(prefix="realnet-compile-") as place:
+            why = build(Path(place), FOLDER)
+    text = f"realnet stays pure Python: {why}" if why else f"compiled {', '.join(MODULES)}"
+    print(text, file=sys.stderr if why else sys.stdout)
+    return 1 if why else 0
+
+
+def missing() -> str:
+    """Say what compiling needs and this environment has not; '' if all is there."""
+    for module in ("mypyc", "setuptools"):
+        if importlib.util.find_spec(module) is None:
+            return f"{module} is not installed (pip install mypy setuptools)"
+    compiler = str(sysconfig.get_config_var("CC") or "cc").split()[0]
+    if shutil.which(os.environ.get("CC", compiler)) is None:
+        return f"there is no C compiler ({compiler})"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        return "Python's headers are not installed (python3-dev)"
+    return ""
+
+
+def build(place: Path, folder: Path) -> str:
+    """Compile in `place` and put the result into `folder`; return why not, '' if it went well."""
+    ignored = shutil.ignore_patterns("__pycache__", "_compiled", "roles", "topologies")
+    shutil.copytree(PACKAGE, place / "realnet", ignore=ignored)
+    sources = [f"realnet/{module.replace('.', '/')}.py" for module in MODULES]
+    known = {name: digest(place / "realnet" / name) for name in _looked_at(place / "realnet")}
+    command = [sys.executable, "-c", BUILD, *sources]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True)
+    if done.returncode:
+        said = [line for line in (done.stdout + done.stderr).splitlines() if "error" in line]
+        return "\n    ".join(["mypyc or the C compiler failed", *said[:10]])
+    new = folder.with_name(f"{folder.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    files: dict[str, str] = {}
+    for made in sorted((place / "out").rglob(f"*{python_tag()}")):
+        name = made.relative_to(place / "out").as_posix().removesuffix(python_tag())
+        files[name.replace("/", ".")] = f"{name.replace('/', '.')}{python_tag()}"
+        shutil.copy(made, new / files[name.replace("/", ".")])
+    import mypy.version
+
+    about = {
+        "python": python_tag(),
+        "by": f"mypyc {mypy.version.__version__}",
+        "sources": known,
+        "files": files,
+    }
+    (new / MANIFEST).write_text(json.dumps(about, indent=1), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
+    return ""
+
+
+def _looked_at(package: Path) -> list[str]:
+    """Return the sources whose change may matter: the modules, and what they import of realnet."""
+    found: set[str] = set()
+    for module in MODULES:
+        source = package / f"{module.replace('.', '/')}.py"
+        found.add(source.relative_to(package).as_posix())
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("realnet"):
+                for name in ("", *(f".{alias.name}" for alias in node.names)):
+                    path = package.parent / f"{f'{node.module}{name}'.replace('.', '/')}.py"
+                    if path.is_file():
+                        found.add(path.relative_to(package).as_posix())
+    return sorted(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
