@@ -23,8 +23,8 @@ from typing import Protocol
 
 from realnet.actor import RunInfo
 from realnet.launch.checks import code_digest
-from realnet.launch.hosts import Wanted
 from realnet.launch.rendezvous import HeadFile, HeadWay, write_head
+from realnet.launch.wanted import Wanted
 from realnet.topology.plan import Plan
 
 STOP_S = 8.0

@@ -13,10 +13,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -47,6 +45,7 @@ from realnet.launch.records import (
     Welcome,
 )
 from realnet.launch.rendezvous import prefer, read_head
+from realnet.launch.wanted import Wanted
 from realnet.live import LiveAsk
 from realnet.liveness import Beats, Hung
 from realnet.node import Node
@@ -54,8 +53,8 @@ from realnet.ports import Ask, handles
 from realnet.roster import Status
 from realnet.serving import caller
 from realnet.supervision import Supervisor
-from realnet.topology.placement import Host, Placement, assigned_pools, spares_of_pools
-from realnet.topology.plan import Plan, PoolPlan
+from realnet.topology.placement import Host, Placement
+from realnet.topology.plan import Plan
 
 AWAY_S = 0.5
 AGAIN_S = 15.0  # for those who are to come by another way
@@ -69,35 +68,6 @@ class HostsConfig(Config):
     lease_s: float = 6.0
     beat_s: float = 0.5
     gather_s: float = 60.0
-
-
-class Wanted(NamedTuple):
-    """The hosts that a run needs: how many, and of those that come beyond, how many are spares.
-
-    `names` are those that ought to come, where they are known: who is missing is named. `pools`
-    says how many each pool needs, where hosts come with their pool.
-    """
-
-    num_hosts: int
-    num_spares: int = 0
-    names: tuple[str, ...] = ()
-    pools: Mapping[str, int] = MappingProxyType({})
-
-    def lacks(self, hosts: Sequence[Host]) -> str:
-        """Return what is missing among the hosts that are fit; "" if they are enough."""
-        come = Counter(h.pool for h in hosts)
-        for pool, num in self.pools.items():
-            if come[pool] < num:
-                return f"{come[pool]} of the {num} hosts that pool {pool} needs"
-        if len(hosts) < self.num_hosts:
-            return f"{len(hosts)} of the {self.num_hosts} hosts that this run needs"
-        return ""
-
-    def shared_out(self, hosts: Sequence[Host], pools: Mapping[str, PoolPlan]) -> list[Host]:
-        """Return the hosts with their pools, and those that are not needed now as spares."""
-        if self.pools:
-            return spares_of_pools(hosts, self.pools)
-        return assigned_pools(hosts, pools, len(hosts) - self.num_hosts)
 
 
 class Head(Protocol):

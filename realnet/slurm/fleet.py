@@ -18,8 +18,8 @@ from pathlib import Path
 
 from realnet.launch.addresses import address_on, address_towards, addresses_to_try
 from realnet.launch.fleet import num_agents
-from realnet.launch.hosts import Wanted
 from realnet.launch.rendezvous import HeadFile, write_head
+from realnet.launch.wanted import Wanted
 from realnet.slurm.commands import address_of
 from realnet.slurm.records import Submission
 from realnet.slurm.script import node_script_path, python_words, site_of

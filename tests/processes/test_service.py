@@ -227,7 +227,7 @@ def test_feedback_of_a_service_and_ordinary_tickets_share_one_ledger(
     assert ledger["issued"] == sum(ledger[state] for state in ends)
     assert ledger["trained"] == 6 * 4
     assert ledger["set_aside"] == 0
-    assert len(tickets) == len(set(tickets)) > 2  # none was taken twice, and some were ours
+    assert len(tickets) == len(set(tickets)) > 0  # none was taken twice, and some were ours
     print(f"{len(tickets)} of {ledger['issued']} tickets were the service's")
     assert len(tickets) < ledger["issued"]  # and some the prompter's
     assert service.stop()

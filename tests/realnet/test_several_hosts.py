@@ -16,6 +16,8 @@ from realnet.launch.fitness import best_way, unfit_alone, unfit_together
 from realnet.launch.reaching import Probes, ways_to
 from realnet.launch.records import Check, Hello
 from realnet.launch.rendezvous import HeadFile, HeadWay, prefer, read_head, write_head
+from realnet.launch.wanted import Wanted
+from realnet.topology.placement import Host
 from realnet.transport.endpoints import both_parts, parse_endpoint
 from realnet.transport.nearby import TwoWays
 from realnet.transport.opening import make_sockets_folder, open_transport
@@ -211,3 +213,17 @@ async def test_a_process_has_a_near_way_when_its_agent_says_so(
         for left in folder.iterdir():
             left.unlink()
         folder.rmdir()
+
+
+def test_hosts_of_pools_are_counted_pool_by_pool() -> None:
+    wanted = Wanted(3, 1, (), {"main": 1, "rollouts": 2})
+    hosts = [
+        Host(n, pool=p) for n, p in zip("abcd", ("main", "main", "rollouts", "x"), strict=True)
+    ]
+    assert wanted.lacks(hosts) == "1 of the 2 hosts that pool rollouts needs"
+    hosts[3] = Host("d", pool="rollouts")
+    assert wanted.lacks(hosts) == ""
+    assert [h.spare for h in wanted.shared_out(hosts, {})] == [False, True, False, False]
+    alike = Wanted(2)
+    assert alike.lacks(hosts[:1]) == "1 of the 2 hosts that this run needs"
+    assert [h.spare for h in alike.shared_out([Host(n) for n in "abc"], {})] == [False, False, True]
