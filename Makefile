@@ -25,9 +25,10 @@ test: $(STAMP) check                ## checks, unit tests, simulation, real proc
 test-long: $(STAMP)                 ## what takes a minute or more each: agents and several policies learn
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long $(ARGS)
 
+COMPILED_RUNS := attacks guests network starts supervised tcp weights
 test-compiled: compile              ## actors and transport once more, on the compiled hot path
 	REALNET_COMPILED=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long" \
-		tests/realnet tests/processes $(ARGS)
+		tests/realnet $(COMPILED_RUNS:%=tests/processes/test_%.py) $(ARGS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/realnet/test_compiled.py
 
 test-slurm: $(STAMP)                ## on a real SLURM of three nodes on this machine (root and apt; 10 min)
