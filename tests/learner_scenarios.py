@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from realnet.roles.messages import (
     SampleKey,
     Scored,
     Segment,
+    SlotOpened,
     Span,
     TicketKey,
     Version,
@@ -29,6 +31,10 @@ from realnet.roles.trainer.fsdp.learner import ShardedLearner
 from realnet.roles.trainer.fsdp.shard import Shard
 from realnet.roles.trainer.learner import Learner, NonFinite
 from realnet.roles.trainer.learner_config import LearnerConfig
+from realnet.roles.trainer.publisher import Elsewhere
+from realnet.roles.weights import ArenaSlots, tensors
+from realnet.roles.weights.slices import digest_part, untiled
+from realnet.roles.weights.sources import this_host
 
 NOW = Version("p", 0, 7)
 SHAPE: dict[str, int | float | bool] = {
@@ -155,6 +161,34 @@ def five(stage: Stage, tell: Tell) -> dict[str, Any]:
     files = made.finish(stage.folder / "state")
     made.export(stage.folder / "export")
     return {"signs": signs, "weights": weights(made), "files": [f.name for f in files]}
+
+
+def published(stage: Stage, tell: Tell) -> dict[str, Any]:
+    """A step, and a version of what came of it that each rank wrote its slices of."""
+    made = stage.learner(tell)
+    made.refer(stage.folder)
+    steps(made, (0,))
+    plan = made.plan(NOW)
+    size = ArenaSlots.slot_bytes(plan.num_bytes)
+    path = stage.folder / "arena"
+    path.write_bytes(b"")
+    os.truncate(path, 3 * size)
+    arena = ArenaSlots(str(path), 3, size)
+    arena.begin(1)
+    where = arena.location(1)
+    parts = made.publish(NOW, SlotOpened(where, this_host()))
+    wrong = untiled(plan, [tensor for part in parts for tensor in part.tensors])
+    with arena.view(1) as view:
+        same = all(digest_part(part, view) == part.digest for part in parts)
+        found = {name: array.copy() for name, array in tensors(plan, view).items()}
+    try:
+        made.publish(NOW, SlotOpened(where, "another"))
+        said = ""
+    except Elsewhere as error:
+        said = str(error)
+    share = [sum(t.num_bytes for t in part.tensors) for part in parts]
+    told = {"found": found, "weights": weights(made), "share": share, "said": said}
+    return {**told, "wrong": wrong, "same": same, "bytes": plan.num_bytes}
 
 
 def canaries(stage: Stage, tell: Tell) -> dict[str, Any]:

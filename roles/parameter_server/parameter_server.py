@@ -244,6 +244,8 @@ class ParameterServer(Actor[ParameterServerConfig]):
             raise
         with arena.view(opening.slot) as view:
             manifest = await self.compute(seal, plan, view, label="check version")
+        canary = next((p.canary for p in opening.parts.values() if p.canary is not None), None)
+        manifest = msgspec.structs.replace(manifest, canary=canary)
         arena.commit(opening.slot, manifest, verified=True)
         self._committed(Held(manifest, arena.location(opening.slot)), start_s)
 

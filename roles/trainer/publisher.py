@@ -38,6 +38,11 @@ from realnet.roles.weights.slices import fill_part
 from realnet.roles.weights.sources import this_host
 from realnet.roles.weights.upload import packed
 
+
+class Elsewhere(RealnetError):
+    """A rank does not share memory with the parameter server."""
+
+
 Weights = Sequence[tuple[str, Array, str]]
 _DEADLINE_S = 120.0
 _PAUSE_S = 0.5
@@ -81,13 +86,14 @@ class Publisher:
         version: Version,
         num_bytes: int,
         write: Callable[[SlotOpened], Awaitable[Sequence[Manifest]]],
+        canary: Canary | None = None,
     ) -> None:
         """Publish what several ranks write; return when it is announced.
 
         `write` has every rank write its slices into the slot (`write_part`) and returns what they
         said, by rank; it is called again after a refusal. Raises as `publish`.
         """
-        await self._again(version, lambda: self._once_in_parts(version, num_bytes, write))
+        await self._again(version, lambda: self._once_in_parts(version, num_bytes, write, canary))
 
     async def _again(self, version: Version, once: Callable[[], Awaitable[None]]) -> None:
         for attempt in range(_REFUSALS):
@@ -118,9 +124,10 @@ class Publisher:
         version: Version,
         num_bytes: int,
         write: Callable[[SlotOpened], Awaitable[Sequence[Manifest]]],
+        canary: Canary | None,
     ) -> None:
         opened = await self._patiently(OpenSlot(version, num_bytes), version)
-        parts = await write(opened)
+        parts = [msgspec.structs.replace(p, canary=canary) for p in await write(opened)]
         missing: Sequence[int] = range(len(parts))
         while missing:  # again, if a server that died had checked some before
             for writer in missing:

@@ -33,11 +33,13 @@ from realnet.roles.messages import (
     CommitVersion,
     Group,
     GroupClosed,
+    Manifest,
     Measurements,
     OpenSlot,
     PolicyStatus,
     ReportTickets,
     Scored,
+    SlotOpened,
     Slots,
     TakeSlots,
     Version,
@@ -62,7 +64,7 @@ from realnet.roles.trainer.learner_config import (
     check_rule,
 )
 from realnet.roles.trainer.memory import training_need
-from realnet.roles.trainer.publisher import Publisher
+from realnet.roles.trainer.publisher import Elsewhere, Publisher
 from realnet.roles.trainer.reading import Reading
 from realnet.roles.trainer.selection import unfit_groups
 from realnet.roles.trainer.store import Store
@@ -145,6 +147,7 @@ class Trainer(Actor[TrainerConfig]):
         self._draining = self._finished = False
         self._full_told_s = -_PAUSE_S
         self._asides = 0
+        self._share_memory = True  # the ranks with the parameter server, until one does not
         self._policy, self._schedule = self.one(Policy), self.one(Schedule)
         name = self.policy_name or ONLY
         folder = self._folder = policy_folder(self.run_info.folder, name)
@@ -375,12 +378,34 @@ class Trainer(Actor[TrainerConfig]):
         """Publish the current version and open the room that it gives; return the seconds."""
         start_s = self.clock.now()
         version = self._store.version
-        await self._publisher.publish(version, await self._canary(version))
+        canary = await self._canary(version)
+        if not await self._publish_slices(version, canary):
+            await self._publisher.publish(version, canary)
         self._store.published = version.number
         self._show()
         self._bell.ring()
         self.progress(f"collects for step {version.number + 1}")
         return self.clock.now() - start_s
+
+    async def _publish_slices(self, version: Version, canary: Canary | None) -> bool:
+        """Have each rank of a gang write its slices, if all are on the parameter server's host."""
+        if self.config.backend != "fsdp" or not self._share_memory:
+            return False
+        learner: Any = self._learner
+        plan = await self.compute(learner.plan, version, label="read weights")
+
+        async def write(opened: SlotOpened) -> Sequence[Manifest]:
+            parts: list[Manifest] = await self.compute(
+                learner.publish, version, opened, label="write version"
+            )
+            return parts
+
+        try:
+            await self._publisher.publish_parts(version, plan.num_bytes, write, canary)
+        except Elsewhere as error:
+            self.event(f"the leader brings whole weights together to publish: {error}")
+            self._share_memory = False
+        return self._share_memory
 
     async def _canary(self, version: Version) -> Canary | None:
         """Return what generators are to check themselves by: in a life's first, and each N-th."""

@@ -139,6 +139,22 @@ def test_one_process_goes_on_where_a_gang_left_off(tmp_path: Path) -> None:
         assert torch.equal(weight, master.to(torch.bfloat16))
 
 
+@pytest.mark.parametrize(("lora", "dtype"), [(0, "fp32"), (4, "bf16")])
+def test_each_rank_writes_its_slices_and_they_are_the_whole_version(
+    lora: int, dtype: str, tmp_path: Path
+) -> None:
+    if lora:
+        pytest.importorskip("peft")
+    given: dict[str, Any] = {"configs": [{"lora": {"rank": lora}}], "folder": str(tmp_path)}
+    made = play("published", 2, **given, policy={"model": "new:qwen2", "dtype": dtype})
+    assert (made["wrong"], made["same"]) == ("", True)
+    assert list(made["found"]) == list(made["weights"])
+    for name, weight in made["weights"].items():
+        np.testing.assert_array_equal(made["found"][name], weight)
+    assert max(made["share"]) < 0.6 * made["bytes"], "about a half each"
+    assert "not on another" in made["said"]
+
+
 def test_shards_that_are_not_there_are_missed_by_name(tmp_path: Path) -> None:
     plain = Stage(0, 1).plain()
     learner_files.write_small(

@@ -108,6 +108,10 @@ def obey(shard: Shard, order: Order) -> Report:
             shard.read(Path(order.folder))
         case "stage":
             shard.stage(Path(order.folder), base=order.base)
+        case "publish":
+            assert order.version is not None
+            assert order.opened is not None
+            return shard.publish(order.version, order.opened)
         case _:
             raise RealnetError(f"{order.move!r} is no move of a rank that has met the others")
     return Report()

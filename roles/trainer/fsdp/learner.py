@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from realnet.errors import CheckpointError
+from realnet.roles.messages import Manifest, SlotOpened, Version
 from realnet.roles.models.build import DTYPES, export_hf, load_named_weights
 from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.tables import Policy
@@ -33,6 +34,7 @@ from realnet.roles.trainer.learner_config import START, LearnerConfig, NonFinite
 from realnet.roles.trainer.learner_part import Floats, Part, Row, rows_part
 from realnet.roles.trainer.learner_pass import Scorer, width
 from realnet.roles.trainer.learner_vitals import Vitals
+from realnet.roles.trainer.publisher import Elsewhere
 
 
 class ShardedLearner(Learner):
@@ -103,6 +105,25 @@ class ShardedLearner(Learner):
 
         self._gather(take)
         return result
+
+    def plan(self, version: Version) -> Manifest:
+        """Return how a version of the cut model lies in memory."""
+        self._spread()
+        return self._shard.plan(version)
+
+    def publish(self, version: Version, opened: SlotOpened) -> list[Manifest]:
+        """Have every rank write its slices into an open slot; return what each wrote.
+
+        Raises Elsewhere where a rank does not share the slot's memory.
+        """
+        order = Order("publish", version=version, opened=opened)
+        mine, reports = self._move(order, lambda: self._shard.publish(version, opened))
+        parts = []
+        for report in (mine, *reports):
+            if report.part is None:
+                raise Elsewhere(report.error)
+            parts.append(report.part)
+        return parts
 
     def export(self, folder: Path) -> None:
         """Write a folder that others load as a Hugging Face model."""

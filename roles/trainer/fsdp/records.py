@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import Literal
 
 from realnet.message import Message, Request
+from realnet.roles.messages import Manifest, SlotOpened, Version
 from realnet.roles.trainer.learner_part import Floats, Part
 
 Move = Literal[
     "meet", "spread", "refer", "score", "mark", "update", "put_back", "gather", "read", "stage",
-    "write",
+    "write", "publish",
 ]  # fmt: skip
 
 
@@ -34,7 +35,8 @@ class Report(Message):
     tokens: int = 0
     largest: float = 0.0
     files: tuple[Written, ...] = ()
-    error: str = ""  # why a checkpoint could not be written
+    error: str = ""  # why a checkpoint or a version could not be written
+    part: Manifest | None = None  # the slices that it wrote of a version
 
 
 class Order(Request[Report]):
@@ -46,6 +48,7 @@ class Order(Request[Report]):
     state, before `updates` updates; put_back: return to it. gather: help the leader to read whole
     weights. read, stage, write: a
     checkpoint's files in `folder`; with `base`, of the frozen weights beside adapters too.
+    publish: each rank's slices of `version`, into the slot that was `opened`.
     """
 
     move: Move
@@ -58,3 +61,5 @@ class Order(Request[Report]):
     folder: str = ""
     temperature: float = 0.0
     base: bool = False
+    version: Version | None = None
+    opened: SlotOpened | None = None

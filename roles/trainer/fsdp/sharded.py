@@ -23,6 +23,7 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from realnet.roles.models.blocks import decoder_blocks
 from realnet.roles.trainer.learner_pass import FORWARD, logits_at
@@ -85,3 +86,13 @@ def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """Return a cut tensor in one piece, on every rank. Every rank calls it, in one order."""
     tensor = tensor.detach()
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def place(tensor: torch.Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return where this rank's slice of a cut tensor begins in the whole one, and its size."""
+    if not isinstance(tensor, DTensor):
+        return (0,) * tensor.dim(), tuple(tensor.shape)
+    size, start = compute_local_shape_and_global_offset(
+        tensor.shape, tensor.device_mesh, tensor.placements
+    )
+    return tuple(start), tuple(size)
