@@ -17,7 +17,6 @@ import argparse
 import asyncio
 import os
 import platform
-import shutil
 import signal
 import sys
 import time
@@ -61,9 +60,9 @@ from realnet.member import run_info
 from realnet.node import Node
 from realnet.ports import Ask, handles
 from realnet.topology.plan import Plan, read_plan
-from realnet.transport.opening import make_sockets_folder
+from realnet.transport.folders import SocketsFolder
 from realnet.transport.security import open_secret, read_keys
-from realnet.transport.zmq import ZmqTransport, tcp_endpoint
+from realnet.transport.zmq import MAX_IPC_PATH, ZmqTransport, tcp_endpoint
 
 EXIT_RETRY = 75  # the head is not heard any more
 COME_BY = -1  # no exit code: come again by another way
@@ -318,8 +317,8 @@ async def _live(
         lambda of: open_secret(folder / "keys", of),
     )
     gpus = visible_gpus(options.gpus)
-    sockets = make_sockets_folder(f"realnet-{options.number}-")
-    actor.prepare(plan, launcher, node, gpus, sockets)
+    sockets = SocketsFolder(str(options.number), MAX_IPC_PATH)
+    actor.prepare(plan, launcher, node, gpus, sockets.path)
     node.on_wire_error = lambda error: print(error, file=sys.stderr, flush=True)  # noqa: T201
     node.listen()
     probe = await asyncio.start_server(greet, address, 0)
@@ -348,7 +347,7 @@ async def _live(
         node.close()
         launcher.close()
         transport.close(0.5)
-        shutil.rmtree(sockets, ignore_errors=True)
+        sockets.close()
     return code, why
 
 

@@ -6,7 +6,6 @@ Knows nothing of records. Called by `run.py` for the head and by `member.py`.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,7 @@ from realnet.launch import ADDRESS, NEARBY
 from realnet.transport import Transport
 from realnet.transport.nearby import TwoWays
 from realnet.transport.security import read_keys
-from realnet.transport.zmq import MAX_IPC_PATH, ZmqTransport, ipc_endpoint, tcp_endpoint
-
-LONGEST_NAME = 40  # of a socket: a slot, its incarnation and lane
+from realnet.transport.zmq import ZmqTransport, ipc_endpoint, tcp_endpoint
 
 
 def open_transport(
@@ -63,11 +60,3 @@ def endpoints_of(transport: Transport) -> tuple[str, ...]:
 def _in_folder(folder: Path, slot: str, incarnation: int) -> str:
     # No dot before the incarnation: lanes and ranks are parted by one.
     return ipc_endpoint(folder, f"{slot.replace('/', '-')}~{incarnation}")
-
-
-def make_sockets_folder(prefix: str) -> Path:
-    """Make a folder of mode 0700 on this host for sockets: in TMPDIR, in /tmp where that is too
-    long a name for them."""
-    folder = tempfile.gettempdir()
-    too_long = len(folder) + len(prefix) + 10 + LONGEST_NAME > MAX_IPC_PATH
-    return Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp" if too_long else folder))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -19,8 +21,9 @@ from realnet.launch.rendezvous import HeadFile, HeadWay, prefer, read_head, writ
 from realnet.launch.wanted import Wanted
 from realnet.topology.placement import Host
 from realnet.transport.endpoints import both_parts, parse_endpoint
+from realnet.transport.folders import LOCK, SocketsFolder, sweep
 from realnet.transport.nearby import TwoWays
-from realnet.transport.opening import make_sockets_folder, open_transport
+from realnet.transport.opening import open_transport
 from realnet.transport.security import Keys, make_keys, read_keys
 from realnet.transport.zmq import ZmqTransport, ipc_endpoint, tcp_endpoint
 
@@ -200,8 +203,11 @@ async def test_a_process_has_a_near_way_when_its_agent_says_so(
         "guests": False,
     }
     keys("a/0")
-    folder = make_sockets_folder("realnet-test-")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    made = SocketsFolder("test", 1000)
+    folder = made.path
     try:
+        assert folder.parent == tmp_path
         assert folder.stat().st_mode & 0o777 == 0o700
         monkeypatch.setenv(NEARBY, str(folder))
         transport = open_transport(run, tmp_path, tmp_path, "a/0", 3)
@@ -210,9 +216,35 @@ async def test_a_process_has_a_near_way_when_its_agent_says_so(
         assert (folder / "a-0~3").stat().st_mode & 0o777 == 0o600
         transport.close(0)
     finally:
-        for left in folder.iterdir():
-            left.unlink()
-        folder.rmdir()
+        made.close()
+    assert not folder.exists()
+
+
+DIES = """
+import os, sys, tempfile
+from realnet.transport.folders import SocketsFolder
+tempfile.tempdir = sys.argv[1]
+print(SocketsFolder("dead", 1000).path, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_sockets_of_an_agent_that_was_killed_are_removed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    command = [sys.executable, "-c", DIES, str(tmp_path)]
+    dead = Path(subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip())
+    assert (dead / LOCK).is_file()
+    elsewhere = tmp_path / "realnet-7-elsewhere"  # of another host, where TMPDIR is a shared one
+    elsewhere.mkdir()
+    (elsewhere / LOCK).write_text("some other host")
+    lives = SocketsFolder("lives", 1000)
+    assert not dead.exists()
+    assert elsewhere.exists()
+    assert sweep(tmp_path) == []  # nor its own
+    assert lives.path.exists()
+    lives.close()
 
 
 def test_hosts_of_pools_are_counted_pool_by_pool() -> None:
