@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 import typing
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
@@ -44,10 +44,11 @@ class RunInfo(NamedTuple):
 
 
 class Beside(NamedTuple):
-    """A role of the same network: its table, and how many members it has."""
+    """A role of the same network: its table, how many members it has, and its kind."""
 
     config: Any
     members: int
+    kind: str = ""
 
 
 class Place(NamedTuple):
@@ -160,6 +161,13 @@ class Actor(Generic[C]):
         Called once, when a plan is made; `beside` are the roles of its policy, itself among them.
         """
         return config
+
+    @classmethod
+    def remarks(
+        cls, config: C, shared: dict[type[Shared], Any], beside: Mapping[str, Beside]
+    ) -> Sequence[str]:
+        """Return sentences for `realnet plan`: what this role will do with those beside it."""
+        return ()
 
     @classmethod
     def needs(cls, config: C, shared: dict[type[Shared], Any], place: Place) -> Need:

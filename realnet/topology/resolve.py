@@ -77,7 +77,7 @@ def _fit(roles: Roles, shared: Mapping[str, Mapping[str, Any]]) -> None:
     settled = settle(roles.plans)
     for role, plan in settled.items():
         beside = {
-            name: Beside(roles.configs[name], other.count)
+            name: Beside(roles.configs[name], other.count, other.kind)
             for name, other in settled.items()
             if not plan.policy or other.policy in ("", plan.policy)
         }

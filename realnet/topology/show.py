@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from realnet.actor import Actor, Need, Place
+from realnet.actor import Actor, Beside, Need, Place
 from realnet.config import Config, read_table
 from realnet.ports import Inlet, declared_handlers, declared_ports
 from realnet.topology.draw.graph import note_of
@@ -25,6 +25,7 @@ from realnet.topology.resolve import shared_values
 
 EMPTY_BYTES = 40 * 2**20  # resident, a member without roles: Python 3.11 to 3.13, Linux
 MIB = 2**20
+REMARKS = "what roles will do"
 
 
 def describe(plan: Plan) -> str:
@@ -35,13 +36,16 @@ def describe(plan: Plan) -> str:
         ("placement", told.placement()),
         (f"wires ({len(plan.wires)})", told.wires()),
         ("limits", told.limits()),
+        (REMARKS, told.remarks()),
         ("keys", told.keys()),
         ("tables as opened", told.tables()),
         ("order", told.order()),
     )
     lines = [plan.title, plan.topology]
     for name, rows in sections:
-        lines += ["", name, *(f"  {row}" for row in rows)]
+        told_rows = [f"  {row}" for row in rows]
+        if told_rows or name != REMARKS:  # nothing is said of roles that say nothing
+            lines += ["", name, *told_rows]
     return "\n".join(lines) + "\n"
 
 
@@ -100,6 +104,19 @@ class _Told:
             yield from words_of(need)
         yield f"{'together':<20} at least {(total + EMPTY_BYTES) / MIB:.0f} MiB, with the head"
         yield from used.problems()
+
+    def remarks(self) -> Iterable[str]:
+        """Say what roles say of themselves, for the roles beside them."""
+        for name, role in self.plan.roles.items():
+            cls = self.classes[name]
+            beside = {
+                other: Beside(self.configs[other], plan.count, plan.kind)
+                for other, plan in self.plan.roles.items()
+                if not role.policy or plan.policy in ("", role.policy)
+            }
+            shared = shared_values(cls, role.policy, self.plan.shared)
+            said = cls.remarks(self.configs[name], shared, beside)
+            yield from (f"{name:<20} {remark}" for remark in said)
 
     def tables(self) -> Iterable[str]:
         """Show the tables inside roles' tables: a preset is told with all its fields."""

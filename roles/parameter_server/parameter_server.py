@@ -16,14 +16,14 @@ models, steps or who reads. `openings.py` and `copies.py` decide.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from realnet import Actor, Config, StateOut, doc, handles
-from realnet.actor import Need, Place
+from realnet.actor import Beside, Need, Place
 from realnet.config import Seconds, Shared
 from realnet.errors import RealnetError
 from realnet.message import Nothing
@@ -54,7 +54,7 @@ from realnet.roles.tables import Policy
 from realnet.roles.weights import ArenaSlots, WeightReader, WeightsDamaged, WeightsGone, disk, seal
 from realnet.roles.weights.slices import digest_part
 from realnet.roles.weights.slots import choose_slot
-from realnet.roles.weights.sources import this_host
+from realnet.roles.weights.sources import links_in_words, this_host
 from realnet.roles.weights.stream import chunks
 from realnet.roles.weights.updates import COLLECTIVE, Updates
 from realnet.roles.weights.upload import unpack
@@ -112,6 +112,16 @@ class ParameterServer(Actor[ParameterServerConfig]):
             return Need(unknown=memory.UNREAD)
         versions = config.slots * memory.num_weights(shape) * memory.WIDTH[policy.dtype]
         return Need(versions, parts={"versions": versions})
+
+    @classmethod
+    def remarks(
+        cls,
+        config: ParameterServerConfig,
+        shared: dict[type[Shared], Any],
+        beside: Mapping[str, Beside],
+    ) -> list[str]:
+        """Say by which links versions will be had, and who relays them."""
+        return links_in_words(config.links, [n for n, b in beside.items() if b.kind == "relay"])
 
     async def start(self) -> None:
         """Take up the memory of a life before this one, if there is one."""

@@ -22,6 +22,27 @@ ORDER = ("shm", "nccl", "gloo", "stream", "disk")
 HOST = "REALNET_HOST"
 
 
+WHEN = {
+    "shm": "shm on this role's own host",
+    "nccl": "nccl, a broadcast to all GPUs that are there",
+    "gloo": "gloo, a broadcast to all that are there",
+    "stream": "stream from any host, late comers too",
+    "disk": "disk, a file in the run's folder",
+}
+
+
+def links_in_words(links: Collection[str], relays: Collection[str]) -> list[str]:
+    """Return how versions will be had, for `realnet plan`: `relays` are the roles that relay."""
+    order = [WHEN[link] for link in ORDER if link in links]
+    told = [f"versions are had by the first that does: {'; '.join(order)}"]
+    if relays:
+        told.append(
+            f"on a host with {' or '.join(sorted(relays))} that alone takes a version over the "
+            "network: one copy crosses, and all others there have it by shm"
+        )
+    return told
+
+
 @functools.cache
 def this_host() -> str:
     """Return the name of what shares our memory: one kernel, one table of processes.

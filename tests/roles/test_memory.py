@@ -153,3 +153,14 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
     told = planned("one_node_8gpu", "qwen2.5-7b", tmp_path, '[pools.node]\ngpu_memory = "24GB"\n')
     assert "DOES NOT FIT: trainer/0 needs" in told
     assert "node has 22.4 GiB" in told
+
+
+def test_a_plan_says_how_versions_will_come(tmp_path: Path) -> None:
+    server = f'extends = "{TOPOLOGIES}/demo.toml"\n[roles.parameter_server]\n'
+    told = describe(plan_of(f'{server}links = ["disk", "gloo"]\n', tmp_path))
+    assert "the first that does: gloo, a broadcast to all that are there; disk, a file" in told
+    assert "one copy crosses" not in told
+    relayed = 'links = ["stream", "shm"]\n[roles.over_there]\nkind = "relay"\n'
+    told = describe(plan_of(server + relayed, tmp_path))
+    assert "the first that does: shm on this role's own host; stream from any host" in told
+    assert "on a host with over_there that alone takes a version" in told
