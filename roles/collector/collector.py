@@ -122,7 +122,8 @@ class Collector(Actor[CollectorConfig]):
         self._name = status.version.policy
         asker = SlotAsker(self, self.trainer, self.config.wait_s)
         while True:
-            if not self._wanting:
+            begins = asker.anew and not self._used  # what a life before had is given back
+            if not self._wanting and not begins:
                 self._wanted.clear()
                 async with self.waiting("episodes"):
                     await self._wanted.wait()

@@ -92,7 +92,9 @@ class Prompter(Actor[PrompterConfig]):
                 branch, asker.anew = status.version.branch, True
                 self._issued.clear()
             anew = asker.anew
-            slots = await asker.take(self._name, want, self._dataset.num_standings)
+            every = self._policy.batch * (self._policy.max_age + 1)
+            wanted = max(want, every) if anew else want  # anew brings nothing new
+            slots = await asker.take(self._name, wanted, self._dataset.num_standings)
             if slots is not None:
                 self._dataset.learn(slots.standings)
                 for start, end in slots.intervals:

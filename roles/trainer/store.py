@@ -161,6 +161,7 @@ class Store:
         parent, number = at.branch, at.number
         branch = self.lineage.resume(at)
         self._redo = set(self.ledger.tickets(TicketState.WAITING))
+        self._holders.clear()  # whoever had them may be no more: a resumed run can lack its role
         useless = self._stale(branch)
         if asked and asked != self.asks:
             useless += tuple(self.assembly.partial())
@@ -188,16 +189,19 @@ class Store:
         """Give tickets out once that is durable; None: there is no room now.
 
         With `first`, a new life of the prompter, all that it has not finished is to go out again,
-        and nothing new does; what another asker has stays there. After a rollback that can be more
-        than the bound: the rest follows later.
+        and nothing new does; what another asker has stays there. Of what nobody has, as after a
+        resume, it gets as many as it still wants: the others may want some, too. After a rollback
+        that can be more than the bound: the rest follows later. `first` without wanting any gives
+        back what an earlier life of the asker had.
         """
         if self.published < 0:
             return None
+        chosen = sorted(self._redo)
         if first:
-            out = Intervals(self.ledger.outstanding())
-            self._redo |= {t for t in out if self._holders.get(t, asker) == asker}
+            chosen = self._outstanding(asker, want)
+            self._redo.update(chosen)
         able = min(self.room(), want if not first else self.ledger.out)
-        again = sorted(self._redo)[:able]
+        again = chosen[:able] if want else []
         if again or first:
             self._redo.difference_update(again)
             self._holders.update(dict.fromkeys(again, asker))
@@ -212,6 +216,18 @@ class Store:
             self._redo.update(range(start, end))
             raise
         return ((start, end),)
+
+    def _outstanding(self, asker: str, want: int) -> list[int]:
+        """Return what an asker had, and of what nobody has so many that it has what it wants."""
+        out = list(Intervals(self.ledger.outstanding()))
+        mine = [t for t in out if self._holders.get(t) == asker]
+        if not want:
+            for ticket in mine:
+                del self._holders[ticket]
+            return mine
+        nobodys = [t for t in out if t not in self._holders or t in self._redo]
+        spare = [t for t in nobodys if self._holders.get(t) != asker]
+        return sorted(mine + spare[: max(0, want - len(mine))])
 
     async def report(self, handed: Iterable[int], set_aside: Iterable[tuple[int, str]]) -> None:
         """Enter what a prompter tells.

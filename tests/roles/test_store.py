@@ -228,7 +228,7 @@ async def finish(life: Life, outside: Outside, history: list[tuple[int, ...]]) -
     """A new life of everything outside gets all that is open; then no ticket is left over."""
     while True:
         outside.held.clear()
-        outside.got(await life.store.take(1, first=True) or ())
+        outside.got(await life.store.take(99, first=True) or ())
         while outside.held:
             await outside.deliver(life)
         if await life.step() is None:
@@ -319,6 +319,37 @@ async def test_whoever_asks_again_gets_back_its_own_tickets_and_no_others(tmp_pa
     assert await again.store.take(1, first=False, asker="prompter/0") == ((4, 5),)
     again.store.ledger.check()
     again.kill()
+
+
+async def test_after_a_resume_nobody_takes_more_of_what_is_lost_than_it_wants(
+    tmp_path: Path,
+) -> None:
+    """Nor is anything kept for a role that the resumed run lacks."""
+    life = await Life(tmp_path).begin()
+    assert await life.store.take(6, first=False, asker="gone/0") == ((0, 6),)
+    await life.store.report((0, 1, 2), ())
+    life.kill()
+    again = await Life(tmp_path).begin()
+    store = again.store
+    assert await store.take(1, first=True, asker="collector/0") == ((0, 1),)
+    assert await store.take(6, first=True, asker="prompter/0") == ((1, 6),)
+    assert await store.take(6, first=True, asker="collector/0") == ((0, 1),)
+    store.ledger.check()
+    again.kill()
+
+
+async def test_an_asker_that_wants_none_gives_back_what_it_had(tmp_path: Path) -> None:
+    """A collector that died may never be asked again: its tickets held the others up for ever."""
+    life = await Life(tmp_path).begin()
+    store = life.store
+    assert await store.take(2, first=False, asker="collector/0") == ((0, 2),)
+    assert await store.take(9, first=False, asker="prompter/0") == ((2, 6),)
+    assert await store.take(9, first=False, asker="prompter/0") is None
+    assert await store.take(0, first=True, asker="collector/0") == ()
+    assert await store.take(9, first=False, asker="prompter/0") == ((0, 2),)
+    assert await store.take(9, first=False, asker="prompter/0") is None
+    store.ledger.check()
+    life.kill()
 
 
 async def test_nothing_is_issued_before_a_version_is_published(tmp_path: Path) -> None:
