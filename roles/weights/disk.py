@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -81,14 +82,20 @@ def keep(folder: Path, policy: str, number: int) -> list[Path]:
     found = files_of(folder, policy)
     for old in found[:-number]:
         old.unlink(missing_ok=True)
-    for part in folder.glob(f"{policy}-*.tmp"):
+    for part in _of(folder, policy, r"\.\d+\.tmp"):
         part.unlink(missing_ok=True)
     return found[-number:]
 
 
 def files_of(folder: Path, policy: str) -> list[Path]:
     """Return the files of a policy's versions, oldest first."""
-    return sorted(folder.glob(f"{policy}-*{_SUFFIX}"))
+    return _of(folder, policy, re.escape(_SUFFIX))
+
+
+def _of(folder: Path, policy: str, ending: str) -> list[Path]:
+    """Return what is this policy's, and not of one whose name goes on where this one ends."""
+    ours = re.compile(re.escape(policy) + r"-\d{3,}-\d{8,}" + ending)
+    return sorted(path for path in folder.glob(f"{policy}-*") if ours.fullmatch(path.name))
 
 
 def read_manifest(path: Path) -> Manifest | None:

@@ -277,6 +277,19 @@ def test_no_damaged_file_is_read(tmp_path: Path, seed: int) -> None:
         disk.read(path, manifest, bytearray(manifest.num_bytes))
 
 
+def test_files_of_a_policy_are_not_those_of_one_whose_name_begins_alike(tmp_path: Path) -> None:
+    manifest, room = made()
+    for name in ("solver", "solver-b"):
+        version = Version(name, 0, 1)
+        disk.write(tmp_path, msgspec.structs.replace(manifest, version=version), memoryview(room))
+    (theirs,) = disk.files_of(tmp_path, "solver-b")
+    (ours,) = disk.files_of(tmp_path, "solver")
+    half = tmp_path / "solver-b-000-00000002.77.tmp"
+    half.write_bytes(b"half")
+    assert disk.keep(tmp_path, "solver", 1) == [ours]
+    assert sorted(tmp_path.iterdir()) == sorted((ours, half, theirs))
+
+
 def test_a_writer_that_fails_leaves_no_file_and_old_ones_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
