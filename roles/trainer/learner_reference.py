@@ -61,6 +61,9 @@ def read_start(folder: Path, made: Any) -> Any:
             "measures against; it was written before the first step. Bring it back, or name a "
             "model's folder as the reference"
         ) from error
-    check_weights(path, weights, dict(made.named_parameters()))
-    load_named_weights(made, weights)
+    # A gang keeps them in fp32; a process that goes on from it has them in the policy's dtype.
+    own = dict(made.named_parameters())
+    cast = {n: w.to(own[n].dtype) if n in own else w for n, w in weights.items()}
+    check_weights(path, cast, own)
+    load_named_weights(made, cast)
     return made.requires_grad_(False)

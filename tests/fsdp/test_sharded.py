@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from realnet.errors import CheckpointError
-from realnet.roles.trainer import learner_files
+from realnet.roles.trainer import learner_files, learner_reference
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 ONE_UPDATE = {"minibatches": 1, "grad_clip": 0.0, "betas": (0.9, 0.99)}
@@ -137,6 +137,19 @@ def test_one_process_goes_on_where_a_gang_left_off(tmp_path: Path) -> None:
         assert master.dtype is torch.float32
         np.testing.assert_array_equal(master.detach().numpy(), made["weights"][name])
         assert torch.equal(weight, master.to(torch.bfloat16))
+
+
+def test_one_process_measures_against_the_reference_that_a_gang_kept(tmp_path: Path) -> None:
+    """A gang keeps it in fp32, whatever the policy's dtype is."""
+    table = {"reference": "start", "loss": {"kl": "loss", "kl_beta": 0.1}}
+    fine = Stage(0, 1, configs=[table]).plain()
+    learner_reference.keep_start(tmp_path, dict(fine.published()))
+    coarse = Stage(0, 1, configs=[table], policy={"dtype": "bf16"}).plain()
+    coarse.steps = 1  # as after `load`
+    coarse.refer(tmp_path)
+    assert coarse.reference is not None
+    for name, weight in coarse.reference.model.named_parameters():
+        assert torch.equal(weight, dict(fine.named)[name].to(torch.bfloat16))
 
 
 @pytest.mark.parametrize(("lora", "dtype"), [(0, "fp32"), (4, "bf16")])
