@@ -217,8 +217,10 @@ class Learner:
         weights, state, scalars = learner_files.read(folder)
         dtype = next(self.model.parameters()).dtype
         cast = {name: weight.to(dtype) for name, weight in weights.items()}
-        self._adopt(folder / learner_files.MODEL, cast, scalars)
+        merged = self._adopt(folder / learner_files.MODEL, cast, scalars)
         self.optimizer.begin_anew()
+        if merged:
+            return "with moments of its own, since its adapters are of another rank, alpha or place"
         own = dict(self.named)
         if own.keys() - weights.keys():
             return "with moments of its own, since something else is trained"
@@ -233,15 +235,24 @@ class Learner:
 
     def _adopt(
         self, path: Path, found: Mapping[str, torch.Tensor], scalars: Mapping[str, int]
-    ) -> None:
-        """Take another learner's weights, of the model's dtype. Raises CheckpointError."""
-        if self.config.lora.rank:
+    ) -> bool:
+        """Take another learner's weights, of the model's dtype. Raises CheckpointError.
+
+        Tells whether adapters of another kind were merged into the frozen weights.
+        """
+        lora = self.config.lora
+        if lora.rank:
+            merges = learner_lora.other_adapters(self.model, found, scalars, lora)
+            if merges:
+                base = {learner_lora.plain_name(n): w for n, w in learner_lora.frozen(self.model)}
+                found = learner_lora.without_adapters(path, found, base, scalars)
             learner_lora.take(path, found, self.model)
             self.has_own_base = True
-            return
+            return merges
         plain = learner_lora.without_adapters(path, found, dict(self.named), scalars)
         learner_files.check_weights(path, plain, dict(self.named))
         load_named_weights(self.model, plain)
+        return False
 
     def export(self, folder: Path) -> None:
         """Write a folder that others load as a Hugging Face model, its adapters in `adapter/`."""

@@ -148,6 +148,17 @@ def take(path: Path, found: Tensors, model: Any) -> bool:
     return has_base
 
 
+def other_adapters(model: Any, found: Tensors, scalars: Mapping[str, int], lora: Lora) -> bool:
+    """Tell whether a checkpoint's adapters are of another rank, alpha or targets than a model's.
+
+    Numbers of the same shape mean something else under another alpha.
+    """
+    theirs = {name for name in found if is_adapter(name)}
+    ours = {name for name, _ in model.named_parameters() if is_adapter(name)}
+    about = (scalars.get("lora_rank"), scalars.get("lora_alpha"))
+    return bool(theirs) and (theirs != ours or about != (lora.rank, lora.alpha))
+
+
 def without_adapters(
     path: Path, found: Tensors, base: Tensors, scalars: Mapping[str, int]
 ) -> dict[str, torch.Tensor]:

@@ -158,6 +158,27 @@ def test_a_fork_takes_adapters_along_or_merges_them(tmp_path: Path) -> None:
     assert anew.has_own_base, "its base is no folder's: its checkpoints must hold it"
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("other", [{"lora": {"rank": 4, "alpha": 32}}, FEW])
+def test_a_fork_with_adapters_of_another_kind_begins_as_what_it_was_forked_from(
+    other: dict[str, Any], dtype: str, tmp_path: Path
+) -> None:
+    made = on_folder(folder_model(tmp_path), dtype=dtype)
+    steps(made, (0,))
+    made.save(tmp_path / "state")
+    forked = on_folder(str(tmp_path / "model"), other, dtype=dtype)
+    assert "another rank, alpha or place" in forked.adopt(tmp_path / "state")
+    assert not forked.optimizer.inner.state
+    for name, weight in weights(made).items():
+        np.testing.assert_array_equal(weights(forked)[name], weight)
+    steps(forked, (1,))
+    forked.save(tmp_path / "forked")
+    again = on_folder(str(tmp_path / "model"), other, dtype=dtype)
+    again.load(tmp_path / "forked")
+    for name, weight in weights(forked).items():
+        np.testing.assert_array_equal(weights(again)[name], weight)
+
+
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # peft's
 def test_an_export_is_the_merged_model_and_an_adapter_that_peft_loads(tmp_path: Path) -> None:
     made = on_folder(folder_model(tmp_path))
