@@ -43,6 +43,8 @@ def parse_endpoint(text: str) -> Endpoint:
 
 def both_parts(text: str) -> tuple[str, str]:
     """Return the part of an endpoint's text for all, and that for its own host, or ""."""
+    if not text.startswith("tcp:"):
+        return text, ""  # a folder's name may have blanks
     far, _, near = text.partition(" ")
     return far, near
 

@@ -206,4 +206,10 @@ async def test_links_have_as_many_lanes_as_both_ends(tmp_path: Path) -> None:
 def test_endpoints_are_text_and_back(inboxes: tuple[str, ...], door: str, text: str) -> None:
     assert endpoint_text(inboxes, door) == text
     assert parse_endpoint(text) == (inboxes, door)
+
+
+def test_a_folder_of_sockets_may_have_a_blank_in_its_name() -> None:
+    inboxes = ("ipc:///tmp/my files/a-0~1", "ipc:///tmp/my files/a-0~1.1")
+    text = endpoint_text(inboxes, "ipc:///tmp/my files/a-0~1.door")
+    assert parse_endpoint(text) == (inboxes, "ipc:///tmp/my files/a-0~1.door")
     assert parse_endpoint("") == ((), "")
