@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
+import os
+import platform
 import socket
 import subprocess
 import sys
@@ -245,6 +249,51 @@ def test_sockets_of_an_agent_that_was_killed_are_removed_by_the_next(
     assert sweep(tmp_path) == []  # nor its own
     assert lives.path.exists()
     lives.close()
+
+
+def test_what_others_put_where_sockets_are_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = tmp_path / "realnet-0-waits"  # whoever reads it would wait for ever
+    waits.mkdir()
+    os.mkfifo(waits / LOCK)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / LOCK).write_text(platform.node())
+    (tmp_path / "realnet-0-link").symlink_to(elsewhere)
+    dead = tmp_path / "realnet-0-dead"
+    dead.mkdir()
+    (dead / LOCK).write_text(platform.node())
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "geteuid", lambda: os.getuid() + 1)
+        assert sweep(tmp_path) == []
+    assert sweep(tmp_path) == [dead]
+    assert (elsewhere / LOCK).exists()
+
+
+def test_sockets_are_elsewhere_when_the_file_system_has_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared, other = tmp_path / "shared", tmp_path / "other"
+    shared.mkdir()
+    other.mkdir()
+    lock = fcntl.flock
+
+    def flock(fd: int, how: int) -> None:
+        if os.fstat(fd).st_ino in {path.stat().st_ino for path in shared.rglob("*")}:
+            raise OSError(errno.ENOSYS, "no locks here")
+        lock(fd, how)
+
+    monkeypatch.setattr("tempfile.tempdir", str(shared))
+    monkeypatch.setattr("realnet.transport.folders.OTHERWISE", other)
+    monkeypatch.setattr(fcntl, "flock", flock)
+    made = SocketsFolder("test", 1000)
+    assert made.path.parent == other
+    assert list(shared.iterdir()) == []
+    made.close()
+    monkeypatch.setattr("realnet.transport.folders.OTHERWISE", shared)
+    with pytest.raises(OSError, match="no locks here"):
+        SocketsFolder("test", 1000)
 
 
 def test_hosts_of_pools_are_counted_pool_by_pool() -> None:
