@@ -3,9 +3,9 @@
 The modules that every ask goes through can be compiled (`python -m realnet.compiler`, which is
 `make compile`): a fifth less CPU for an ask between processes, a third less inside of one. The
 sources stay the reference, and run alone when nothing was compiled. What was compiled is used only
-while it fits: the same Python, and every source that it was made of, or that those import, as it
-was then; after an edit the sources run again. REALNET_COMPILED=0 never uses it, 1 insists on it
-(ImportError says what is wrong).
+while it fits: the same Python, a system that loads it, and every source that it was made of, or
+that those import, as it was then; after an edit the sources run again. REALNET_COMPILED=0 never
+uses it, 1 insists on it (ImportError says what is wrong).
 
 Knows nothing of compilers. Imported by `__init__.py` before any other module, so it imports nothing
 of realnet, and chooses as it is imported; `cli.py` and the benchmarks show `FORM`.
@@ -14,6 +14,7 @@ of realnet, and chooses as it is imported; `cli.py` and the benchmarks show `FOR
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.machinery
 import importlib.util
 import json
@@ -59,13 +60,34 @@ def digest(source: Path) -> str:
         return ""
 
 
-def why_not(manifest: Mapping[str, Any], package: Path) -> str:
+def why_not(manifest: Mapping[str, Any], package: Path, files: Mapping[str, Path]) -> str:
     """Say why what was compiled does not fit these sources and this Python; '' if it does."""
     if manifest["python"] != python_tag():
         return f"compiled for another Python ({manifest['python']})"
     for name, known in manifest["sources"].items():
         if digest(package / name) != known:
             return f"{name} has changed since it was compiled: make compile"
+    for file in files.values():
+        if not file.is_file():
+            return f"{file} is not there: make compile"
+    return ""
+
+
+def use(files: Mapping[str, Path]) -> str:
+    """Have the compiled modules found from now on; return why this system cannot, '' if it can.
+
+    The code of all of them is in one library, which belongs to no package and is loaded here: in
+    the middle of the imports it would be too late for the sources.
+    """
+    finder = Finder(files)
+    sys.meta_path.insert(0, finder)
+    try:
+        for name in files:
+            if "." not in name:
+                importlib.import_module(name)
+    except ImportError as error:  # made on a system with a newer libc, or damaged
+        sys.meta_path.remove(finder)
+        return f"it cannot be loaded here: {error}: make compile"
     return ""
 
 
@@ -75,24 +97,25 @@ def choose(folder: Path = FOLDER, package: Path = PACKAGE) -> str:
     Raises ImportError when REALNET_COMPILED=1 and it cannot be used.
     """
     switch = os.environ.get(SWITCH, "")
-    why, manifest = "", None
+    form = ""
     if switch == "0":
         why = f"{SWITCH}=0"
     else:
         try:
             manifest = json.loads((folder / MANIFEST).read_bytes())
-            why = why_not(manifest, package)
+            files = {name: folder / file for name, file in manifest["files"].items()}
+            by = manifest["by"]
+            why = why_not(manifest, package, files) or use(files)
+            form = "" if why else f"compiled ({by})"
         except OSError:
             why = "" if switch != "1" else "nothing was compiled: make compile"
         except (ValueError, KeyError, AttributeError, TypeError):
             why = f"{folder / MANIFEST} is damaged: make compile"
-    if manifest is None or why:
-        if switch == "1":
-            raise ImportError(f"{SWITCH}=1, but realnet's compiled form cannot be used: {why}")
-        return f"{PURE} ({why})" if why else PURE
-    files = {name: folder / file for name, file in manifest["files"].items()}
-    sys.meta_path.insert(0, Finder(files))
-    return f"compiled ({manifest['by']})"
+    if form:
+        return form
+    if switch == "1":
+        raise ImportError(f"{SWITCH}=1, but realnet's compiled form cannot be used: {why}")
+    return f"{PURE} ({why})" if why else PURE
 
 
 FORM = choose()  # the form of the hot path that runs, for people

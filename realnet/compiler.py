@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import importlib.util
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -55,7 +57,10 @@ def main() -> int:
     why = missing()
     if not why:
         with tempfile.TemporaryDirectory(prefix="realnet-compile-") as place:
-            why = build(Path(place), FOLDER)
+            try:
+                why = build(Path(place), FOLDER)
+            except OSError as error:
+                why = f"{error}: is there room, and may you write into {FOLDER.parent}?"
     text = f"realnet stays pure Python: {why}" if why else f"compiled {', '.join(MODULES)}"
     print(text, file=sys.stderr if why else sys.stdout)
     return 1 if why else 0
@@ -83,14 +88,39 @@ def build(place: Path, folder: Path) -> str:
     command = [sys.executable, "-c", BUILD, *sources]
     done = subprocess.run(command, cwd=place, capture_output=True, text=True)
     if done.returncode:
-        said = [line for line in (done.stdout + done.stderr).splitlines() if "error" in line]
+        lines = (done.stdout + done.stderr).splitlines()
+        said = [line for line in lines if "error" in line.lower()] or lines[-10:]
         return "\n    ".join(["mypyc or the C compiler failed", *said[:10]])
-    new = folder.with_name(f"{folder.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
+    # Of its own: another build may be going on, here or on another host with the same files.
+    new = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}")
     new.mkdir(parents=True)
+    try:
+        _fill(new, place / "out", known)
+        put(new, folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return ""
+
+
+def put(new: Path, folder: Path) -> None:
+    """Let what is new take the folder's place. Raises OSError."""
+    old = new.with_name(f"{new.name}.old")
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        if not (folder / MANIFEST).is_file():  # else another build was quicker, just now
+            raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _fill(new: Path, out: Path, known: dict[str, str]) -> None:
+    """Copy what was made into a folder, and write what it fits."""
     files: dict[str, str] = {}
-    for made in sorted((place / "out").rglob(f"*{python_tag()}")):
-        name = made.relative_to(place / "out").as_posix().removesuffix(python_tag())
+    for made in sorted(out.rglob(f"*{python_tag()}")):
+        name = made.relative_to(out).as_posix().removesuffix(python_tag())
         files[name.replace("/", ".")] = f"{name.replace('/', '.')}{python_tag()}"
         shutil.copy(made, new / files[name.replace("/", ".")])
     import mypy.version
@@ -102,9 +132,6 @@ def build(place: Path, folder: Path) -> str:
         "files": files,
     }
     (new / MANIFEST).write_text(json.dumps(about, indent=1), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    new.rename(folder)
-    return ""
 
 
 def _looked_at(package: Path) -> list[str]:
@@ -116,9 +143,10 @@ def _looked_at(package: Path) -> list[str]:
         for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("realnet"):
                 for name in ("", *(f".{alias.name}" for alias in node.names)):
-                    path = package.parent / f"{f'{node.module}{name}'.replace('.', '/')}.py"
-                    if path.is_file():
-                        found.add(path.relative_to(package).as_posix())
+                    path = package.parent / f"{node.module}{name}".replace(".", "/")
+                    for file in (path.with_name(f"{path.name}.py"), path / "__init__.py"):
+                        if file.is_file():
+                            found.add(file.relative_to(package).as_posix())
     return sorted(found)
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from realnet import Actor, Config, Local, Message, Request, compiled, handles
 from realnet.compiled import Finder, choose, digest, python_tag
-from realnet.compiler import build, missing
+from realnet.compiler import MODULES, _looked_at, build, missing, put
 from realnet.stacks import _tasks
 
 
@@ -33,6 +33,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     }
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "made" / f"hot{python_tag()}").touch()
     before = list(sys.meta_path)
     yield tmp_path
     sys.meta_path[:] = before
@@ -67,6 +68,40 @@ def test_what_another_python_made_is_not_used(package: Path) -> None:
 def test_a_damaged_manifest_is_told(package: Path) -> None:
     (package / "made" / "manifest.json").write_text("{")
     assert "is damaged" in choose(package / "made", package)
+
+
+def test_what_is_not_all_there_or_does_not_load_is_not_used(package: Path) -> None:
+    # Beside modules of one form those of the other must not be: it is one or the other.
+    before, made = finders(), package / "made" / f"hot{python_tag()}"
+    made.unlink()
+    assert f"{made} is not there" in choose(package / "made", package)
+    made.touch()
+    path = package / "made" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"]["the_library__mypyc"] = made.name  # as one for a newer libc: not loadable
+    path.write_text(json.dumps(manifest))
+    assert "cannot be loaded here" in choose(package / "made", package)
+    del manifest["files"]
+    path.write_text(json.dumps(manifest))
+    assert "is damaged" in choose(package / "made", package)
+    assert finders() == before
+
+
+def test_a_build_takes_the_place_of_another_and_of_none(package: Path) -> None:
+    place = package / "_compiled"
+    for text in ("first", "second"):
+        new = package / f"_compiled.{text}"
+        new.mkdir()
+        (new / "manifest.json").write_text(text)
+        put(new, place)
+        assert (place / "manifest.json").read_text() == text
+    assert sorted(path.name for path in package.glob("_compiled*")) == ["_compiled"]
+
+
+def test_every_source_that_the_hot_path_imports_is_looked_at() -> None:
+    known = _looked_at(compiled.PACKAGE)
+    assert {f"{module.replace('.', '/')}.py" for module in MODULES} <= set(known)
+    assert "transport/__init__.py" in known  # a package: what is imported of it stands there
 
 
 def test_the_switch_says_which(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
