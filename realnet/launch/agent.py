@@ -279,15 +279,19 @@ async def _main(options: argparse.Namespace, head: HeadFile, checks: tuple[Check
         )
     ways = await ways_to(head, options.wait)
     code, said = COME_BY, ways[0].endpoint
+    silent: set[str] = set()
     while code == COME_BY:  # the head knows which way most others can use
         at = next(n for n, way in enumerate(ways) if way.endpoint == said)
+        others = [w.endpoint for w in ways if w.endpoint not in {*silent, said}]
         try:
-            code, said = await _live(options, plan, head, checks, ways, at)
+            limit_s = TRY_S if others else HELLO_S
+            code, said = await _live(options, plan, head, checks, ways, at, limit_s)
         except AskError as error:
-            print(f"the head does not answer by {ways[at].endpoint}: {error}", flush=True)  # noqa: T201
-            if at == len(ways) - 1:
+            print(f"the head does not answer by {said}: {error}", flush=True)  # noqa: T201
+            if not others:
                 raise
-            said = ways[at + 1].endpoint
+            silent.add(said)
+            said = others[0]  # that may be one by which we were let in before
     return code
 
 
@@ -298,12 +302,13 @@ async def _live(
     checks: tuple[Check, ...],
     ways: Sequence[WayToHead],
     at: int,
+    limit_s: float,
 ) -> tuple[int, str]:
     """Join by one of the ways and be an agent; return the exit code and why, or COME_BY and the
     way that the head wants. Raises AskError when no answer comes back by it.
     """
     folder: Path = options.folder
-    way, limit_s = ways[at], HELLO_S if at == len(ways) - 1 else TRY_S
+    way = ways[at]
     name, address = agent_slot(options.number), way.address
     slot = f"{name}~{int(time.time() * 1000)}"
     keys = read_keys(folder / "keys", name)

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from link_ends import End, ends, until
 
-from realnet.errors import RealnetError
-from realnet.launch import NEARBY
+from realnet.errors import DeadlineExceeded, RealnetError
+from realnet.launch import NEARBY, agent
 from realnet.launch.fitness import best_way, unfit_alone, unfit_together
-from realnet.launch.reaching import Probes, ways_to
+from realnet.launch.reaching import Probes, WayToHead, ways_to
 from realnet.launch.records import Check, Hello
 from realnet.launch.rendezvous import HeadFile, HeadWay, prefer, read_head, write_head
 from realnet.launch.wanted import Wanted
@@ -294,6 +294,44 @@ def test_sockets_are_elsewhere_when_the_file_system_has_no_locks(
     monkeypatch.setattr("realnet.transport.folders.OTHERWISE", shared)
     with pytest.raises(OSError, match="no locks here"):
         SocketsFolder("test", 1000)
+
+
+async def test_an_agent_that_is_not_heard_by_the_way_that_the_head_wants_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ways = [WayToHead(f"tcp://10.0.0.{n}:1", "10.0.0.9") for n in (1, 2)]
+    answers: list[tuple[int, str] | DeadlineExceeded] = [
+        (agent.COME_BY, ways[1].endpoint),
+        DeadlineExceeded("no answer"),
+        (0, "the run is over"),
+    ]
+    tried: list[tuple[int, float]] = []
+
+    class Plan:
+        def digest(self) -> str:
+            return "x"
+
+    async def ways_of(head: HeadFile, limit_s: float) -> list[WayToHead]:
+        return ways
+
+    async def live(*given: object) -> tuple[int, str]:
+        *_, at, limit_s = given
+        assert isinstance(at, int)
+        assert isinstance(limit_s, float)
+        tried.append((at, limit_s))
+        answer = answers.pop(0)
+        if isinstance(answer, DeadlineExceeded):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(agent, "read_plan", lambda folder: Plan())
+    monkeypatch.setattr(agent, "ways_to", ways_of)
+    monkeypatch.setattr(agent, "_live", live)
+    options = agent._arguments([str(tmp_path), "--number", "0"])
+    head = HeadFile("run", 1, ways[0].endpoint, "n", "x", False, "h", 1, 0.0)
+    assert await agent._main(options, head, ()) == 0
+    assert [at for at, _ in tried] == [0, 1, 0]
+    assert [limit_s for _, limit_s in tried] == [agent.TRY_S, agent.TRY_S, agent.HELLO_S]
 
 
 def test_hosts_of_pools_are_counted_pool_by_pool() -> None:
