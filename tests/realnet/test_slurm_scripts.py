@@ -189,13 +189,22 @@ def test_an_environment_is_unpacked_once_and_again_when_it_has_changed(tmp_path:
 
     packed("first")
     assert told() == told() == "first -m x\n"
-    assert len([p for p in (tmp_path / "s").iterdir() if p.is_dir()]) == 1
+    (own,) = (tmp_path / "s").iterdir()
+    assert own.stat().st_mode & 0o777 == 0o700
+    assert len([p for p in own.iterdir() if p.is_dir()]) == 1
     packed("second-one")
     assert told() == "second-one -m x\n"
     missing = [*words[:2], str(tmp_path / "none.tar"), *words[3:]]
     told_off = subprocess.run(missing, capture_output=True, text=True)
     assert told_off.returncode == 2
     assert "no environment to unpack" in told_off.stderr
+    own.chmod(0o777)  # so others may have put a Python of theirs there
+    told_off = subprocess.run(words, capture_output=True, text=True)
+    assert told_off.returncode == 2
+    assert "remove it, or name another scratch" in told_off.stderr
+    own.rename(tmp_path / "elsewhere")
+    own.symlink_to(tmp_path / "elsewhere")
+    assert subprocess.run(words, capture_output=True).returncode == 2
 
 
 def test_a_topology_that_does_not_fit_is_told(net: Path) -> None:
