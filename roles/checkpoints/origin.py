@@ -9,6 +9,8 @@ for a policy that begins as another run's ("run:NAME@40"), and by the verbs expo
 
 from __future__ import annotations
 
+import json
+import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +28,7 @@ from realnet.topology.plan import Plan, read_plan
 ONLY = "policy"  # what a topology's one [policy] is called
 WEIGHTS = Path("learner", "model.safetensors")  # of a model that was trained whole
 RUN = "run:"
+_MAX_HEAD_BYTES = 100 * 2**20
 
 
 class Origin(NamedTuple):
@@ -39,17 +42,37 @@ class Origin(NamedTuple):
 
     @property
     def weights(self) -> Path:
-        """Where the weights are. Raises CheckpointError when each rank wrote its share of them."""
+        """Where the weights are, whole: not in shares of ranks, and not with adapters beside them.
+
+        Raises CheckpointError.
+        """
         path = self.found.folder / WEIGHTS
         if not path.is_file():
             raise CheckpointError(
                 f'{self} was written by the ranks of backend = "fsdp", each its share. Fork it '
                 f"with that backend, or name a folder with its export: {self.run / 'export'}"
             )
+        if has_adapters(path):
+            raise CheckpointError(
+                f"{self} was trained with lora: its weights are adapters beside others. Fork it "
+                f"(realnet run FILE --from {self.run.name}@{self.found.step}), or name a folder "
+                f"with its export: {self.run / 'export'}"
+            )
         return path
 
     def __str__(self) -> str:
         return f"{self.run.name}@{self.found.step} ({self.meta.version})"
+
+
+def has_adapters(path: Path) -> bool:
+    """Tell, by the head of a file of weights, whether adapters are among them."""
+    try:
+        with path.open("rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            names = json.loads(file.read(size)) if size <= _MAX_HEAD_BYTES else ()
+    except (OSError, ValueError, struct.error):
+        return False  # who reads the weights tells what is wrong with them
+    return any(".lora_A." in name for name in names)
 
 
 def split(text: str) -> tuple[str, str]:

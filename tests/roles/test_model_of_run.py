@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from saved_run import TOPOLOGY, save, saved_run
 
 from realnet.errors import ConfigError
 from realnet.references import RunReference, parse_reference
+from realnet.roles.checkpoints.checkpoint import Checkpoints
 from realnet.roles.messages import Version
 from realnet.roles.models.build import build_empty, build_model, named_weights
 from realnet.roles.models.check import check_policy
@@ -112,6 +113,24 @@ def test_a_run_that_kept_shards_only_is_refused(run: Path, tmp_path: Path) -> No
     (learner / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match=r'backend = "fsdp".*name a folder with its export'):
         check_policy(begun_as("@3", run), tmp_path)
+
+
+def test_a_run_that_trained_adapters_is_refused_before_it_is_begun(
+    run: Path, tmp_path: Path
+) -> None:
+    old = run / "checkpoints/step_000003"
+    weights = load_file(old / "learner/model.safetensors")
+    weights["model.layers.0.self_attn.q_proj.lora_A.default.weight"] = torch.zeros(2, 16)
+
+    def write(part: Path) -> None:
+        (part / "learner").mkdir()
+        save_file(weights, part / "learner/model.safetensors")
+
+    small = {"meta.json": (old / "meta.json").read_bytes()}
+    Checkpoints(run / "checkpoints", keep=9).save(6, small, write)
+    check_policy(begun_as("@3", run), tmp_path)
+    with pytest.raises(ConfigError, match=r"trained with lora.*--from demo@6.*export"):
+        check_policy(begun_as("@6", run), tmp_path)
 
 
 def test_it_goes_on_when_the_other_run_keeps_that_checkpoint_no_more(
