@@ -73,7 +73,7 @@ class SlurmFleet:
         )
         return [
             *("srun", f"--nodes={num}", f"--ntasks={num}", "--ntasks-per-node=1"),
-            *([f"--het-group={at}", f"{gpus}{part.gpus}"] if several else []),
+            *([f"--het-group={at}", gpus] if several else []),
             *("--kill-on-bad-exit=0", "--no-kill", "--export=ALL", "--quit-on-interrupt"),
             *("--open-mode=append", f"--output={log}", f"--error={log}", "--overlap"),
             *([f"--cpus-per-task={cpus}"] if cpus else []),

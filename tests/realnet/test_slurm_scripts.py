@@ -11,9 +11,12 @@ from small_net import topology as small_net
 
 from realnet.errors import ConfigError
 from realnet.slurm.commands import read_time
+from realnet.slurm.fleet import SlurmFleet
 from realnet.slurm.records import (
     Ended,
     Job,
+    Part,
+    Submission,
     going_in_circles,
     newest_checkpoint,
     note_begin,
@@ -158,6 +161,21 @@ def test_a_pool_cannot_say_what_is_of_the_whole_job(tmp_path: Path) -> None:
     path.write_text('[pools.x]\npartitoin = "spot"\n')
     with pytest.raises(ConfigError, match=r"no such key.*partition"):
         read_site(path)
+
+
+@pytest.mark.parametrize(("gpus_as", "option"), [("", "--gpus-per-node="), ("gres", "--gres=gpu:")])
+def test_the_agents_of_each_part_get_the_gpus_of_their_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus_as: str, option: str
+) -> None:
+    monkeypatch.setattr("realnet.slurm.fleet._own_address", lambda *given: "127.0.0.1")
+    parts = [Part("main", 1, 0, 0, 2), Part("rollouts", 2, 0, 4, 8)]
+    site = {"gpus_as": gpus_as} if gpus_as else {}
+    asked = Submission(3, 0, 4, 8, "python", [], site, parts)
+    fleet = SlurmFleet(tmp_path, asked, [["a"], ["b", "c"]], "a")
+    for at, gpus in enumerate((0, 4)):
+        words = fleet._srun_words(at, at, 1)
+        assert f"--het-group={at}" in words
+        assert [w for w in words if "gpu" in w] == [f"{option}{gpus}"]
 
 
 def test_more_nodes_than_the_pools_want_are_not_asked_for(net: Path, tmp_path: Path) -> None:
