@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import torch
 
 from realnet.roles.models.build import DTYPES, build_model, named_weights
@@ -35,9 +36,10 @@ class Saved:
 
         Adapters are merged. Raises CheckpointError when they do not fit the policy's model.
         """
-        dtype = DTYPES[policy.dtype]
-        found = {name: weight.to(dtype) for name, weight in self.raw.items()}
-        own = dict(named_weights(build_model(policy, tokenizer, base, policy.seed)))
+        # What a gang saved is fp32, and so is what it adds adapters to before it rounds once.
+        fine = msgspec.structs.replace(policy, dtype="fp32") if "ranks" in self._scalars else policy
+        found = {name: weight.to(DTYPES[fine.dtype]) for name, weight in self.raw.items()}
+        own = dict(named_weights(build_model(fine, tokenizer, base, policy.seed)))
         whole = learner_lora.without_adapters(self.path, found, own, self._scalars)
         learner_files.check_weights(self.path, whole, own)
-        return {name: whole[name] for name in own}
+        return {name: whole[name].to(DTYPES[policy.dtype]) for name in own}

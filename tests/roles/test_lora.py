@@ -277,3 +277,14 @@ def test_whoever_reads_a_checkpoint_gets_the_merged_weights(tmp_path: Path) -> N
         assert list(got) == list(expected)
         for name, weight in got.items():
             np.testing.assert_array_equal(weight.numpy(), expected[name])
+
+
+def test_what_a_gang_saved_is_read_as_it_was_published(tmp_path: Path) -> None:
+    """Rounded once: adapters in bf16 would be others than those that were merged."""
+    policy = {"model": "new:qwen2", "dtype": "bf16"}
+    made = play("train", 2, configs=[LORA], folder=str(tmp_path), policy=policy)
+    stage = Stage(0, 1, configs=[LORA], policy=policy)
+    found = Saved(tmp_path / "state").whole(stage.policy, stage.tokenizer, Path())
+    assert list(found) == list(made["weights"])
+    for name, weight in made["weights"].items():
+        np.testing.assert_array_equal(found[name].view(torch.uint16).numpy(), weight)
