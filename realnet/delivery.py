@@ -31,6 +31,7 @@ from realnet.errors import ensure
 from realnet.held import Held, Member, Queue
 
 TICKS = 4  # a lease is looked at so many times while it lasts
+UNTOLD_LEASE_S = 60.0  # of members of whom none has granted anything yet
 
 
 class Send(NamedTuple):
@@ -171,7 +172,7 @@ class Producer:
         member.credit_bytes += num_bytes
         if lease_s != member.lease_s:
             member.lease_s = lease_s
-            leases = [m.lease_s for m in self._members.values() if m.lease_s > 0]
+            leases = [m.lease_s for m in self._members.values() if m.lease_s]
             self._lease_s = min(leases, default=0.0)
         if member.credit:
             self._ready[consumer] = member
@@ -199,7 +200,12 @@ class Producer:
     @property
     def tick_s(self) -> float:
         """How often `tick` wants to be called while there is an item; 0: it need not be."""
-        return self._lease_s / TICKS if self._items else 0.0
+        if not self._items:
+            return 0.0
+        if self._lease_s:
+            return self._lease_s / TICKS
+        untold = any(m.lease_s is None and m.bound.count for m in self._members.values())
+        return UNTOLD_LEASE_S / TICKS if untold else 0.0
 
     def renew(self, consumer: End, idle: Sequence[int]) -> None:
         """A consumer works on what it has of this producer, except for the `idle` ones."""
@@ -221,25 +227,30 @@ class Producer:
         if self._ticked_s is not None:
             away_s = max(0.0, now_s - self._ticked_s - 2 * self.tick_s)
         for member in list(self._members.values()):
-            if member.lease_s > 0:
-                self._tick_member(member, now_s, away_s)
+            lease_s = member.lease_s
+            if (
+                lease_s is None
+            ):  # full of others' work since it came: what is bound to it must not wait
+                lease_s = self._lease_s or UNTOLD_LEASE_S
+            if lease_s:
+                self._tick_member(member, lease_s, now_s, away_s)
         self._ticked_s = now_s if self._items else None
         return self._hand_out()
 
-    def _tick_member(self, member: Member, now_s: float, away_s: float) -> None:
+    def _tick_member(self, member: Member, lease_s: float, now_s: float, away_s: float) -> None:
         for item in list(member.holds):
             held = self._items[item]
             if held.renewed_s is None:
                 held.renewed_s = now_s
                 continue
             held.renewed_s += away_s
-            if now_s - held.renewed_s > member.lease_s:
+            if now_s - held.renewed_s > lease_s:
                 self._take_back(item, held, member)
         if member.moved or not member.bound.count:
             member.since_s, member.moved = now_s, False
         else:
             member.since_s += away_s
-            if now_s - member.since_s > member.lease_s:
+            if now_s - member.since_s > lease_s:
                 self._stall(member)
 
     def _take_back(self, item: int, held: Held, member: Member) -> None:
@@ -252,7 +263,11 @@ class Producer:
 
     def _stall(self, member: Member) -> None:
         """Whatever is related goes elsewhere, until this member finishes something."""
-        self._backlog.stalled.add(member.name)
+        stalled = self._backlog.stalled
+        stalled.add(member.name)
+        if stalled.issuperset(self._members):  # the others have rested: one of them may be able now
+            stalled.clear()
+            stalled.add(member.name)
         bound, member.bound = member.bound, Queue()
         self._backlog.add_again(bound)
 

@@ -51,6 +51,6 @@ class Member:
         self.told_bytes = 0
         self.holds: dict[int, None] = {}
         self.bound = Queue()  # what only it may have
-        self.lease_s = 0.0
+        self.lease_s: float | None = None  # 0: for ever; None: it has granted nothing yet
         self.moved = True  # it took or finished something, or told of progress, since the last tick
         self.since_s = 0.0  # of the last tick at which it had

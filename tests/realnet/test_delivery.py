@@ -15,7 +15,7 @@ import pytest
 
 from realnet.affinity import End, Homes
 from realnet.custody import Consumer, GrantTo
-from realnet.delivery import Announce, Done, Producer, Send
+from realnet.delivery import TICKS, UNTOLD_LEASE_S, Announce, Done, Producer, Send
 
 LEASE_S = 10.0
 
@@ -393,6 +393,48 @@ def test_keys_that_are_not_used_are_forgotten() -> None:
     for i in range(100):
         homes.of(f"k{i}", [end("c/0~1"), end("c/1~1")])
     assert len(homes) == 10
+
+
+@pytest.mark.parametrize("other_told", [True, False])
+def test_related_work_does_not_wait_for_a_member_that_has_no_room_from_its_first_moment(
+    other_told: bool,
+) -> None:
+    """It is full of what another producer gave it, and stuck on that (the simulator found this)."""
+    p, one, two = Producer(), end("c/0~1"), end("c/1~1")
+    p.consumer_up(one)
+    p.consumer_up(two)
+    home = Homes().of("k", [one, two])
+    other = two if home == one else one
+    lease_s = 8.0 if other_told else UNTOLD_LEASE_S
+    if other_told:  # what the others' leases are is known by then
+        p.offer(1)
+        assert [s.consumer for s in p.grant(other, 1, 100, lease_s)] == [other]
+        p.ack(other, [1], None)
+    p.offer(2, 10, "k")
+    assert {a.consumer: a.waiting for a in p.announce()}[home] == 1
+    assert p.tick_s == lease_s / TICKS
+    now_s = 0.0
+    while now_s <= lease_s + p.tick_s:
+        p.tick(now_s)
+        now_s += p.tick_s
+    assert {a.consumer: a.waiting for a in p.announce()}[other] == 1
+    assert [s.item for s in p.grant(other, 1, 100, 8.0)] == [2]
+
+
+def test_related_work_leaves_a_stuck_member_though_the_other_was_stuck_once() -> None:
+    """Who finished nothing since, because nothing came to it, was passed over for ever."""
+    p, one, two = Producer(), end("c/0~1"), end("c/1~1")
+    for consumer in (one, two):
+        p.consumer_up(consumer)
+        p.grant(consumer, 0, 0, 8.0)
+    home = Homes().of("k", [one, two])
+    p.offer(1, 10, "k")
+    sat_at: list[End] = []
+    for tick in range(60):  # nobody takes it: it goes from one to the other, who is told
+        p.tick(tick * p.tick_s)
+        sat_at += [a.consumer for a in p.announce() if a.waiting]
+    assert sat_at[0] == home
+    assert len(sat_at) >= 4, sat_at
 
 
 def test_a_lease_without_progress_runs_out_and_the_first_copy_wins() -> None:
