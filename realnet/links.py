@@ -18,10 +18,10 @@ from typing import Protocol
 
 from realnet import wire
 from realnet.codec import (
-    INLINE_BYTES,
     MAX_BATCH_BYTES,
     MAX_FRAMES,
     MAX_HEADER_BYTES,
+    NEAR_INLINE_BYTES,
     Codec,
     Frame,
 )
@@ -41,7 +41,7 @@ CUT_S = 3.0
 # What is refused at the other end must not leave, or it would be sent again for ever.
 MAX_BYTES = MAX_BATCH_BYTES - 2 * MAX_HEADER_BYTES
 MAX_BODY_BYTES = MAX_HEADER_BYTES // 2
-MAX_PACKET_FRAMES = MAX_FRAMES - FLUSH_BYTES // INLINE_BYTES - 2
+MAX_PACKET_FRAMES = MAX_FRAMES - FLUSH_BYTES // NEAR_INLINE_BYTES - 2
 MAX_ROUTES = 1 << 17
 
 

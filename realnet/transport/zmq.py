@@ -15,8 +15,9 @@ or drops; memory is bounded by the grants and credits of the wires, and by the s
 
 ipc endpoints are sockets of mode 0600 in a folder of mode 0700, one for each incarnation. tcp binds
 named addresses, one but for the head of a run over several hosts (`others`), and ports that the
-system chooses; with keys only this run's get in. The endpoint of several lanes is one text
-(`endpoints.py`). What goes in bulk may be signed instead of
+system chooses; with keys only this run's get in. Over ipc without keys large messages go through
+shared memory, and the socket carries where they lie (`rings.py`). The endpoint of several lanes is
+one text (`endpoints.py`). What goes in bulk may be signed instead of
 encrypted (`seals.py`). Guests, whom nobody can call, come in by a
 door of their own (`door.py`).
 
@@ -34,8 +35,9 @@ from pathlib import Path
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from realnet.codec import Frame
-from realnet.errors import RealnetError
+from realnet.codec import INLINE_BYTES, NEAR_INLINE_BYTES, Frame
+from realnet.errors import RealnetError, WireError
+from realnet.host import has_memfd
 from realnet.transport import OnConnection, OnMessage, OnTrouble
 from realnet.transport.door import Door
 from realnet.transport.endpoints import (
@@ -45,6 +47,7 @@ from realnet.transport.endpoints import (
     endpoint_text,
     parse_endpoint,
 )
+from realnet.transport.rings import FROM_BYTES, Rings, is_notice
 from realnet.transport.seals import Seals
 from realnet.transport.security import Doorkeeper, Keys
 from realnet.transport.signed import SignedInbox
@@ -67,6 +70,7 @@ from realnet.transport.sockets import (
 )
 from realnet.ways import BULK, NUM_LANES
 
+COPY_A_TURN_BYTES = 2**20  # out of rings; then whoever waits for something small comes first
 DOOR_LANE = 1  # its io thread: what guests take must not hold up the asks of the others
 MAX_IPC_PATH = 95  # sun_path holds 108 bytes, ZeroMQ's own prefix and the end included
 
@@ -97,6 +101,7 @@ class _Inbox:
         self.bound = bound
         self.strangers = 0
         self.later = False  # it is drained in the next turn
+        self.copied_bytes = 0  # out of rings, in this turn
 
 
 class _Peer:
@@ -129,6 +134,10 @@ class ZmqTransport:
         signed = sign_bulk and keys is not None and num_lanes > BULK
         self.seals = Seals() if signed else None
         admit = self.seals.admit if self.seals is not None else None
+        self.inline_bytes = INLINE_BYTES
+        self._rings = Rings() if self._scheme == "ipc" and keys is None else None
+        if self._rings is not None and has_memfd():
+            self.inline_bytes = NEAR_INLINE_BYTES
         self._keeper = Doorkeeper(self._context, keys, admit) if keys is not None else None
         self._inboxes = [
             self._bind(zmq.PULL, lane, [bind_address(e, lane) for e in (endpoint, *others)])
@@ -241,6 +250,13 @@ class ZmqTransport:
             return
         link = there.outs.get(lane)
         out = link[0] if link is not None else self._dial(peer, lane)
+        if self._rings is not None and sum(map(len, frames)) >= FROM_BYTES:
+            notice, follows = self._rings.notice(peer, lane, frames)
+            if notice:
+                with contextlib.suppress(zmq.Again):
+                    raw_send(out, notice, DONTWAIT, True)
+            if not follows:
+                return
         signed = self.seals if lane == BULK else None
         last = len(frames) - (signed is None)
         try:
@@ -265,6 +281,8 @@ class ZmqTransport:
         """Drop a peer and what has not reached it."""
         if self.seals is not None:
             self.seals.forget(peer)
+        if self._rings is not None:
+            self._rings.forget(peer)
         if self._door is not None:
             self._guests.discard(peer)
             self._door.forget(peer)
@@ -290,6 +308,8 @@ class ZmqTransport:
                 self._close(*link, linger_ms=int(linger_s * 1000))
         self._peers.clear()
         self._context.term()
+        if self._rings is not None:
+            self._rings.close()
         if self._keeper is not None:
             self._keeper.join()
 
@@ -319,9 +339,12 @@ class ZmqTransport:
         inbox.later = False
         if inbox.socket.closed or not is_readable(inbox.socket):
             return
+        inbox.copied_bytes = 0
         for _ in range(DRAIN):
             if not self._take(inbox):
                 return
+            if inbox.copied_bytes >= COPY_A_TURN_BYTES:
+                break
         if self._loop is not None:
             inbox.later = True
             self._loop.call_soon(self._drain, inbox)
@@ -341,8 +364,21 @@ class ZmqTransport:
         while part.more:
             part = raw_recv(socket, DONTWAIT, False)
             frames.append(part.bytes if len(part) < COPY_BELOW_BYTES else part.buffer)
-        self._on_message(frames, user)
+        if self._rings is not None and is_notice(frames[0]):
+            self._take_from_ring(self._rings, inbox, frames[0])
+        else:
+            self._on_message(frames, user)
         return True
+
+    def _take_from_ring(self, rings: Rings, inbox: _Inbox, notice: Frame) -> None:
+        try:
+            frames = rings.read(notice)
+        except WireError as error:
+            self._trouble(str(error))
+            return
+        if frames is not None and self._on_message is not None:
+            inbox.copied_bytes += sum(map(len, frames))
+            self._on_message(frames)
 
     # ------------------------------------------------------------ what connections do
 
@@ -363,6 +399,8 @@ class ZmqTransport:
                 return
             if event in (zmq.EVENT_HANDSHAKE_SUCCEEDED, zmq.EVENT_DISCONNECTED):
                 link[0].get(zmq.EVENTS)  # makes the socket take notice, before something is sent
+                if event == zmq.EVENT_DISCONNECTED and self._rings is not None:
+                    self._rings.cut(peer, lane)
                 if self.on_connection is not None:
                     self.on_connection(peer, event == zmq.EVENT_HANDSHAKE_SUCCEEDED, lane)
             else:
