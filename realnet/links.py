@@ -32,8 +32,8 @@ from realnet.transport import Transport
 from realnet.transport.endpoints import parse_endpoint
 from realnet.ways import BULK, CONTROL, NUM_LANES, Take
 
-FLUSH_BYTES = 1 << 20
-FLUSH_OPS = 32  # then the other end works on these while the next are made
+FLUSH_BYTES = 3 << 17  # then, or after so many operations, the other end works on these while the
+FLUSH_OPS = 32  # next are made; for less its wake-up would cost more than the wait
 ALMOST = FLUSH_OPS - 1
 SMALL_BYTES = FLUSH_BYTES // FLUSH_OPS  # so many of these need no look at how much there is
 TICK_S = 0.1
@@ -116,7 +116,7 @@ class _Lane:
         if not self.scheduled:
             self.scheduled = True
             self.loop.call_soon(self.end_turn, self)
-            if self.quiet:
+            if self.quiet or self.frame_bytes > FLUSH_BYTES:
                 self.flush(self)  # the last turn had no second one: do not wait for it
         elif self.count >= FLUSH_OPS or len(self.buffer) + self.frame_bytes > FLUSH_BYTES:
             self.flush(self)

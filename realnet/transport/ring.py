@@ -19,14 +19,29 @@ Knows nothing of notices, sockets or peers. Made by `rings.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from typing import TypeVar
+
+import numpy as np
 
 from realnet.codec import Frame
 
+T = TypeVar("T")
+
 HEAD_BYTES = 4096
+PIECE_BYTES = 2**18  # are copied without a pause
 ALIGN_BYTES = 64  # of each frame: a cache line, and what any dtype wants
 _READY, _TAKEN, _FLOOR = 0, 8, 16  # words of 8 bytes, a cache line apart
 _HEAD_WORDS = HEAD_BYTES // 8
+
+
+def _all(work: Generator[None, None, T]) -> T:
+    """Do a work without pausing; return what comes of it."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
 
 
 def _padded(num_bytes: int) -> int:
@@ -54,6 +69,10 @@ class RingWriter:
 
     def put(self, frames: Sequence[Frame]) -> int | None:
         """Copy a message in and return its position; None if there is no room for it now."""
+        return _all(self.putting(frames))
+
+    def putting(self, frames: Sequence[Frame]) -> Generator[None, None, int | None]:
+        """As `put`, and pause after each piece. Another message must wait until this one is in."""
         size = _room(map(len, frames))
         capacity, words = self.capacity, self._words
         done = max(words[_TAKEN], words[_FLOOR])
@@ -66,12 +85,24 @@ class RingWriter:
                 done = at
         if at + size - done > capacity:
             return None
-        data = self._data
-        for frame in frames:
-            end = offset + len(frame)
-            data[offset:end] = frame
-            offset += _padded(len(frame))
+        data, copied = self._data, 0
         self._next = at + size
+        for frame in frames:
+            num_bytes = len(frame)
+            if num_bytes <= PIECE_BYTES:
+                data[offset : offset + num_bytes] = frame
+            else:
+                view = memoryview(frame)
+                for i in range(0, num_bytes, PIECE_BYTES):
+                    if i:
+                        yield
+                    piece = view[i : i + PIECE_BYTES]
+                    data[offset + i : offset + i + len(piece)] = piece
+            offset += _padded(num_bytes)
+            copied += min(num_bytes, PIECE_BYTES)
+            if copied > PIECE_BYTES:
+                copied = 0
+                yield
         return at
 
     def forget(self) -> None:
@@ -98,16 +129,36 @@ class RingReader:
 
         Raises ValueError for a position or sizes that no writer would have told.
         """
+        return _all(self.taking(position, sizes))
+
+    def taking(
+        self, position: int, sizes: Sequence[int]
+    ) -> Generator[None, None, list[Frame] | None]:
+        """As `take`, and pause after each piece. Messages are taken one after the other."""
         offset, size = position % self.capacity, _room(sizes)
         if offset + size > self.capacity:
             raise ValueError(f"{size} bytes at {offset} are outside of {self.capacity}")
-        words, data = self._words, self._data
+        words, data, copied = self._words, self._data, 0
         if position < words[_FLOOR]:
             return None
         frames: list[Frame] = []
         for num_bytes in sizes:
-            frames.append(bytes(data[offset : offset + num_bytes]))
+            if num_bytes <= PIECE_BYTES:
+                frames.append(bytes(data[offset : offset + num_bytes]))
+            else:
+                frame = np.empty(num_bytes, np.uint8).data  # not filled with zeros first
+                for i in range(0, num_bytes, PIECE_BYTES):
+                    if i:
+                        yield
+                    frame[i : i + PIECE_BYTES] = data[
+                        offset + i : offset + min(i + PIECE_BYTES, num_bytes)
+                    ]
+                frames.append(frame.toreadonly())
             offset += _padded(num_bytes)
+            copied += min(num_bytes, PIECE_BYTES)
+            if copied > PIECE_BYTES:
+                copied = 0
+                yield
         if position < words[_FLOOR]:  # it may have been written over meanwhile
             return None
         words[_TAKEN] = position + size

@@ -23,7 +23,8 @@ import fcntl
 import mmap
 import os
 import struct
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Generator, Sequence
 from typing import NamedTuple
 
 from realnet import host
@@ -34,11 +35,10 @@ from realnet.transport.ring import HEAD_BYTES, RingReader, RingWriter
 CAPACITY_BYTES = 64 * 2**20  # touched only as far as messages are under way at once
 FROM_BYTES = 16 * 1024  # below, a notice costs as much as the message
 MAX_RINGS = 4096
-PATIENCE = 64  # messages that go over the socket until a ring that nobody opens is given up
-# No batch begins with it, nor anything else that is MessagePack.
-_MARK = 0xC1
+PATIENCE_S = 10.0  # then a ring that nobody opens is given up
+MARK = b"\xc1"  # of a notice: no batch begins with it, nor anything else that is MessagePack
 _OFFER, _LIES = 1, 2
-_HEAD = struct.Struct("<BB16s")
+_HEAD = struct.Struct("<cB16s")
 _PLACE = struct.Struct("<QQ")  # an offer: process and descriptor
 _MESSAGE = struct.Struct("<QI")  # where it lies: position, number of frames; then their sizes
 _SEALS = ("F_SEAL_SHRINK", "F_SEAL_GROW", "F_SEAL_SEAL")
@@ -77,19 +77,25 @@ class _Opened(NamedTuple):
 class Rings:
     """Rings to the peers of a transport, by peer and lane, and those that peers have offered."""
 
-    def __init__(self, capacity_bytes: int = CAPACITY_BYTES):
+    def __init__(
+        self, capacity_bytes: int = CAPACITY_BYTES, now: Callable[[], float] = time.monotonic
+    ):
         self._capacity = capacity_bytes
+        self._now = now
         self._made: dict[tuple[str, int], _Made | None] = {}  # None: there is to be none
-        self._tried: dict[tuple[str, int], int] = {}
+        self._tried: dict[tuple[str, int], float] = {}  # offered, since when
         self._opened: dict[bytes, _Opened] = {}
 
     # ------------------------------------------------------------ to a peer
 
-    def notice(self, peer: str, lane: int, frames: Sequence[Frame]) -> tuple[bytes, bool]:
-        """Put a message into the ring to a peer.
+    def notice(
+        self, peer: str, lane: int, frames: Sequence[Frame]
+    ) -> Generator[None, None, tuple[bytes, bool]]:
+        """Put a message into the ring to a peer, with a pause after each piece.
 
         Return what is to be sent: a notice in place of the frames, and whether the frames have to
         follow as a message of their own all the same; b"" and True for a message without a notice.
+        Messages of one peer and lane are put in one after the other.
         """
         key = peer, lane
         made = self._made.get(key)
@@ -99,25 +105,24 @@ class Rings:
             made = self._made[key] = _make(self._capacity)
             if made is None:
                 return b"", True
-            self._tried[key] = 0
-            return _HEAD.pack(_MARK, _OFFER, made.name) + _PLACE.pack(os.getpid(), made.fd), True
+            self._tried[key] = self._now()
+            return _HEAD.pack(MARK, _OFFER, made.name) + _PLACE.pack(os.getpid(), made.fd), True
         if key in self._tried:
             if not made.ring.ready:
-                self._tried[key] += 1
-                if self._tried[key] > PATIENCE:
+                if self._now() - self._tried[key] > PATIENCE_S:
                     self._drop(key)
                     self._made[key] = None
                 return b"", True
             del self._tried[key]
-        at = made.ring.put(frames)
+        at = yield from made.ring.putting(frames)
         if at is None:
             return b"", True
         sizes = struct.pack(f"<{len(frames)}I", *map(len, frames))
-        head = _HEAD.pack(_MARK, _LIES, made.name)
+        head = _HEAD.pack(MARK, _LIES, made.name)
         return head + _MESSAGE.pack(at, len(frames)) + sizes, False
 
     def cut(self, peer: str, lane: int) -> None:
-        """The connection was lost, and with it perhaps notices: they are not to be believed."""
+        """The connection was lost, or there is a new one: what was sent before may not come."""
         key = peer, lane
         made = self._made.get(key)
         if made is None:
@@ -150,10 +155,11 @@ class Rings:
 
     # ------------------------------------------------------------ from a peer
 
-    def read(self, notice: Frame) -> list[Frame] | None:
+    def read(self, notice: Frame) -> Generator[None, None, list[Frame] | None]:
         """Return the frames that a notice speaks of; None for an offer, and for what is late.
 
-        Raises WireError for what is no notice of a ring that was offered.
+        It pauses after each piece; notices of one lane are read one after the other. Raises
+        WireError for what is no notice of a ring that was offered.
         """
         try:
             _, kind, name = _HEAD.unpack_from(notice)
@@ -172,8 +178,10 @@ class Rings:
             raise WireError(f"a damaged notice came in: {count} frames, {len(notice)} bytes")
         sizes = struct.unpack_from(f"<{count}I", notice, _HEAD.size + _MESSAGE.size)
         try:
-            return opened.ring.take(position, sizes)
+            return (yield from opened.ring.taking(position, sizes))
         except ValueError as error:
+            if self._opened.get(name) is not opened:  # its maker is gone, and so it was let go
+                return None
             raise WireError(f"a damaged notice came in: {error}") from None
 
     def _open(self, name: bytes, pid: int, fd: int) -> None:
@@ -218,11 +226,6 @@ class Rings:
         opened = self._opened.pop(name)
         opened.ring.release()
         opened.memory.close()
-
-
-def is_notice(frame: Frame) -> bool:
-    """Tell whether a message that begins so is for `Rings.read`."""
-    return len(frame) > 0 and frame[0] == _MARK
 
 
 def _make(capacity_bytes: int) -> _Made | None:

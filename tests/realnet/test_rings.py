@@ -11,8 +11,9 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import pytest
@@ -24,11 +25,12 @@ from realnet.errors import WireError
 from realnet.host import PLAIN, has_memfd
 from realnet.transport import rings as rings_module
 from realnet.transport.ring import ALIGN_BYTES, HEAD_BYTES, RingReader, RingWriter
-from realnet.transport.rings import FROM_BYTES, PATIENCE, Rings, is_notice
+from realnet.transport.rings import FROM_BYTES, MARK, PATIENCE_S, Rings
 from realnet.transport.zmq import ZmqTransport, ipc_endpoint
 
 needs_memfd = pytest.mark.skipif(not has_memfd(), reason="no memfds here: rings are not used")
 SIZE = 4096
+T = TypeVar("T")
 
 
 def both(capacity: int) -> tuple[RingWriter, RingReader]:
@@ -148,11 +150,20 @@ def test_any_order_of_events_gives_the_right_bytes_or_none(seed: int) -> None:
 FRAMES: list[Frame] = [b"head", memoryview(bytes(range(256)) * 100), b"", bytearray(b"tail" * 999)]
 
 
+def done(work: Generator[None, None, T]) -> T:
+    """Do all of it at once."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+
 def opened(writer: Rings, reader: Rings) -> None:
-    offer, follows = writer.notice("b", 0, FRAMES)
-    assert is_notice(offer)
+    offer, follows = done(writer.notice("b", 0, FRAMES))
+    assert offer.startswith(MARK)
     assert follows
-    assert reader.read(offer) is None
+    assert done(reader.read(offer)) is None
 
 
 @pytest.fixture
@@ -170,10 +181,10 @@ def test_a_ring_is_offered_once_and_then_used(pair: tuple[Rings, Rings]) -> None
     writer, reader = pair
     opened(writer, reader)
     for _ in range(100):
-        notice, follows = writer.notice("b", 0, FRAMES)
+        notice, follows = done(writer.notice("b", 0, FRAMES))
         assert not follows
         assert len(notice) < 100
-        assert reader.read(notice) == [bytes(f) for f in FRAMES]
+        assert done(reader.read(notice)) == [bytes(f) for f in FRAMES]
 
 
 @needs_memfd
@@ -181,61 +192,66 @@ def test_without_room_a_message_goes_as_it_is(pair: tuple[Rings, Rings]) -> None
     writer, reader = pair
     opened(writer, reader)
     half: list[Frame] = [bytes(700_000)]
-    notice, _ = writer.notice("b", 0, half)
-    assert writer.notice("b", 0, half) == (b"", True)
-    assert writer.notice("b", 0, [bytes(2 << 20)]) == (b"", True)
-    assert reader.read(notice) == half
-    assert not writer.notice("b", 0, half)[1]
+    notice, _ = done(writer.notice("b", 0, half))
+    assert done(writer.notice("b", 0, half)) == (b"", True)
+    assert done(writer.notice("b", 0, [bytes(2 << 20)])) == (b"", True)
+    assert done(reader.read(notice)) == half
+    assert not done(writer.notice("b", 0, half))[1]
 
 
 @needs_memfd
-def test_a_ring_that_nobody_opens_is_given_up(pair: tuple[Rings, Rings]) -> None:
-    writer, _ = pair
-    assert writer.notice("b", 0, FRAMES)[0]
+def test_a_ring_that_nobody_opens_is_given_up() -> None:
+    now_s = 100.0
+    writer = Rings(1 << 20, lambda: now_s)
+    assert done(writer.notice("b", 0, FRAMES))[0]
     fds = len(os.listdir("/proc/self/fd"))
-    for _ in range(PATIENCE + 2):
-        assert writer.notice("b", 0, FRAMES) == (b"", True)
+    for _ in range(1000):
+        assert done(writer.notice("b", 0, FRAMES)) == (b"", True)
+    assert len(os.listdir("/proc/self/fd")) == fds
+    now_s += PATIENCE_S + 1
+    for _ in range(2):
+        assert done(writer.notice("b", 0, FRAMES)) == (b"", True)
     assert len(os.listdir("/proc/self/fd")) == fds - 2  # its own, and the one that mmap keeps
-    assert writer.notice("b", 0, FRAMES) == (b"", True)  # and none is offered again
+    assert done(writer.notice("b", 0, FRAMES)) == (b"", True)  # and none is offered again
 
 
 @needs_memfd
 def test_a_lost_offer_is_made_again(pair: tuple[Rings, Rings]) -> None:
     writer, reader = pair
-    lost, _ = writer.notice("b", 0, FRAMES)
+    lost, _ = done(writer.notice("b", 0, FRAMES))
     writer.cut("b", 0)
     opened(writer, reader)
-    reader.read(lost)  # it comes late: that ring is gone
-    assert not writer.notice("b", 0, FRAMES)[1]
+    done(reader.read(lost))  # it comes late: that ring is gone
+    assert not done(writer.notice("b", 0, FRAMES))[1]
 
 
 @needs_memfd
 def test_notices_of_a_lost_connection_are_not_believed(pair: tuple[Rings, Rings]) -> None:
     writer, reader = pair
     opened(writer, reader)
-    late, _ = writer.notice("b", 0, FRAMES)
+    late, _ = done(writer.notice("b", 0, FRAMES))
     writer.cut("b", 0)
-    again, _ = writer.notice("b", 0, FRAMES)
-    assert reader.read(late) is None
-    assert reader.read(again) == [bytes(f) for f in FRAMES]
+    again, _ = done(writer.notice("b", 0, FRAMES))
+    assert done(reader.read(late)) is None
+    assert done(reader.read(again)) == [bytes(f) for f in FRAMES]
 
 
 @needs_memfd
 def test_rings_go_with_their_peers(pair: tuple[Rings, Rings]) -> None:
     writer, reader = pair
     opened(writer, reader)
-    notice, _ = writer.notice("b", 0, FRAMES)
+    notice, _ = done(writer.notice("b", 0, FRAMES))
     writer.forget("b")
     reader.forget("a")  # told of the same death, or of another: it looks whose rings are gone
     with pytest.raises(WireError, match="was not offered"):
-        reader.read(notice)
+        done(reader.read(notice))
 
 
 @needs_memfd
 def test_what_is_no_notice_is_refused_and_harms_nothing(pair: tuple[Rings, Rings]) -> None:
     writer, reader = pair
     opened(writer, reader)
-    notice, _ = writer.notice("b", 0, FRAMES)
+    notice, _ = done(writer.notice("b", 0, FRAMES))
     rng = random.Random(1)
     refused = 0
     for _ in range(3000):
@@ -245,7 +261,7 @@ def test_what_is_no_notice_is_refused_and_harms_nothing(pair: tuple[Rings, Rings
         if rng.random() < 0.3:
             del damaged[rng.randrange(1, len(damaged)) :]
         try:
-            reader.read(bytes(damaged))  # another place in the ring, at worst
+            done(reader.read(bytes(damaged)))  # another place in the ring, at worst
         except WireError:
             refused += 1
     assert refused > 2000
@@ -259,9 +275,9 @@ def test_what_is_no_notice_is_refused_and_harms_nothing(pair: tuple[Rings, Rings
         ("not offered", notice[:2] + bytes(16) + notice[18:]),
     ):
         with pytest.raises(WireError, match=text):
-            reader.read(bad)
-    again, _ = writer.notice("b", 0, FRAMES)
-    assert reader.read(again) == [bytes(f) for f in FRAMES]
+            done(reader.read(bad))
+    again, _ = done(writer.notice("b", 0, FRAMES))
+    assert done(reader.read(again)) == [bytes(f) for f in FRAMES]
 
 
 def offer_of(name: bytes, fd: int, pid: int | None = None) -> bytes:
@@ -280,19 +296,21 @@ def test_what_is_no_ring_is_not_opened(tmp_path: Path, pair: tuple[Rings, Rings]
     try:
         for fd in (file, unsealed, pipe[0]):
             with pytest.raises(WireError, match="offered as a ring and is none"):
-                reader.read(offer_of(name, fd))
-        assert reader.read(offer_of(name, 10**6)) is None  # nothing there: nothing opened
-        assert reader.read(offer_of(name, 0, 2**63)) is None
+                done(reader.read(offer_of(name, fd)))
+        assert done(reader.read(offer_of(name, 10**6))) is None  # nothing there: nothing opened
+        assert done(reader.read(offer_of(name, 0, 2**63))) is None
         seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
         fcntl.fcntl(unsealed, fcntl.F_ADD_SEALS, seals)
-        assert reader.read(offer_of(name, unsealed)) is None  # another name: another namespace
+        assert (
+            done(reader.read(offer_of(name, unsealed))) is None
+        )  # another name: another namespace
         lies = b"\xc1\x02" + name + struct.pack("<QII", 0, 1, 5)
         with pytest.raises(WireError, match="was not offered"):
-            reader.read(lies)
+            done(reader.read(lies))
         with mmap.mmap(unsealed, 1 << 20) as memory:
             memory[HEAD_BYTES - 16 : HEAD_BYTES] = name
-        assert reader.read(offer_of(name, unsealed)) is None
-        assert reader.read(lies) == [bytes(5)]
+        assert done(reader.read(offer_of(name, unsealed))) is None
+        assert done(reader.read(lies)) == [bytes(5)]
     finally:
         for fd in (file, unsealed, *pipe):
             os.close(fd)
@@ -302,9 +320,14 @@ WRITER = """
 import sys, time
 from realnet.transport.rings import Rings
 rings = Rings(1 << 20)
-print(rings.notice("b", 0, [bytes(40000)])[0].hex(), flush=True)
+def tell(frame):
+    try:
+        next(rings.notice("b", 0, [frame]))
+    except StopIteration as end:
+        print(end.value[0].hex(), flush=True)
+tell(bytes(40000))
 sys.stdin.readline()
-print(rings.notice("b", 0, [b"x" * 40000])[0].hex(), flush=True)
+tell(b"x" * 40000)
 time.sleep(600)
 """
 
@@ -317,17 +340,17 @@ def test_what_a_killed_process_put_in_is_still_read_and_then_let_go() -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            assert reader.read(bytes.fromhex(process.stdout.readline().decode())) is None
+            assert done(reader.read(bytes.fromhex(process.stdout.readline().decode()))) is None
             process.stdin.write(b"go\n")
             process.stdin.flush()
             notice = bytes.fromhex(process.stdout.readline().decode())
         finally:
             process.send_signal(signal.SIGKILL)
         process.wait()
-    assert reader.read(notice) == [b"x" * 40000]
+    assert done(reader.read(notice)) == [b"x" * 40000]
     reader.forget("that one")
     with pytest.raises(WireError, match="was not offered"):
-        reader.read(notice)
+        done(reader.read(notice))
     reader.close()
 
 
@@ -370,12 +393,14 @@ async def test_large_frames_go_through_a_ring_in_order_with_small_ones(tmp_path:
     a, b = linked(tmp_path)
     async with ends(a, b):
         rng = random.Random(3)
-        for i in range(600):
+        a.send(b.slot, *big(0, FROM_BYTES))
+        await until(lambda: b.got == [0])
+        for i in range(1, 600):
             a.send(
                 b.slot, *big(i, rng.choice((10, FROM_BYTES - 1, FROM_BYTES, 300_000, 2_000_000)))
             )
             if not i % 20:
-                await asyncio.sleep(0)
+                await until(lambda least=i - 40: len(b.got) >= least)  # type: ignore[misc]
         await until(lambda: len(b.got) == 600)
         assert b.got == list(range(600))
         for i, (frame,) in zip(b.got, b.frames, strict=True):
