@@ -11,8 +11,9 @@ floor: so a position that comes late is never mistaken for what lies there by th
 
 The reader copies, and looks at the floor again afterwards. (A position comes late only after its
 connection was lost and another one is there: between raising the floor and the next message there
-are system calls of both sides, so that no CPU reorders the two.) An empty ring starts over at its
-beginning, so that no more of it is ever touched than was under way at once.
+are system calls of both sides, so that no CPU reorders the two.) The writer starts over at the
+beginning as soon as it can, so that it writes to what was just read: memory that both processors
+still have in their caches, and not much more of it than was under way at once.
 
 Knows nothing of notices, sockets or peers. Made by `rings.py`.
 """
@@ -30,6 +31,7 @@ T = TypeVar("T")
 
 HEAD_BYTES = 4096
 PIECE_BYTES = 2**18  # are copied without a pause
+HOT_BYTES = 2**20  # of the beginning; further on the writer goes only where this is taken up
 ALIGN_BYTES = 64  # of each frame: a cache line, and what any dtype wants
 _READY, _TAKEN, _FLOOR = 0, 8, 16  # words of 8 bytes, a cache line apart
 _HEAD_WORDS = HEAD_BYTES // 8
@@ -78,7 +80,8 @@ class RingWriter:
         done = max(words[_TAKEN], words[_FLOOR])
         at = self._next
         offset, empty = at % capacity, done == at
-        if offset and (empty or offset + size > capacity):
+        early = offset >= HOT_BYTES and done >= at - offset + size  # there is room there again
+        if offset and (empty or early or offset + size > capacity):
             at += capacity - offset  # from the beginning
             offset = 0
             if empty:
