@@ -9,6 +9,7 @@ import asyncio
 import errno
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from realnet.cli_begin import Start, start_again, start_fork, start_new, write_d
 from realnet.cli_runs import RUNS, VERBS, find_run
 from realnet.cli_topology import file_argument, set_option
 from realnet.cli_verbs import load_verb, registered_verbs
-from realnet.compiled import FORM
+from realnet.compiled import FORM, damaged
 from realnet.errors import ConfigError, RealnetError
 from realnet.topology import Plan, Source, read_plan
 from realnet.topology.kinds import load_object
@@ -69,11 +70,24 @@ def _complain(text: str) -> None:
         click.echo(line, err=True)
 
 
+def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    click.echo(f"realnet, version {version('realnet-rl')}\nhot path: {FORM}")
+    why = damaged() if FORM.startswith("compiled") else ""
+    if why:
+        _complain(why)
+    ctx.exit(1 if why else 0)
+
+
 @click.group(cls=Tidy, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(
-    package_name="realnet-rl",
-    prog_name="realnet",
-    message=f"%(prog)s, version %(version)s\nhot path: {FORM}",
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version, and which form of the hot path runs; look at its libraries.",
 )
 def main() -> None:
     """Typed actors over ZeroMQ, wired by a topology file."""
