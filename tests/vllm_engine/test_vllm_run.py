@@ -12,44 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from exact_run import exact, written
 from real_run import RealRun
-
-ROOT = Path(__file__).parent.parent.parent
-TOPOLOGY = f"""
-extends = "{ROOT}/topologies/cpu_vllm.toml"
-
-[run]
-until = {{ steps = 6 }}
-eval = "100 steps"
-
-[policy]
-max_age = 0
-batch = 16
-
-[tasks.addz]
-reward = {{ "reward.py:length" = 1.0 }}
-
-[tasks.addz_test]
-limit = 4
-
-[tasks.addz_test_forced]
-limit = 4
-
-[roles.trainer]
-warm_start = {{ steps = 20 }}
-minibatches = 1   # a second one of a step meets weights that the first one moved
-"""
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[RealRun]:
-    path = tmp_path / "run.toml"
-    path.write_text(TOPOLOGY)
-    # Something to learn from the first step on: the answers differ in length.
-    (tmp_path / "reward.py").write_text(
-        "def length(prompt, text, answer):\n    return len(text) % 7 / 7\n"
-    )
-    made = RealRun(path, tmp_path)
+    path = written(tmp_path, "cpu_vllm.toml", 6)
+    made = RealRun(path, tmp_path, "--set", "policy.batch=16")
     yield made
     made.end()
     assert not made.members()
@@ -72,10 +42,6 @@ def test_a_run_on_vllm_is_exactly_on_policy_also_when_its_engine_is_killed(run: 
     os.kill(engine, signal.SIGKILL)
     run.until(lambda: any("generator/0 is started again" in e for e in run.events()))
     assert run.wait(250) == 0, run.output()
-    rows = [r for r in run.rows() if r["actor"] == "trainer/0" and "ratio_mean" in r]
-    assert {row["step"] for row in rows} == set(range(1, 7))
-    for row in rows:
-        assert abs(row["ratio_mean"] - 1) < 1e-3, row
-        assert abs(row["kl"]) < 1e-6, row
+    exact(run, 6)
     assert any("vLLM's process EngineCore" in event for event in run.events())
     assert not any("has not answered" in event for event in run.events())  # it ended by itself
