@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import own_shm
 import pytest
+from learner_gangs import Gangs
 
 # The sources are what is tested, also in processes that tests start, unless somebody says
 # otherwise (make test-compiled).
@@ -53,3 +55,11 @@ def nothing_left() -> Iterator[None]:
         gc.collect()  # actors that a test killed on paper, and what they had open
     # Importing torch or opening an event loop keeps a few; a leak of sockets keeps many.
     assert _fds() <= fds + 12, f"descriptors left open: {_fds()} after, {fds} before"
+
+
+@pytest.fixture(scope="module")
+def play() -> Iterator[Callable[..., Any]]:
+    """Play scenarios in gangs of learners: `play("train", ranks=2, ...)`."""
+    gangs = Gangs()
+    yield gangs.play
+    gangs.close()

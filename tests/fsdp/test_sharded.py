@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from learner_gangs import play
 from learner_scenarios import NOW, Stage, age, batch, steps, weights
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -20,6 +20,7 @@ from realnet.errors import CheckpointError
 from realnet.roles.trainer import learner_files, learner_reference
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+Play = Callable[..., Any]
 ONE_UPDATE = {"minibatches": 1, "grad_clip": 0.0, "betas": (0.9, 0.99)}
 
 
@@ -45,7 +46,9 @@ def plain_gradient(stage: Stage) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_the_gradient_does_not_depend_on_the_number_of_ranks(ranks: int, tmp_path: Path) -> None:
+def test_the_gradient_does_not_depend_on_the_number_of_ranks(
+    play: Play, ranks: int, tmp_path: Path
+) -> None:
     # 16 answers in micro-batches of about 3: with 4 ranks, some have nothing to do in some passes
     configs = [
         {**ONE_UPDATE, "loss": {"normalise": how}, "micro_tokens": 36}
@@ -76,7 +79,7 @@ def close(found: list[dict[str, float]], expected: list[dict[str, float]], withi
 
 
 def test_steps_are_those_of_the_plain_learner_and_go_on_with_other_numbers_of_ranks(
-    tmp_path: Path,
+    play: Play, tmp_path: Path
 ) -> None:
     given: dict[str, Any] = {"configs": [KL_TO_START], "fine": True, "folder": str(tmp_path)}
     made = play("five", 2, **given)
@@ -110,7 +113,9 @@ def test_steps_are_those_of_the_plain_learner_and_go_on_with_other_numbers_of_ra
     close(play("go_on", 2, **given)["signs"], made["signs"][3:4], 1e-6)
 
 
-def test_a_number_that_is_none_on_one_rank_undoes_the_step_on_all(tmp_path: Path) -> None:
+def test_a_number_that_is_none_on_one_rank_undoes_the_step_on_all(
+    play: Play, tmp_path: Path
+) -> None:
     config = {"micro_tokens": 36, "activations": "recompute", "minibatches": 2}
     given: dict[str, Any] = {"configs": [config], "folder": str(tmp_path)}
     made = play("bad_batch", 2, **given, policy={"dtype": "bf16"})
@@ -122,7 +127,7 @@ def test_a_number_that_is_none_on_one_rank_undoes_the_step_on_all(tmp_path: Path
     close(made["signs"][:1], steps(plain, (0,)), 0.05)  # bf16: another order of sums
 
 
-def test_one_process_goes_on_where_a_gang_left_off(tmp_path: Path) -> None:
+def test_one_process_goes_on_where_a_gang_left_off(play: Play, tmp_path: Path) -> None:
     given: dict[str, Any] = {"configs": [{"micro_tokens": 36}], "folder": str(tmp_path)}
     made = play("canaries", 2, **given, policy={"temperature": 0.7})
     plain = Stage(0, 1, **given, policy={"temperature": 0.7}).plain()
@@ -154,7 +159,7 @@ def test_one_process_measures_against_the_reference_that_a_gang_kept(tmp_path: P
 
 @pytest.mark.parametrize(("lora", "dtype"), [(0, "fp32"), (4, "bf16")])
 def test_each_rank_writes_its_slices_and_they_are_the_whole_version(
-    lora: int, dtype: str, tmp_path: Path
+    play: Play, lora: int, dtype: str, tmp_path: Path
 ) -> None:
     if lora:
         pytest.importorskip("peft")
