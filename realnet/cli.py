@@ -9,6 +9,7 @@ import asyncio
 import errno
 import os
 import sys
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ import click
 import msgspec
 from rich.console import Console
 
-from realnet import cli_guests, cli_topology
+from realnet import cli_guests, cli_topology, host
 from realnet.cli_begin import Start, start_again, start_fork, start_new, write_down
 from realnet.cli_runs import RUNS, VERBS, find_run
 from realnet.cli_topology import file_argument, set_option
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
 
 EXIT_CONFIG, EXIT_RETRY = 2, 75
 EXIT_INTERRUPTED = 130
+OWN_FILES, FILES_OF_A_LINK = 50, 10  # measured: three lanes, each with its monitor
 _THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 
 
 class Tidy(click.Group):
@@ -57,9 +60,13 @@ class Tidy(click.Group):
             _complain(str(error))
             sys.exit(1)
         except OSError as error:
-            if error.errno not in _THE_DISK:
+            if error.errno in _NO_ROOM:
+                _complain(host.no_room(error))
+            elif error.errno in _THE_DISK:
+                places = f"a file (under {Path.cwd()} or {tempfile.gettempdir()})"
+                _complain(f"{error.filename or places} cannot be written: {error.strerror}")
+            else:
                 raise
-            _complain(f"{error.filename or 'a file'} cannot be written: {error.strerror}")
             sys.exit(1)
 
 
@@ -148,6 +155,8 @@ def _run(
     from realnet.runfolder import RunFolder
 
     made, path = start.plan, start.path
+    if not inline:
+        _enough_files(made)
     folder = RunFolder(path, resumed=resume)
     where = "" if runs == RUNS else f" --runs {runs}"
     again = f"go on with: realnet run {topology} --resume --name {path.name}{where}"
@@ -180,6 +189,16 @@ def _run(
         return EXIT_INTERRUPTED
     finally:
         folder.close()
+
+
+def _enough_files(plan: Plan) -> None:
+    """Refuse what would meet the limit in the middle, where libzmq ends the process."""
+    needed, most = OWN_FILES + FILES_OF_A_LINK * len(plan.slots), host.allow_files()
+    if most < needed:
+        raise RealnetError(
+            f"{len(plan.slots)} processes, each linked to all, need up to {needed} open files "
+            f"each; here they may have {most} (ulimit -n -H): allow more, or run fewer members"
+        )
 
 
 def last_message(outcome: Outcome, folder: RunFolder, again: str) -> str:

@@ -11,7 +11,10 @@ from typing import Annotated, Any, Literal
 
 from realnet.config import Config, Seconds, doc, read_table, to_plain
 from realnet.errors import ConfigError
+from realnet.liveness import BEAT_S
 from realnet.references import Reference
+
+LEAST_BOOT_S = 1.0
 
 
 class RunTable(Config):
@@ -81,6 +84,21 @@ def read_run_table(table: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise ConfigError(
             f"{where}.host = {run.host!r}: processes listen on one address, never on all; write "
             "that of the interface that the others reach"
+        )
+    if run.suspect < 2 * BEAT_S:
+        raise ConfigError(
+            f"{where}.suspect = {run.suspect:g} s: processes beat every {BEAT_S:g} s, so at least "
+            f"{2 * BEAT_S:g} s"
+        )
+    if run.hung <= run.suspect:
+        raise ConfigError(
+            f"{where}.hung = {run.hung:g} s: longer than suspect = {run.suspect:g} s, or who is "
+            "late once is killed"
+        )
+    if run.boot < LEAST_BOOT_S:
+        raise ConfigError(
+            f"{where}.boot = {run.boot:g} s: a process cannot load and join in less than "
+            f"{LEAST_BOOT_S:g} s; the default is 180 s"
         )
     if run.host_lease <= run.host_lost:
         raise ConfigError(

@@ -26,6 +26,14 @@ PLAIN = ("run", "policy", "wires")
 TOP = ("extends", "title", *PLAIN, *NAMED)
 
 
+A_FOLDER_NAME = "a name without /, not of dots only, of at most 100 letters"
+
+
+def names_a_folder(name: str) -> bool:
+    """Tell whether a run's folder may be called so; `A_FOLDER_NAME` says what may be."""
+    return bool(name.strip(". ")) and "/" not in name and "\0" not in name and len(name) <= 100
+
+
 @dataclass
 class Source:
     """The merged tables. `origin` maps a dotted path to the file that wrote it.
@@ -130,6 +138,9 @@ def read_source(path: Path, overrides: Sequence[str] = (), runs: Path = Path("ru
     path = Path(path)
     if not path.is_file():
         known = shipped(str(path))
+        if known is None and path.is_dir():
+            inside = [p.name for p in path.glob("*.toml") if p.is_file()]
+            raise ConfigError(f"{path} is a folder. Name a topology file; it has: {listed(inside)}")
         if known is None:
             raise ConfigError(
                 f"{path}: no such topology file.{_beside(path, all_shipped())} "
@@ -146,10 +157,10 @@ def read_source(path: Path, overrides: Sequence[str] = (), runs: Path = Path("ru
     merge.copy_siblings()
     _place_runs(merge.tables, runs)
     title = merge.tables.pop("title", path.stem)
-    if not isinstance(title, str) or "/" in title or not title.strip(". "):
+    if not isinstance(title, str) or not names_a_folder(title):
         problems.append(
-            f"{merge.origin.get('title', path.name)}: title = {title!r}: the run's folder is named "
-            "after it, so it is a name without /"
+            f"{merge.origin.get('title', path.name)}: title = {_quoted(title)}: the run's folder "
+            f"is named after it: {A_FOLDER_NAME}"
         )
     names = tuple(file.name for file, _ in files[:-1])
     merged = (merge.tables, merge.origin, merge.copied)
@@ -182,6 +193,9 @@ def _lineage(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, dict[str, 
 
 
 def _quoted(value: Any) -> str:
+    """Return a value as TOML has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
     return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
@@ -281,6 +295,7 @@ class _Merge:
         file = self.origin.get(f"{path}.like", self.origin.get(path, self.top.name))
         if not isinstance(model, str) or model not in sections or model in seen:
             why = "it runs in a circle" if model in seen else "no such section beside it"
+            why = why if isinstance(model, str) else "it names a section beside it"
             others = [s for s in sections if s != name]
             self.broken |= {path, *(f"{top}.{s}" for s in seen)}
             self.problems.append(
