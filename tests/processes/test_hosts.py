@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from real_run import RealRun, goes_on, ready
+from small_net import FLOOD
 
 pytestmark = pytest.mark.timeout(120)
 Start = Callable[..., RealRun]
@@ -37,7 +38,7 @@ def slots_of(run: RealRun, agent: int) -> set[str]:
 
 
 def test_slots_of_a_lost_host_go_on_elsewhere(start: Start, topology: Path) -> None:
-    run = start(topology, "--hosts", "3", *QUICK)
+    run = start(topology, "--hosts", "3", *QUICK, *FLOOD)
     run.until(lambda: ready(run))
     there = agents(run)
     assert sorted(there) == ["local0", "local1", "local2"]

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from real_run import RealRun, ready
+from small_net import FLOOD
 
 
 def test_kill_hang_and_interrupt(start: Callable[..., RealRun], topology: Path) -> None:
-    run = start(topology, "--set", 'run.suspect="1s"', "--set", 'run.hung="2s"')
+    run = start(topology, *FLOOD, "--set", 'run.suspect="1s"', "--set", 'run.hung="2s"')
     run.until(lambda: ready(run))
     sockets = Path((run.folder / ".sockets").read_text())
     assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
