@@ -23,8 +23,9 @@ from realnet.link import PROBE_S
 from realnet.testing.history import History, check
 from realnet.testing.loop import SimulationError
 from realnet.testing.network import Weather
+from realnet.testing.oracle import ORACLE, Oracle
 from realnet.testing.simulation import Simulation
-from realnet.testing.workload import ORACLE, TOPOLOGY, Oracle, Source
+from realnet.testing.workload import TOPOLOGY, Source
 from realnet.topology import read_source, resolve
 from realnet.topology.plan import Plan
 

@@ -24,7 +24,7 @@ from realnet.roles.verbs.setting import Setting, setting_of
 from realnet.topology.overrides import apply_overrides
 from realnet.topology.plan import Plan, read_plan
 from realnet.topology.roletable import RoleTable
-from realnet.topology.source import NAMED, PLAIN
+from realnet.topology.merge import NAMED, PLAIN
 
 _POLICY_KEYS = ("max_age", "over_age")
 
