@@ -135,7 +135,7 @@ class Cell:
                 if issubclass(request, Request | StreamRequest):
                     self.codec.register(reply_type(request))
         port = cast("LiveAsk | None", self.ports.get(gang.PORT))
-        self.actor.gang = gang.Gang(address, num_ranks, port)
+        self.actor.gang = gang.Gang(address, num_ranks, port, self.waits)
 
     def _live(self, declared: Any) -> LivePort:
         name: str = declared.name

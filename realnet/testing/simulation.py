@@ -23,10 +23,11 @@ from typing import Any
 from realnet.actor import RunInfo
 from realnet.address import parse_address
 from realnet.control import HEAD, HEAD_SLOT
-from realnet.errors import WireError
+from realnet.errors import ConfigError, WireError, listed
 from realnet.head import Head, HeadConfig
 from realnet.observe.record import Busy, Record, Row
 from realnet.observe.startup import Startup
+from realnet.testing.faults import OF_LINKS, OF_PROCESSES, SLOWER, Fault
 from realnet.testing.history import History
 from realnet.testing.loop import VirtualLoop, run_in
 from realnet.testing.network import SimulatedNetwork, Weather
@@ -137,6 +138,24 @@ class Simulation:
         return clean
 
     # ------------------------------------------------------------ trouble
+
+    def suffer(self, fault: Fault) -> None:
+        """Let one fault of a schedule happen."""
+        network, pair = self.network, (fault.slot, fault.to)
+        if fault.what == "kill":
+            self.kill(fault.slot)
+        elif fault.what == "hang":
+            self.hang(fault.slot, fault.value)
+        elif fault.what == "cut":
+            network.cut(*pair)
+            self.loop.call_later(fault.value, network.heal, *pair)
+        elif fault.what == "slow":
+            network.slow(*pair, SLOWER)
+            self.loop.call_later(fault.value, network.slow, *pair, 1.0)
+        elif fault.what == "sever":
+            network.sever(*pair, fault.value)
+        else:
+            raise ConfigError(f"{fault.what!r}: faults are {listed((*OF_PROCESSES, *OF_LINKS))}")
 
     def kill(self, slot: str) -> None:
         """End a slot's process at once."""
