@@ -39,7 +39,7 @@ class RunTable(Config):
     ] = Seconds(600)
     host_lost: Annotated[
         Seconds, doc("silence of a host's agent after which that host is lost with all on it")
-    ] = Seconds(4)
+    ] = Seconds(3)
     host_lease: Annotated[
         Seconds,
         doc("how long an agent that does not hear the head goes on; longer than host_lost"),
