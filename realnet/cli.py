@@ -19,7 +19,7 @@ import msgspec
 from rich.console import Console
 
 from realnet import cli_guests, cli_topology, host
-from realnet.cli_begin import Start, start_again, start_fork, start_new, write_down
+from realnet.cli_begin import Start, claimed, start_again, start_fork, start_new, write_down
 from realnet.cli_runs import RUNS, VERBS, find_run
 from realnet.cli_topology import file_argument, set_option
 from realnet.cli_verbs import load_verb, registered_verbs
@@ -144,6 +144,10 @@ def run(
         start = start_fork(topology, overrides, name, runs, origin)
     else:
         start = start_new(topology, overrides, name, runs)
+    if not inline:
+        _enough_files(start.plan)
+    if not resume and not name:
+        start = claimed(start, runs)
     sys.exit(_run(topology, start, resume, inline, (hosts, spares), runs))
 
 
@@ -155,8 +159,6 @@ def _run(
     from realnet.runfolder import RunFolder
 
     made, path = start.plan, start.path
-    if not inline:
-        _enough_files(made)
     folder = RunFolder(path, resumed=resume)
     where = "" if runs == RUNS else f" --runs {runs}"
     again = f"go on with: realnet run {topology} --resume --name {path.name}{where}"

@@ -51,6 +51,21 @@ def start_new(topology: Path, overrides: tuple[str, ...], name: str, runs: Path)
     return Start(source, plan, path)
 
 
+def claimed(start: Start, runs: Path) -> Start:
+    """Take the folder of a new run whose name nobody gave: another may begin at this moment, and
+    then this one has the next name."""
+    plan = start.plan
+    while True:
+        try:
+            (runs / plan.name).mkdir(parents=True)
+        except FileExistsError:
+            plan = msgspec.structs.replace(plan, name=new_name(runs, start.source.title))
+            continue
+        except OSError:
+            return start  # whoever opens the folder tells why
+        return start._replace(plan=plan, path=runs / plan.name)
+
+
 def start_fork(
     topology: Path, overrides: tuple[str, ...], name: str, runs: Path, origin: str
 ) -> Start:

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from realnet.cli import main
+from realnet.cli_begin import claimed, start_new
 
 ROOT = Path(__file__).parent.parent
 DEMO = str(ROOT / "topologies" / "demo.toml")
@@ -89,6 +90,19 @@ def test_a_name_that_leaves_the_folder_of_runs_is_refused(tmp_path: Path, name: 
     result = told("run", "words", "--runs", str(tmp_path), "--name", name)
     assert result.exit_code == 2
     assert f"--name {name}: the run's folder under {tmp_path}: a name without /" in result.output
+
+
+def test_runs_that_begin_at_the_same_moment_have_names_of_their_own(tmp_path: Path) -> None:
+    start = start_new(Path("words"), (), "", tmp_path)  # as each of them sees it
+    names = []
+    for _ in range(3):
+        own = claimed(start, tmp_path)
+        assert own.path == tmp_path / own.plan.name
+        assert own.path.is_dir()
+        names.append(own.plan.name)
+    assert names == ["words", "words-2", "words-3"]
+    (tmp_path / "file").touch()
+    assert claimed(start, tmp_path / "file") is start
 
 
 def test_secrets_that_this_shell_does_not_have_are_missed_but_not_repeated(
