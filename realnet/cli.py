@@ -24,7 +24,7 @@ from realnet.cli_runs import RUNS, VERBS, find_run
 from realnet.cli_topology import file_argument, set_option
 from realnet.cli_verbs import load_verb, registered_verbs
 from realnet.compiled import FORM, damaged
-from realnet.errors import ConfigError, RealnetError
+from realnet.errors import ConfigError, RealnetError, nearest
 from realnet.topology import Plan, Source, read_plan
 from realnet.topology.kinds import load_object
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 EXIT_CONFIG, EXIT_RETRY = 2, 75
 EXIT_INTERRUPTED = 130
 OWN_FILES, FILES_OF_A_LINK = 50, 10  # measured: three lanes, each with its monitor
-_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+_THE_DISK, _NO_RIGHT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS), (errno.EACCES, errno.EPERM)
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 
 
@@ -50,6 +50,14 @@ class Tidy(click.Group):
         added = registered_verbs().get(cmd_name) if own is None else None
         return own if added is None else load_verb(added)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            near = nearest(args[0], self.list_commands(ctx))
+            ctx.fail(f"No such command {args[0]!r}.{near}")
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -62,6 +70,8 @@ class Tidy(click.Group):
         except OSError as error:
             if error.errno in _NO_ROOM:
                 _complain(host.no_room(error))
+            elif error.errno in _NO_RIGHT:
+                _complain(f"{error.filename or 'a file'} may not be used: {error.strerror}")
             elif error.errno in _THE_DISK:
                 places = f"a file (under {Path.cwd()} or {tempfile.gettempdir()})"
                 _complain(f"{error.filename or places} cannot be written: {error.strerror}")
@@ -121,8 +131,18 @@ for _verb in (*cli_topology.VERBS, *VERBS, *cli_guests.VERBS):
     help="Begin a new run with the weights of another: its newest checkpoint, @STEP, or @best.",
 )
 @click.option("--inline", is_flag=True, help="All roles in one process and loop (to debug).")
-@click.option("--hosts", default=0, help="Start N agents here, as on N hosts (as SLURM does).")
-@click.option("--spares", default=0, help="With --hosts: so many more, for when one is lost.")
+@click.option(
+    "--hosts",
+    default=0,
+    type=click.IntRange(min=0),
+    help="Start N agents here, as on N hosts (as SLURM does).",
+)
+@click.option(
+    "--spares",
+    default=0,
+    type=click.IntRange(min=0),
+    help="With --hosts: so many more, for when one is lost.",
+)
 @click.option("--runs", type=click.Path(path_type=Path), default=RUNS, show_default=True)
 def run(
     topology: Path,
@@ -138,6 +158,10 @@ def run(
     """Run a topology on this machine until it is done. Ctrl-C stops it in order."""
     if resume and origin:
         raise click.UsageError("--resume goes on with a run, --from begins a new one: choose one")
+    if inline and (hosts or spares):
+        raise click.UsageError("--inline runs all roles in this process: there are no hosts then")
+    if spares and not hosts:
+        raise click.UsageError("--spares are beside the hosts of --hosts N: say how many those are")
     if resume:
         start = start_again(topology, overrides, name, runs)
     elif origin:

@@ -132,6 +132,7 @@ def test_a_run_that_would_meet_the_limit_of_open_files_is_refused(
     [
         (OSError(errno.ENOSPC, "No space"), "a file (under {cwd} or {tmp}) cannot be written: No"),
         (OSError(errno.EROFS, "Read-only", "/a/b"), "error: /a/b cannot be written: Read-only"),
+        (PermissionError(errno.EACCES, "denied", "/a/b"), "error: /a/b may not be used: denied"),
         (OSError(errno.EMFILE, "Too many"), "Too many: this process may have {files} (ulimit -n)"),
         (OSError(errno.EAGAIN, "Try again"), "the machine has no room for another process"),
     ],
@@ -148,6 +149,22 @@ def test_what_the_system_refuses_is_told_without_a_traceback(
     places = {"cwd": os.getcwd(), "tmp": tempfile.gettempdir(), "files": files}
     assert result.exit_code == 1
     assert expected.format(**places) in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["pln", "words"], "No such command 'pln'. Did you mean \"plan\"?"),
+        (["run", "words", "--inline", "--hosts", "2"], "there are no hosts then"),
+        (["run", "words", "--spares", "2"], "--spares are beside the hosts of --hosts N"),
+        (["run", "words", "--hosts", "-1"], "-1 is not in the range x>=0"),
+        (["run", "words", "--resume", "--from", "x"], "choose one"),
+    ],
+)
+def test_words_that_contradict_each_other(words: list[str], expected: str) -> None:
+    result = told(*words)
+    assert result.exit_code == 2
+    assert expected in result.output
 
 
 def test_explain_tells_defaults_and_the_nearest_key() -> None:
