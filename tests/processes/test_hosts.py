@@ -106,6 +106,33 @@ def test_a_host_that_was_given_up_is_not_let_in_again(start: Start, topology: Pa
     assert run.wait() == 75
 
 
+STARTER = """
+import subprocess
+from realnet import Actor, Config
+
+class Starter(Actor[Config]):
+    async def run(self) -> None:
+        told = subprocess.run(["env"], capture_output=True, text=True).stdout
+        names = {line.partition("=")[0] for line in told.splitlines()}
+        self.event(f"a child of a role is told of {sorted(n for n in names if n in WHERE)}")
+        self.finish("done")
+
+WHERE = ("REALNET_ADDRESS", "REALNET_NEARBY", "REALNET_KEY_FD", "REALNET_WORDS_FD")
+"""
+
+
+def test_what_a_role_starts_is_not_told_where_the_process_of_the_role_listens(
+    start: Start, tmp_path: Path
+) -> None:
+    """A run that a role begins would listen in the folder of the first one's sockets."""
+    (tmp_path / "starter.py").write_text(STARTER)
+    topology = tmp_path / "starter.toml"
+    topology.write_text('title = "s"\n[roles.starter]\nkind = "starter.py:Starter"\n')
+    run = start(topology, "--hosts", "1")
+    assert run.wait() == 0, run.output()
+    assert "a child of a role is told of []" in run.events()
+
+
 def test_a_run_that_fits_nowhere_says_what_there_is(start: Start, topology: Path) -> None:
     run = start(topology, "--hosts", "2", "--set", "roles.worker.gpus=3")
     assert run.wait() == 75
