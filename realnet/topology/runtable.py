@@ -44,6 +44,10 @@ class RunTable(Config):
         Seconds,
         doc("how long an agent that does not hear the head goes on; longer than host_lost"),
     ] = Seconds(6)
+    host_idle: Annotated[
+        Seconds,
+        doc("how long a host that came for elastic members may have none, until it is given back"),
+    ] = Seconds(60)
     gather: Annotated[
         Seconds, doc("how long all hosts may take to come at the start, of a run over several")
     ] = Seconds(60)
