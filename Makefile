@@ -22,7 +22,7 @@ run: $(STAMP)                       ## train the demo (RUN=another.toml ARGS="--
 test: $(STAMP) check                ## checks, unit tests, simulation, real processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long" $(ARGS)
 
-test-long: $(STAMP)                 ## what takes a minute or more each: agents and several policies learn
+test-long: $(STAMP)                 ## what takes a minute or more each: the demo, agents, several policies learn
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long $(ARGS)
 
 COMPILED_RUNS := attacks guests network starts supervised tcp weights

@@ -1,15 +1,14 @@
 """A node: the actors of one process, and the links to other processes.
 
-It routes operations between local cells and links, and keeps for later what comes from a peer that
-it has not been told of yet. It hears of peers (joined, up, down) from its member actor or head,
-which owns it. `links.py` carries what goes to other processes.
+It routes operations between local cells and links. It hears of peers (joined, up, down) from its
+member actor or head, which owns it. `links.py` carries what goes to other processes, `reception.py`
+looks at what comes from them until all about its sender is known.
 
 Knows nothing of how processes are started, of topologies' text, or of sockets beyond `Transport`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,23 +21,21 @@ from realnet import wire
 from realnet.actor import Actor, Clock, RunInfo
 from realnet.address import Address, parse_address
 from realnet.cell import Cell
-from realnet.codec import Codec, Frame
+from realnet.codec import Codec
 from realnet.config import Config, Shared
-from realnet.control import HEAD_SLOT, Observation, Peer, member_of
+from realnet.control import Observation, Peer, member_of
 from realnet.deadlines import Deadlines
 from realnet.errors import WireError
 from realnet.links import Links
-from realnet.strangers import Strangers
+from realnet.reception import Entry, Reception
 from realnet.topology.plan import WirePlan
 from realnet.transport import Transport
 from realnet.waits import Waits
 from realnet.watching import Watching
 from realnet.ways import CopyWay, LocalWay, Take, Way
 
-MAX_EARLY = 20_000
 TOLD_AGAIN_S = 60.0
 MAX_TOLD = 1000
-_NEEDS_UP = wire.ShareOp | wire.Value
 
 
 class Owner(Protocol):
@@ -48,21 +45,6 @@ class Owner(Protocol):
     def actor_finished(self, address: Address, text: str) -> None: ...
     def link_broken(self, slot: str, text: str) -> None: ...
     async def open_arena(self, name: str, slot_bytes: int, slots: int) -> str: ...
-
-
-class _Entry:
-    """Where a route from another process ends. `take` looks twice until all about it is known."""
-
-    __slots__ = ("_node", "route", "slot", "take")
-
-    def __init__(self, node: Node, slot: str, route: wire.Route):
-        self._node = node
-        self.slot = slot
-        self.route = route
-        self.take: Take = self._consider
-
-    def _consider(self, op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None:
-        self._node.consider(self, op, frames)
 
 
 class Node:
@@ -99,9 +81,7 @@ class Node:
         self._told_up: set[str] = set()  # before it was told who they are
         self._dead: set[str] = set()
         self._slot_of: dict[str, str] = {}
-        self._early: dict[str, deque[tuple[_Entry, wire.AnyOp, Sequence[Frame]]]] = {}
-        self._strangers = Strangers()
-        self._looking = False
+        self._reception = Reception(self)
         self._told: dict[str, float] = {}
         self.closed = False
         run = f"{run_info.name} (attempt {run_info.attempt})"
@@ -158,14 +138,14 @@ class Node:
         if peer.slot in self._peers or peer.slot == self.slot or peer.slot in self._dead:
             return
         self._peers[peer.slot] = peer
-        self._strangers.met(peer.slot)
+        self._reception.met(peer.slot)
         if peer.wires:
             self._guest_wires[peer.slot] = peer.wires
         for actor in (*peer.actors, member_of(peer.slot), peer.slot):
             self._slot_of[actor] = peer.slot
         self.watching.up(peer.actors)
         self._links.open(peer.slot, peer.endpoint)
-        self._replay(peer.slot)
+        self._reception.replay(peer.slot)
         if peer.slot in self._told_up:
             self._told_up.discard(peer.slot)
             self.peer_up(peer.slot)
@@ -178,7 +158,7 @@ class Node:
         if peer is not None and slot not in self._up:
             self._up.add(slot)
             self._wire(peer)
-            self._replay(slot)
+            self._reception.replay(slot)
 
     def peer_changed(self, peer: Peer) -> None:
         """A guest has come, or has other actors or wires than before."""
@@ -201,7 +181,7 @@ class Node:
         self._wire(Peer(slot, "", tuple(fresh)))
         wires = [w for w in peer.wires if w not in known.wires]
         self._wire(Peer(slot, "", tuple(was_up & set(peer.actors))), wires=wires)
-        self._replay(slot)
+        self._reception.replay(slot)
 
     def learn(self, wires: Sequence[WirePlan]) -> None:
         """There are more wires than were known; whoever is up already is wired by them."""
@@ -217,9 +197,8 @@ class Node:
     def peer_down(self, slot: str, why: str = "") -> None:
         """An incarnation is dead: its ports, open calls and links go; whoever watches is told."""
         self._dead.add(slot)
-        self._strangers.met(slot)
+        self._reception.forget(slot)
         self._told_up.discard(slot)
-        self._early.pop(slot, None)
         self._links.close(slot)
         peer = self._peers.pop(slot, None)
         if peer is None:
@@ -293,78 +272,25 @@ class Node:
         """Send what waits, now (before a process ends)."""
         self._links.flush()
 
-    def enter(self, slot: str, route: wire.Route) -> _Entry:
+    def enter(self, slot: str, route: wire.Route) -> Entry:
         """Another process has opened a route to here."""
-        return _Entry(self, slot, route)
+        return self._reception.enter(slot, route)
 
-    def consider(self, entry: _Entry, op: wire.AnyOp, frames: Sequence[Frame]) -> None:
-        """An operation came from another process, in order, and it is not yet known whose."""
-        slot, route = entry.slot, entry.route
-        if slot in self._dead or not self._may(slot, route) or self._is_wrong(slot):
-            return
-        known = slot in self._peers or route.to.startswith(("head/", "@"))
-        if not known or self._too_early(slot, route.sender, op):
-            early = self._early.setdefault(slot, deque())
-            if len(early) < MAX_EARLY:
-                early.append((entry, op, frames))
-            else:
-                self.told(WireError(f"dropped what {slot} sends: nobody here was told of it yet"))
-            return
-        cell = self.cells.get(route.to)
-        if cell is None:
-            return
-        take = cell.taker(route.sender, route.sender_port, route.port)
-        if slot in self._peers and (slot in self._up or not route.port):
-            entry.take = take
-        take(op, frames)
+    def peer(self, slot: str) -> Peer | None:
+        """What this process was told of another one."""
+        return self._peers.get(slot)
 
-    def _is_wrong(self, slot: str) -> bool:
-        """Tell whether a process that is not known cannot be one of this run; say so."""
-        if slot in self._peers or slot == HEAD_SLOT:
-            return False
-        wrong = self._strangers.spoke(slot, self._peers, self.clock.now())
-        if wrong:
-            self.told(WireError(wrong))
-        self._look_again()
-        return bool(wrong)
+    def is_up(self, slot: str) -> bool:
+        """Tell whether this process was told that the actors of another one are up."""
+        return slot in self._up
 
-    def _look_again(self) -> None:
-        due_s = self._strangers.due_s
-        if due_s is not None and not self._looking:
-            self._looking = True
-            delay_s = max(0.0, due_s - self.clock.now())
-            asyncio.get_running_loop().call_later(delay_s, self._look)
+    def is_dead(self, slot: str) -> bool:
+        """Tell whether this process was told that another one is dead."""
+        return slot in self._dead
 
-    def _look(self) -> None:
-        self._looking = False
-        if not self.closed:
-            for text in self._strangers.overdue(self.clock.now()):
-                self.told(WireError(text))
-            self._look_again()
-
-    def _too_early(self, slot: str, sender: str, op: wire.AnyOp) -> bool:
-        """Tell whether this must wait until more is known of who says it."""
-        peer = self._peers.get(slot)
-        if peer is not None and peer.guest and sender not in self._slot_of:
-            return True  # an actor that it has just got
-        if not isinstance(op, _NEEDS_UP):
-            return False
-        return slot not in self._up or (peer is not None and sender in peer.coming)
-
-    def _may(self, slot: str, route: wire.Route) -> bool:
-        """Tell whether this process may say this: its own actors speak, the head alone orders."""
-        if route.to.startswith("@") and slot != HEAD_SLOT:
-            self.told(WireError(f"refused an order to {route.to} from {slot}: it is not the head"))
-            return False
-        peer = self._peers.get(slot)
-        if peer is not None:
-            whose = self._slot_of.get(route.sender)
-            right = whose == slot or (whose is None and peer.guest)
-        else:  # what is for others than the head waits, and is looked at again
-            right = not route.to.startswith("head/") or route.sender == member_of(slot)
-        if not right:
-            self.told(WireError(f"refused what {slot} sent in the name of {route.sender}"))
-        return right
+    def slot_of(self, actor: str) -> str | None:
+        """The process of an actor, as far as it was told of."""
+        return self._slot_of.get(actor)
 
     def told(self, error: WireError) -> None:
         """Something was refused or lost: say so, the same thing once a minute at most."""
@@ -382,11 +308,6 @@ class Node:
         self.told(WireError(text))
         if self.owner is not None:
             self.owner.link_broken(slot, text)
-
-    def _replay(self, slot: str) -> None:
-        early = self._early.pop(slot, None)
-        for entry, op, frames in early or ():
-            entry.take(op, frames)
 
     # ------------------------------------------------------------ reports
 

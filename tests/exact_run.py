@@ -21,6 +21,7 @@ eval = "100 steps"
 
 [policy]
 max_age = 0
+batch = 16
 
 [tasks.addz]
 reward = {{ "reward.py:length" = 1.0 }}

@@ -73,6 +73,11 @@ def test_in_virtual_time(folder: Path, seed: int) -> None:
     assert words == {"fish": 2 * LINES, "one": LINES, "two": LINES}
 
 
+def kill_counters(run: Path) -> None:
+    kills = schedule(7, ["counter/0", "counter/1"], num=3, to_s=2.0, kinds=["kill"])
+    asyncio.run(strike(kills, RealProcesses(run)))
+
+
 def test_in_real_processes(folder: Path) -> None:
     times = "roles.reader.times=20"  # work for a few seconds
     command = [sys.executable, "-P", "-m", "realnet.cli", "run", "words.toml", "--set", times]
@@ -82,8 +87,7 @@ def test_in_real_processes(folder: Path) -> None:
         while not (run / "status.json").is_file():
             assert process.poll() is None
             asyncio.run(asyncio.sleep(0.05))
-        kills = schedule(7, ["counter/0", "counter/1"], num=3, to_s=2.0, kinds=["kill"])
-        asyncio.run(strike(kills, RealProcesses(run)))
+        kill_counters(run)
         assert process.wait(60) == 0
     finally:
         process.kill()

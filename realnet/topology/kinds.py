@@ -21,6 +21,7 @@ from typing import Any
 
 from realnet.actor import Actor
 from realnet.errors import LostReference, listed, nearest
+from realnet.topology.siblings import SIBLINGS, module_of
 
 GROUP = "realnet.kinds"
 DISTRIBUTION = "realnet-rl"
@@ -87,10 +88,11 @@ def _from_file(path: Path, where: str) -> ModuleType:
     if not path.is_file():
         beside = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise LostReference(f"{where}: no file {path}.{nearest(path.name, beside)}")
+    known = module_of(path)
+    if known is not None:
+        return known  # one file is one module, or its classes would exist twice
+    SIBLINGS.are_in(path.parent)
     name = f"realnet_user_{path.stem}"
-    for known in (sys.modules.get(name), *list(sys.modules.values())):
-        if known is not None and _is_of(known, path):
-            return known  # one file is one module, or its classes would exist twice
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise LostReference(f"{where}: {path} is no Python file")
@@ -116,11 +118,6 @@ def _where_it_failed(error: BaseException, path: Path) -> str:
 
 def _in(frame: FrameType, path: Path) -> bool:
     return frame.f_code.co_filename == str(path)
-
-
-def _is_of(module: ModuleType, path: Path) -> bool:
-    file = getattr(module, "__file__", None)
-    return isinstance(file, str) and file.endswith(path.name) and Path(file).resolve() == path
 
 
 def _from_name(place: str, where: str) -> ModuleType:

@@ -33,7 +33,7 @@ def command(folder: Path, *words: str) -> str:
 def test_a_new_project_checks_runs_and_passes_its_test(tmp_path: Path) -> None:
     command(tmp_path, "realnet.cli", "init", "hello")
     project = tmp_path / "hello"
-    assert "in order (1 roles, 1 processes, 0 wires)" in command(
+    assert "in order (1 role, 1 process, 0 wires)" in command(
         project, "realnet.cli", "check", "topology.toml"
     )
     told = command(project, "realnet.cli", "run", "topology.toml")

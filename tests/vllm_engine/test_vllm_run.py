@@ -19,7 +19,7 @@ from real_run import RealRun
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[RealRun]:
     path = written(tmp_path, "cpu_vllm.toml", 6)
-    made = RealRun(path, tmp_path, "--set", "policy.batch=16")
+    made = RealRun(path, tmp_path)
     yield made
     made.end()
     assert not made.members()
