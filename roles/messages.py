@@ -302,9 +302,28 @@ class Canary(Message):
     exact: bool = True
 
 
+class Over(Message):
+    """What a version of adapters is laid over, and how it becomes whole weights.
+
+    X.weight of the whole is base X.weight + alpha / rank * X.lora_B.weight X.lora_A.weight, added
+    up in fp32 in one order (`weights/merging.py`) and rounded once, to `dtype`; what has no adapter
+    is the base's. `digest` is the base's. `whole_digest`, if not empty, is that of the whole.
+    """
+
+    base: Version
+    digest: str
+    rank: int
+    alpha: int
+    dtype: str
+    whole_digest: str = ""
+
+
 class Manifest(Message):
     """What a version consists of. `digest` is xxh3_128 (hex) of its `num_bytes` bytes; with
-    `buckets`, which cover all of them in order, of the buckets' digests one after another."""
+    `buckets`, which cover all of them in order, of the buckets' digests one after another.
+
+    With `over` it is of adapters alone. `key` is what the trainer knows a base by.
+    """
 
     version: Version
     tensors: tuple[Tensor, ...]
@@ -312,6 +331,8 @@ class Manifest(Message):
     digest: str
     buckets: tuple[Bucket, ...] = ()
     canary: Canary | None = None
+    over: Over | None = None
+    key: str = ""
 
 
 class Location(Message):
@@ -327,11 +348,13 @@ class Location(Message):
 class SlotOpened(Message):
     """Write the version's bytes into this slot, then ask `CommitVersion` (or `CommitPart`).
 
-    The slot is in the memory of `host`; from another one, send `WriteRuns`.
+    The slot is in the memory of `host`; from another one, send `WriteRuns`. With `held` there is
+    none: that base is there already, as this.
     """
 
     location: Location
     host: str = ""
+    held: Manifest | None = None
 
 
 class OpenSlot(Request[SlotOpened]):
@@ -339,12 +362,16 @@ class OpenSlot(Request[SlotOpened]):
 
     With several `writers` (ranks), all ask, and all get the same slot. Who asks a second time has
     died meanwhile: the slot is begun again, and what the others wrote into it is void.
+
+    With `key` it is a base that versions of adapters are laid over: it is written once, and nothing
+    is written where one of this key is held.
     """
 
     version: Version
     num_bytes: int
     writers: int = 1
     writer: int = 0
+    key: str = ""
 
 
 class CommitVersion(Request[Nothing]):
@@ -415,12 +442,14 @@ class Held(Message):
 class Announced(Message):
     """State of a parameter server: the newest whole version and the older ones still held.
 
-    `relays` are the hosts with a living relay: who is there waits for its copy.
+    `relays` are the hosts with a living relay: who is there waits for its copy. `bases` are what
+    versions of adapters are laid over.
     """
 
     newest: Held | None
     older: tuple[Held, ...] = ()
     relays: tuple[str, ...] = ()
+    bases: tuple[Held, ...] = ()
 
 
 class Chunk(Message):

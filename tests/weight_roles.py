@@ -22,7 +22,7 @@ from realnet.roles.messages import (
     WriteRuns,
 )
 from realnet.roles.tables import Policy
-from realnet.roles.trainer.publisher import Publisher
+from realnet.roles.trainer.publisher import Publisher, Whole
 from realnet.roles.weights import WeightsDamaged, WeightsGone, tensors
 from realnet.roles.weights.receiver import Receiver
 
@@ -44,11 +44,11 @@ class Writer(Actor[WriterConfig]):
         return [(f"layers.{i}.w", np.full(SHAPE, self.number + i, "f4"), "fp32") for i in layers]
 
     async def run(self) -> None:
-        publisher = Publisher(self, self.server, self.clock.sleep, self.weights)
+        publisher = Publisher(self, self.server, self.clock.sleep)
         self.number, wanted = 0, self.run_info.folder / "publish"
         while True:
             if wanted.exists() and int(wanted.read_text() or 0) > self.number:
-                await publisher.publish(Version("policy", 0, self.number))
+                await publisher.publish(Version("policy", 0, self.number), Whole(self.weights))
                 self.event(f"published {self.number}")
                 self.number += 1
             await self.clock.sleep(0.05)

@@ -31,10 +31,10 @@ import numpy as np
 
 from realnet.config import Config, doc
 from realnet.errors import ConfigError, RealnetError
-from realnet.roles.generator.room import Room
 from realnet.roles.generator.vllm.config import VllmConfig
 from realnet.roles.messages import Delta, Floats, Generate, Ints, Manifest, Version
 from realnet.roles.tables import Policy
+from realnet.roles.weights.room import Room
 
 
 class EngineDied(RealnetError):

@@ -20,7 +20,7 @@ from realnet import Actor, Ask, Config, StateIn, doc, handles
 from realnet.actor import Need, Place
 from realnet.config import Seconds, Shared
 from realnet.errors import RealnetError
-from realnet.roles.generator.canary import CanaryFailed, judge, sequences_of
+from realnet.roles.generator.canary import CanaryFailed, judge, judge_whole, sequences_of
 from realnet.roles.generator.engine import (
     Engine,
     EngineConfig,
@@ -31,7 +31,6 @@ from realnet.roles.generator.engine import (
 )
 from realnet.roles.generator.lane import Lane
 from realnet.roles.generator.memory import generation_need
-from realnet.roles.generator.room import Room
 from realnet.roles.messages import (
     Announced,
     Canary,
@@ -41,6 +40,7 @@ from realnet.roles.messages import (
     Held,
     JoinUpdate,
     Manifest,
+    Over,
     UpdateEnded,
     Version,
 )
@@ -49,7 +49,9 @@ from realnet.roles.models.reference import load_tokenizer
 from realnet.roles.tables import Policy
 from realnet.roles.weights import WeightsDamaged, WeightsGone
 from realnet.roles.weights.digests import check as check_digest
+from realnet.roles.weights.intake import Intake
 from realnet.roles.weights.receiver import Receiver
+from realnet.roles.weights.room import Room
 
 _AGAIN_S = 0.5  # until a version that could not be copied is tried again
 
@@ -100,6 +102,7 @@ class Generator(Actor[GeneratorConfig]):
         self._news = asyncio.Condition()
         self._swapped = asyncio.Condition()
         self._receiver = Receiver(self, self.weights, member=str(self.address))
+        self._intake = Intake(self, self._receiver)
         self._room = Room()
         self._loading = asyncio.Lock()  # one room: one version is copied at a time
         self._pinning = asyncio.Lock()
@@ -120,6 +123,7 @@ class Generator(Actor[GeneratorConfig]):
         if hasattr(self, "_receiver"):
             # In the compute thread, after a copy that may still be going on there.
             await self.compute(self._receiver.close, label="close weights")
+            await self._intake.close()
             self._room.close()
 
     @handles
@@ -166,17 +170,19 @@ class Generator(Actor[GeneratorConfig]):
         manifest = held.manifest
         async with self._loading:
             if engine.takes_weights:
-                view = self._room.make(manifest.num_bytes)
-                await self._receiver.receive(held, view)
+                announced = self._announced or Announced(held)
+                manifest = await self._intake.take(held, announced, self._room)
             await engine.stage(manifest, self._room)
             stall_s = await engine.swap()
             if engine.takes_weights and manifest.canary is not None:
-                await self._prove(engine, manifest, manifest.canary)
+                await self._prove(engine, manifest, manifest.canary, held.manifest.over)
         self._stall_s = max(self._stall_s, stall_s)
         async with self._swapped:
             self._swapped.notify_all()
 
-    async def _prove(self, engine: Engine, manifest: Manifest, canary: Canary) -> None:
+    async def _prove(
+        self, engine: Engine, manifest: Manifest, canary: Canary, over: Over | None
+    ) -> None:
         """Score the trainer's tokens with what was loaded. Raises CanaryFailed, which is final."""
         where = f"{self.address} ({self.config.engine.kind})"
         try:
@@ -189,6 +195,8 @@ class Generator(Actor[GeneratorConfig]):
             )
         except WeightsDamaged as error:
             raise CanaryFailed(str(error)) from error
+        if over is not None:
+            judge_whole(over, manifest, where)
         scored = await engine.score(sequences_of(canary))
         apart = judge(canary, scored, manifest.version, where)
         self.metrics(canary=apart, version=manifest.version.number)

@@ -12,9 +12,9 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 
 from realnet.errors import ensure
 from realnet.roles.generator.engine import Core, Surroundings
-from realnet.roles.generator.room import Room
 from realnet.roles.messages import Delta, Floats, Generate, Ints, Manifest, Version
 from realnet.roles.weights import tensors
+from realnet.roles.weights.room import Room
 
 
 class SteppedEngine:

@@ -28,7 +28,7 @@ from realnet.roles.algorithms.kl import divergence
 from realnet.roles.algorithms.normalise import token_scale
 from realnet.roles.algorithms.schedules import rate
 from realnet.roles.checkpoints.origin import RUN
-from realnet.roles.messages import Canary, Group, Version
+from realnet.roles.messages import Canary, Group, Manifest, Version
 from realnet.roles.models.blocks import recompute_blocks
 from realnet.roles.models.build import build_model, export_hf, load_named_weights
 from realnet.roles.models.reference import NEW
@@ -45,6 +45,9 @@ from realnet.roles.trainer.learner_run import run_part
 from realnet.roles.trainer.learner_undo import Undo
 from realnet.roles.trainer.learner_vitals import Vitals
 from realnet.roles.trainer.learner_warm_start import Demos, Report, warm_start
+from realnet.roles.trainer.outgoing import Outgoing, Weights, What
+
+_ANY = Version("", 0, 0)  # where only names and shapes count
 
 __all__ = ["Demos", "Learner", "LearnerConfig", "NonFinite", "Report"]
 
@@ -160,23 +163,34 @@ class Learner:
 
         Adapters are merged into what they stand beside.
         """
-        if self.config.lora.rank:
-            every = {name: w.detach() for name, w in self.model.named_parameters()}
-            return learner_lora.merged(every, self.config.lora)
-        return self.named
+        return self._outgoing.named("whole")
 
-    def weights(self) -> list[tuple[str, npt.NDArray[np.generic], str]]:
+    def weights(self) -> Weights:
         """Return (name, array, dtype) of every weight: "float32", or "bfloat16" as its uint16 bits.
 
         The arrays of a model on the CPU are its memory: copy them before the next step.
         """
-        result: list[tuple[str, npt.NDArray[np.generic], str]] = []
-        for name, weight in self.published():
-            there = weight.detach().cpu().contiguous()
-            dtype = str(there.dtype).removeprefix("torch.")
-            bits = there.view(torch.uint16) if there.dtype == torch.bfloat16 else there
-            result.append((name, bits.numpy(), dtype))
-        return result
+        return self.outgoing("whole")
+
+    def outgoing(self, what: What) -> Weights:
+        """Return what goes out, as `weights` does: a version, or the base of versions."""
+        return self._outgoing.arrays(what)
+
+    def plan(self, version: Version, what: What) -> Manifest:
+        """Return how what goes out lies in memory."""
+        return self._outgoing.plan(version, what)
+
+    def base_key(self) -> str:
+        """Return what tells this base from others."""
+        return self._outgoing.digest(_ANY, "base")
+
+    def whole_digest(self, version: Version) -> str:
+        """Return the digest of the merged weights, as whoever merges them has it."""
+        return self._outgoing.digest(version, "whole")
+
+    @property
+    def _outgoing(self) -> Outgoing:
+        return Outgoing(self.model, self.config.lora)
 
     def kept(self) -> dict[str, torch.Tensor]:
         """Return the weights that a checkpoint holds.

@@ -18,7 +18,7 @@ from realnet.roles.algorithms.contradictions import Contradiction, refuse_policy
 from realnet.roles.algorithms.presets import Algorithm, Loss, Rule, expand, opened
 from realnet.roles.checkpoints.origin import RUN
 from realnet.roles.models.reference import model_folder, origin_of
-from realnet.roles.tables import Policy
+from realnet.roles.tables import Lora, Policy
 
 START = "start"  # the reference: the policy as it was at step 0
 
@@ -52,22 +52,6 @@ class Fsdp(Config):
     collective: Annotated[
         Seconds, doc("how long a rank waits for the others before it fails, and the gang with it")
     ] = Seconds(600.0)
-
-
-class Lora(Config):
-    """`lora`: adapters of low rank are trained, and nothing else (needs peft)."""
-
-    rank: Annotated[int, doc("of the two matrices of an adapter; 0: no adapters", ge=0)] = 0
-    alpha: Annotated[int, doc("what an adapter adds counts alpha / rank times", ge=1)] = 16
-    targets: Annotated[
-        tuple[str, ...],
-        doc('matrices with adapters, by the ends of their names ("q_proj"); []: all in the blocks'),
-    ] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse fields that have no effect."""
-        if not self.rank and self.targets:
-            raise ValueError(f"lora.targets = {list(self.targets)} without lora.rank: give a rank")
 
 
 class LearnerConfig(Config):

@@ -28,18 +28,15 @@ from realnet.roles.face.track import check_trackers
 from realnet.roles.journal import Journal, JournalFull
 from realnet.roles.ledger import IllegalMove
 from realnet.roles.messages import (
-    Canary,
     CommitPart,
     CommitVersion,
     Group,
     GroupClosed,
-    Manifest,
     Measurements,
     OpenSlot,
     PolicyStatus,
     ReportTickets,
     Scored,
-    SlotOpened,
     Slots,
     TakeSlots,
     Version,
@@ -64,7 +61,7 @@ from realnet.roles.trainer.learner_config import (
     check_rule,
 )
 from realnet.roles.trainer.memory import training_need
-from realnet.roles.trainer.publisher import Elsewhere, Publisher
+from realnet.roles.trainer.publication import Publication
 from realnet.roles.trainer.reading import Reading
 from realnet.roles.trainer.selection import unfit_groups
 from realnet.roles.trainer.store import Store
@@ -147,7 +144,6 @@ class Trainer(Actor[TrainerConfig]):
         self._draining = self._finished = False
         self._full_told_s = -_PAUSE_S
         self._asides = 0
-        self._share_memory = True  # the ranks with the parameter server, until one does not
         self._policy, self._schedule = self.one(Policy), self.one(Schedule)
         name = self.policy_name or ONLY
         folder = self._folder = policy_folder(self.run_info.folder, name)
@@ -172,7 +168,11 @@ class Trainer(Actor[TrainerConfig]):
         self._reading = Reading(folder, self.config.samples, self._learner.score)
         save, every = self._schedule.save, self._schedule.eval
         self._keeper = Keeper(self, store, self._learner, folder, save, every)
-        self._publisher = Publisher(self, self.server, self.clock.sleep, self._learner.weights)
+        self._publication = Publication(
+            *(self, self.server, self.clock.sleep, self._learner, self.config),
+            self._policy.dtype,
+            self.config.canary,
+        )
         beginning = Beginning(self, store, self._keeper, self._learner, folder)
         await beginning.begin(self.config, self._schedule, self.all(Task))
         self._began_s = self.clock.now() - store.trained_s
@@ -378,42 +378,12 @@ class Trainer(Actor[TrainerConfig]):
         """Publish the current version and open the room that it gives; return the seconds."""
         start_s = self.clock.now()
         version = self._store.version
-        canary = await self._canary(version)
-        if not await self._publish_slices(version, canary):
-            await self._publisher.publish(version, canary)
+        await self._publication.publish(version, first=self._store.published < 0)
         self._store.published = version.number
         self._show()
         self._bell.ring()
         self.progress(f"collects for step {version.number + 1}")
         return self.clock.now() - start_s
-
-    async def _publish_slices(self, version: Version, canary: Canary | None) -> bool:
-        """Have each rank of a gang write its slices, if all are on the parameter server's host."""
-        if self.config.backend != "fsdp" or not self._share_memory:
-            return False
-        learner: Any = self._learner
-        plan = await self.compute(learner.plan, version, label="read weights")
-
-        async def write(opened: SlotOpened) -> Sequence[Manifest]:
-            parts: list[Manifest] = await self.compute(
-                learner.publish, version, opened, label="write version"
-            )
-            return parts
-
-        try:
-            await self._publisher.publish_parts(version, plan.num_bytes, write, canary)
-        except Elsewhere as error:
-            self.event(f"the leader brings whole weights together to publish: {error}")
-            self._share_memory = False
-        return self._share_memory
-
-    async def _canary(self, version: Version) -> Canary | None:
-        """Return what generators are to check themselves by: in a life's first, and each N-th."""
-        every = self.config.canary
-        due = self._store.published < 0 or (every > 0 and version.number % every == 0)
-        if not due:
-            return None
-        return await self.compute(self._learner.canary, version, label="score canary")
 
     def _show(self) -> None:
         store = self._store

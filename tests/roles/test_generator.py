@@ -26,7 +26,6 @@ from realnet.roles.driver.driver import Driver, DriverConfig
 from realnet.roles.generator.engine import EngineConfig, FakeConfig
 from realnet.roles.generator.fake_engine import FakeEngine
 from realnet.roles.generator.generator import Generator, GeneratorConfig
-from realnet.roles.generator.room import Room
 from realnet.roles.generator.stepped import SteppedEngine
 from realnet.roles.messages import (
     Announced,
@@ -46,6 +45,7 @@ from realnet.roles.messages import (
 from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.tables import Policy
 from realnet.roles.weights import ArenaSlots, fill, layout
+from realnet.roles.weights.room import Room
 from realnet.waits import Waits
 from realnet.ways import LocalWay, Take, Way
 

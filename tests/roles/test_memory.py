@@ -93,7 +93,7 @@ def test_adapters_alone_have_gradients_and_moments() -> None:
 def test_a_generator_holds_keys_of_all_slots_and_a_server_its_versions() -> None:
     about = policy("qwen2.5-7b")
     torch = generation_need(EngineConfig(slots=16), about, Place(Path(), 1, 1))
-    assert torch.gpu_bytes == 2 * LARGE + 16 * 2048 * 57_344
+    assert torch.gpu_bytes == 2 * (2 * LARGE) + 16 * 2048 * 57_344, "twice, until the swap"
     vllm = EngineConfig(kind="vllm", vllm=VllmConfig(kv_cache=Bytes(2**30)))
     assert generation_need(vllm, about, Place(Path(), 1, 1)).parts["keys and values"] == 2**30
     assert generation_need(EngineConfig(kind="fake"), about, Place(Path())).host_bytes == 0

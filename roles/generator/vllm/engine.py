@@ -27,12 +27,12 @@ import numpy as np
 
 from realnet.errors import ConfigError, RealnetError, ensure
 from realnet.roles.generator.engine import EngineConfig, EngineDied, Surroundings
-from realnet.roles.generator.room import Room
 from realnet.roles.generator.row import check
 from realnet.roles.generator.vllm.environment import prepare
 from realnet.roles.generator.vllm.model import arguments, check_weights, expected, folder_of, told
 from realnet.roles.messages import Delta, Floats, Generate, Ints, Manifest, Version
 from realnet.roles.tables import Policy
+from realnet.roles.weights.room import Room
 
 _JOIN_S = 10.0  # until the kernel has ended a killed process
 _STEP_S = 0.5  # most that a swap waits for a token of the version before
