@@ -9,10 +9,10 @@ Knows shapes and tables, not torch. Called by the roles' `needs`, for `realnet p
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from realnet.actor import Need, Place
+from realnet.actor import Beside, Need, Place
 from realnet.errors import ConfigError
 from realnet.roles.models.reference import NEW, described, load_tokenizer
 from realnet.roles.models.shape import Shape, shape_of
@@ -68,9 +68,9 @@ def num_adapters(shape: Shape, rank: int, targets: Collection[str]) -> int:
     return shape.num_hidden_layers * rank * sum(chosen)
 
 
-def trained_adapters(place: Place) -> Lora | None:
-    """Return the adapters that a role of the same network trains, if one does."""
-    tables = [getattr(beside.config, "lora", None) for beside in place.beside.values()]
+def trained_adapters(beside: Mapping[str, Beside]) -> Lora | None:
+    """Return the adapters that one of these roles trains, if one does."""
+    tables = [getattr(role.config, "lora", None) for role in beside.values()]
     return next((t for t in tables if isinstance(t, Lora) and t.rank), None)
 
 
@@ -83,7 +83,7 @@ def shelf_need(policy: Policy, place: Place, slots: int) -> Need:
     if shape is None:
         return Need(unknown=UNREAD)
     whole = num_weights(shape) * WIDTH[policy.dtype]
-    lora = trained_adapters(place)
+    lora = trained_adapters(place.beside)
     if lora is None:
         return Need(slots * whole, parts={"versions": slots * whole})
     versions = slots * num_adapters(shape, lora.rank, lora.targets) * WIDTH[policy.dtype]

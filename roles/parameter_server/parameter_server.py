@@ -111,7 +111,9 @@ class ParameterServer(Actor[ParameterServerConfig]):
         beside: Mapping[str, Beside],
     ) -> list[str]:
         """Say by which links versions will be had, and who relays them."""
-        return links_in_words(config.links, [n for n, b in beside.items() if b.kind == "relay"])
+        relays = [name for name, role in beside.items() if role.kind == "relay"]
+        adapters = memory.trained_adapters(beside) is not None
+        return links_in_words(config.links, relays, adapters=adapters)
 
     async def start(self) -> None:
         """Take up the memory of a life before this one, if there is one."""

@@ -31,10 +31,21 @@ WHEN = {
 }
 
 
-def links_in_words(links: Collection[str], relays: Collection[str]) -> list[str]:
-    """Return how versions will be had, for `realnet plan`: `relays` are the roles that relay."""
+def links_in_words(
+    links: Collection[str], relays: Collection[str], *, adapters: bool = False
+) -> list[str]:
+    """Return how versions will be had, for `realnet plan`.
+
+    `relays` are the roles that relay; with `adapters` that is what versions are of.
+    """
     order = [WHEN[link] for link in ORDER if link in links]
     told = [f"versions are had by the first that does: {'; '.join(order)}"]
+    if adapters:
+        once = [link for link in ("shm", "stream", "disk") if link in links]
+        told.append(
+            "versions are of adapters alone; what they are laid over goes once, by "
+            f"{' or '.join(once) or 'nothing: add stream to links'}"
+        )
     if relays:
         told.append(
             f"on a host with {' or '.join(sorted(relays))} that alone takes a version over the "
