@@ -407,5 +407,6 @@ class Learner:
     def _scorer(self, model: Any) -> Scorer:
         config = self.config
         return Scorer(
-            model, self.policy.temperature, config.rows, config.micro_tokens, config.autocast
+            *(model, self.policy.temperature, config.rows, config.micro_tokens, config.autocast),
+            config.attention,
         )

@@ -56,6 +56,7 @@ from realnet.roles.trainer.learner_config import (
     LearnerConfig,
     NonFinite,
     check_alone,
+    check_attention,
     check_lora,
     check_reference,
     check_rule,
@@ -116,6 +117,7 @@ class Trainer(Actor[TrainerConfig]):
         """Refuse a policy that cannot be built, a loss that does not fit it, demos that are not."""
         check_policy(shared[Policy], base)
         check_rule(config, shared[Policy])
+        check_attention(config, shared[Policy])
         check_lora(config)
         check_reference(config, shared[Policy], base)
         check_best(shared[Schedule].save.best, shared[Task])

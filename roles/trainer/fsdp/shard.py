@@ -29,6 +29,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from realnet.errors import RealnetError, ensure
 from realnet.roles.models.blocks import recompute_blocks
 from realnet.roles.models.build import build_empty, build_model
+from realnet.roles.models.packed_attention import can_pack, use_packed_attention
 from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.tables import Lora, Policy
 from realnet.roles.trainer import learner_lora
@@ -115,13 +116,18 @@ class Shard:
         ensure(model is not None, "rank 0 cuts a model that it has")
         if self.config.activations == "recompute":
             recompute_blocks(model)
-        self._scorer(model)  # attention is chosen before the model is cut
+        if self.config.rows == "packed" and can_pack(model):
+            use_packed_attention(model)  # before the model is cut
         bf16 = self.policy.dtype == "bf16" or self.config.autocast == "bf16"
         return sharded.cut(model, self.mesh, self.device, bf16=bf16)
 
     def _scorer(self, model: Any) -> Scorer:
         config = self.config
-        return Scorer(model, self.policy.temperature, config.rows, config.micro_tokens)
+        bf16 = self.policy.dtype == "bf16" or config.autocast == "bf16"
+        return Scorer(
+            *(model, self.policy.temperature, config.rows, config.micro_tokens, "off"),
+            *(config.attention, bf16),
+        )
 
     # ---------------------------------------------------------------- passes
 
