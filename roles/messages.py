@@ -349,12 +349,13 @@ class SlotOpened(Message):
     """Write the version's bytes into this slot, then ask `CommitVersion` (or `CommitPart`).
 
     The slot is in the memory of `host`; from another one, send `WriteRuns`. With `held` there is
-    none: that base is there already, as this.
+    none: that base is there already, as this. `links` are those by which readers may have versions.
     """
 
     location: Location
     host: str = ""
     held: Manifest | None = None
+    links: tuple[str, ...] = ()
 
 
 class OpenSlot(Request[SlotOpened]):
@@ -419,7 +420,8 @@ class Source(Message):
 
     `link`: "shm" (map or copy `location` on `host`), "stream" (ask `at`, an actor), "disk" (the
     safetensors file `at`, on a disk that all see or on `host`), "gloo" or "nccl" (join the update
-    that `at` leads). `host` is empty for what every host can use.
+    that `at` leads), "cuda_ipc" (borrow it on the GPU `at`; `location` is the guard). `host` is
+    empty for what every host can use.
     """
 
     link: str
@@ -512,12 +514,15 @@ class CopyHeld(Request[Nothing]):
     """A relay says which whole, checked copies it has on its host: these, and no others.
 
     Asked of the parameter server, which announces them until the relay dies or says otherwise.
+    With `awaited`, readers on that host wait for its copies. A trainer that lends versions on its
+    GPU says so before it commits them, and is not awaited.
     """
 
     safe = True
     relay: str
     host: str
     sources: tuple[tuple[Version, Source], ...] = ()
+    awaited: bool = True
 
 
 class PolicyStatus(Message):

@@ -27,8 +27,6 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
-import numpy as np
-
 from realnet.config import Config, doc
 from realnet.errors import ConfigError, RealnetError
 from realnet.roles.generator.vllm.config import VllmConfig
@@ -87,6 +85,13 @@ class Engine(Protocol):
 
     takes_weights: bool
     """Whether versions have bytes for it; a version of an engine without is only a name."""
+
+    opens_loans: bool
+    """Whether a process of its own opens what is lent on `device`; else the generator's does."""
+
+    @property
+    def device(self) -> str:
+        """The GPU, by its uuid, out of whose memory it can take weights; "" if it cannot."""
 
     @property
     def version(self) -> Version | None:
@@ -147,6 +152,10 @@ class Core(Protocol):
     """
 
     @property
+    def device(self) -> str:
+        """As `Engine.device`."""
+
+    @property
     def version(self) -> Version | None:
         """The version that writes now."""
 
@@ -174,10 +183,10 @@ class Core(Protocol):
     def poke(self) -> None:
         """End the step that is running after its current token."""
 
-    def stage(self, weights: Mapping[str, np.ndarray[Any, Any]], version: Version) -> None:
+    def stage(self, weights: Mapping[str, Any], version: Version) -> None:
         """Prepare weights beside the running ones; copies what it keeps, or raises and keeps none.
 
-        bf16 comes as uint16.
+        They are numpy arrays, bf16 as uint16, or tensors on the GPU `device`.
         """
 
     def swap(self) -> None:

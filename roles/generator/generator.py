@@ -171,11 +171,16 @@ class Generator(Actor[GeneratorConfig]):
         async with self._loading:
             if engine.takes_weights:
                 announced = self._announced or Announced(held)
-                manifest = await self._intake.take(held, announced, self._room)
-            await engine.stage(manifest, self._room)
-            stall_s = await engine.swap()
-            if engine.takes_weights and manifest.canary is not None:
-                await self._prove(engine, manifest, manifest.canary, held.manifest.over)
+                manifest = await self._intake.take(
+                    *(held, announced, self._room, engine.device), opens_loans=engine.opens_loans
+                )
+            try:
+                await engine.stage(manifest, self._room)
+                stall_s = await engine.swap()
+                if engine.takes_weights and manifest.canary is not None:
+                    await self._prove(engine, manifest, manifest.canary, held.manifest.over)
+            finally:
+                self._room.end_loan()
         self._stall_s = max(self._stall_s, stall_s)
         async with self._swapped:
             self._swapped.notify_all()
@@ -186,13 +191,7 @@ class Generator(Actor[GeneratorConfig]):
         """Score the trainer's tokens with what was loaded. Raises CanaryFailed, which is final."""
         where = f"{self.address} ({self.config.engine.kind})"
         try:
-            await self.compute(
-                check_digest,
-                manifest,
-                self._room.view(),
-                f"as {where} has it",
-                label="check digest",
-            )
+            await self.compute(self._check, manifest, f"as {where} has it", label="check digest")
         except WeightsDamaged as error:
             raise CanaryFailed(str(error)) from error
         if over is not None:
@@ -200,6 +199,13 @@ class Generator(Actor[GeneratorConfig]):
         scored = await engine.score(sequences_of(canary))
         apart = judge(canary, scored, manifest.version, where)
         self.metrics(canary=apart, version=manifest.version.number)
+
+    def _check(self, manifest: Manifest, where: str) -> None:
+        loan = self._room.loan
+        if loan is None:
+            check_digest(manifest, self._room.view(), where)
+        else:
+            loan.check(manifest, where)
 
     async def _reached(self, version: Version) -> None:
         """Wait until tokens are written by this version or a newer one."""

@@ -1,6 +1,6 @@
-"""Where whole copies of versions are on other hosts, decided without IO.
+"""Where whole copies of versions are besides this server's memory, decided without IO.
 
-Relays say what they have. A relay that died has nothing.
+Relays say what they have on other hosts, a trainer what it lends on its GPU. Who died has nothing.
 
 Called by the parameter server.
 """
@@ -11,7 +11,7 @@ from realnet.roles.messages import CopyHeld, Source, Version
 
 
 class Copies:
-    """Copies on other hosts."""
+    """Copies that others have."""
 
     def __init__(self) -> None:
         self._relays: dict[str, CopyHeld] = {}
@@ -19,7 +19,7 @@ class Copies:
     @property
     def hosts(self) -> tuple[str, ...]:
         """The hosts that have a living relay."""
-        return tuple(sorted({said.host for said in self._relays.values()}))
+        return tuple(sorted({said.host for said in self._relays.values() if said.awaited}))
 
     def said(self, request: CopyHeld) -> bool:
         """A relay said what it has; tell whether it is a new one."""

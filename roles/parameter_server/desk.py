@@ -60,13 +60,22 @@ class Note(msgspec.Struct):
 class Desk:
     """Where versions of one kind are handed in. `name` is that of its memory."""
 
-    def __init__(self, actor: Surroundings, name: str, slots: int, host: str, note: Path) -> None:
+    def __init__(
+        self,
+        actor: Surroundings,
+        name: str,
+        slots: int,
+        host: str,
+        note: Path,
+        links: tuple[str, ...] = (),
+    ) -> None:
         self.shelf = Shelf(actor, slots)
         self._actor = actor
         self._name = name
         self._slots = slots
         self._host = host
         self._note = note
+        self._links = links
         self._opening: Opening | None = None
 
     async def reopen(self) -> bool:
@@ -86,7 +95,7 @@ class Desk:
         await self._room(request.version, request.num_bytes)
         shelf, opening = self.shelf, self._opening
         if opening is not None and opening.joined_by(request):
-            return SlotOpened(shelf.arena.location(opening.slot), self._host)
+            return self._opened(opening.slot)
         # A slot whose writer died: what is there is void.
         slot = opening.slot if opening is not None else shelf.choose()
         was = shelf.drop(slot)
@@ -95,7 +104,10 @@ class Desk:
         writing = shelf.arena.begin(slot)
         self._opening = Opening(request.version, slot, writing, request.writers)
         self._opening.joined_by(request)
-        return SlotOpened(shelf.arena.location(slot), self._host)
+        return self._opened(slot)
+
+    def _opened(self, slot: int) -> SlotOpened:
+        return SlotOpened(self.shelf.arena.location(slot), self._host, links=self._links)
 
     def write(self, request: WriteRuns) -> None:
         """Write what a publisher on another host sends."""

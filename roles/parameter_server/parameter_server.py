@@ -63,7 +63,7 @@ from realnet.roles.weights.sources import links_in_words, this_host
 from realnet.roles.weights.stream import chunks
 from realnet.roles.weights.updates import COLLECTIVE, Updates
 
-Link = Literal["shm", "stream", "disk", "gloo", "nccl"]
+Link = Literal["cuda_ipc", "shm", "stream", "disk", "gloo", "nccl"]
 
 
 class ParameterServerConfig(Config):
@@ -73,8 +73,9 @@ class ParameterServerConfig(Config):
     links: Annotated[
         tuple[Link, ...],
         doc(
-            "how readers may have versions, each by the nearest: shm (same host), stream (over the "
-            "network), disk (safetensors in the run's folder), gloo or nccl (a broadcast)"
+            "how readers may have versions, each by the nearest: cuda_ipc (same GPU as the "
+            "trainer), shm (same host), stream (over the network), disk (safetensors in the run's "
+            "folder), gloo or nccl (a broadcast)"
         ),
     ] = ("shm", "stream")
     address: Annotated[str, doc("of this host, where gloo and nccl find each other")] = "127.0.0.1"
@@ -88,6 +89,11 @@ class ParameterServerConfig(Config):
         """Refuse a server that nobody can read from."""
         if not self.links:
             raise ValueError('links = []: nobody could have a version; write ["shm", "stream"]')
+        if set(self.links) == {"cuda_ipc"}:
+            raise ValueError(
+                'links = ["cuda_ipc"]: who comes late, or wants an older version, could not have '
+                'it; write ["cuda_ipc", "shm"]'
+            )
 
 
 class ParameterServer(Actor[ParameterServerConfig]):
@@ -140,7 +146,8 @@ class ParameterServer(Actor[ParameterServerConfig]):
         note, host = folder / f"{self.address.role}-{self.address.index}", self._host
         mine = Version(policy, 0, 0)
         self._versions = Desk(
-            self, memory_name(mine), self.config.slots, host, Path(f"{note}.arena.json")
+            *(self, memory_name(mine), self.config.slots, host, Path(f"{note}.arena.json")),
+            self.config.links,
         )
         self._bases = Desk(
             self, memory_name(base_version(mine)), 1, host, Path(f"{note}.base.json")
@@ -291,7 +298,8 @@ class ParameterServer(Actor[ParameterServerConfig]):
     async def copy_held(self, request: CopyHeld) -> Nothing:
         """A relay says what it has: readers on its host are sent there."""
         if self._copies.said(request):
-            self.event(f"{request.relay} keeps a copy of the weights for {request.host}")
+            how = "keeps a copy of the weights for" if request.awaited else "lends versions on"
+            self.event(f"{request.relay} {how} {request.host}")
             self.spawn(self._mourn(request.relay), name=f"watch {request.relay}")
         self._announce()
         return Nothing()

@@ -176,6 +176,16 @@ class Learner:
         """Return what goes out, as `weights` does: a version, or the base of versions."""
         return self._outgoing.arrays(what)
 
+    def live(self) -> Iterable[tuple[str, torch.Tensor]]:
+        """Return the weights of a version where they are: copy them before the next step."""
+        return self._outgoing.named("version")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        found: torch.device = next(self.model.parameters()).device
+        return found
+
     def plan(self, version: Version, what: What) -> Manifest:
         """Return how what goes out lies in memory."""
         return self._outgoing.plan(version, what)

@@ -18,8 +18,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from realnet.address import Address
 from realnet.roles.messages import Canary, Manifest, Over, SlotOpened, Version
 from realnet.roles.tables import Lora
+from realnet.roles.trainer.loans import Loans
 from realnet.roles.trainer.publisher import Base, Elsewhere, Parts, Publisher, Whole
 from realnet.roles.weights.adapters import base_version
 from realnet.roles.weights.layout import full_dtype
@@ -33,7 +35,10 @@ if TYPE_CHECKING:
 class Surroundings(Protocol):
     """What publishing needs of its actor."""
 
+    address: Address
+
     def compute(self, fn: Callable[..., Any], *args: Any, label: str) -> Awaitable[Any]: ...
+    def arena(self, name: str, *, slot_bytes: int, slots: int) -> Awaitable[str]: ...
     def waiting(self, on: str) -> AbstractAsyncContextManager[None]: ...
     def event(self, text: str, **fields: Any) -> None: ...
 
@@ -58,6 +63,7 @@ class Publication:
         self._dtype = full_dtype(dtype)
         self._every = canary
         self._publisher = Publisher(actor, ask, sleep)
+        self._loans = Loans(actor, ask, learner)
         self._share_memory = True  # the ranks with the parameter server, until one does not
         self._known: tuple[str, int] | None = None  # key and bytes of the base, which is frozen
 
@@ -81,7 +87,8 @@ class Publication:
     async def _publish(self, version: Version, canary: Canary | None, whole_digest: str) -> None:
         lora = self._config.lora
         base = await self._base(version, lora, whole_digest) if lora.rank else None
-        await self._publisher.publish(version, await self._what(version, "version"), canary, base)
+        what = await self._what(version, "version")
+        await self._publisher.publish(version, what, canary, base, self._loans.offer)
 
     async def _base(self, version: Version, lora: Lora, whole_digest: str) -> Base:
         name = base_version(version)

@@ -46,6 +46,7 @@ class Elsewhere(RealnetError):
 
 
 Weights = Sequence[tuple[str, Array, str]]
+Lend = Callable[[SlotOpened, Manifest], Awaitable[None]]
 _DEADLINE_S = 120.0
 _PAUSE_S = 0.5
 _REFUSALS = 5
@@ -118,17 +119,19 @@ class Publisher:
         what: Whole | Parts,
         canary: Canary | None = None,
         base: Base | None = None,
+        lend: Lend | None = None,
     ) -> None:
         """Return when the parameter server has announced this version.
 
         With `canary`, whoever loads it scores the same tokens and compares. With `base` it is laid
-        over that. Raises RealnetError when it is refused again and again, with the last reason, and
-        what `Parts.write` raises.
+        over that. `lend` may offer what was written elsewhere too, before it is announced. Raises
+        RealnetError when it is refused again and again, with the last reason, and what
+        `Parts.write` raises.
         """
         for attempt in range(_REFUSALS):
             try:
                 over = None if base is None else base.over(await self._have_base(base))
-                await self._send(version, what, _Said(canary, over))
+                await self._send(version, what, _Said(canary, over), lend)
                 return
             except Refused as error:
                 last = error
@@ -148,7 +151,9 @@ class Publisher:
         assert opened.held is not None
         return opened.held
 
-    async def _send(self, version: Version, what: Whole | Parts, said: _Said) -> None:
+    async def _send(
+        self, version: Version, what: Whole | Parts, said: _Said, lend: Lend | None
+    ) -> None:
         if isinstance(what, Whole):
             # Read before a slot is opened: how large it must be, the weights say.
             read: Weights = await self._actor.compute(what.weights, label="read weights")
@@ -156,10 +161,15 @@ class Publisher:
         else:
             num_bytes = what.num_bytes
         opened = await self._patiently(OpenSlot(version, num_bytes), version)
-        await self._fill(version, opened, what, said)
+        await self._fill(version, opened, what, said, lend)
 
     async def _fill(
-        self, version: Version, opened: SlotOpened, what: Whole | Parts, said: _Said
+        self,
+        version: Version,
+        opened: SlotOpened,
+        what: Whole | Parts,
+        said: _Said,
+        lend: Lend | None = None,
     ) -> None:
         """Write into an open slot, and have it checked."""
         if isinstance(what, Parts):
@@ -173,6 +183,8 @@ class Publisher:
             )
         else:
             manifest = await self._upload(plan, opened.location, weights)
+        if lend is not None:
+            await lend(opened, manifest)
         await self._patiently(CommitVersion(manifest, opened.location), version)
 
     async def _fill_parts(

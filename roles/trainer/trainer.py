@@ -30,6 +30,7 @@ from realnet.roles.ledger import IllegalMove
 from realnet.roles.messages import (
     CommitPart,
     CommitVersion,
+    CopyHeld,
     Group,
     GroupClosed,
     Measurements,
@@ -104,7 +105,7 @@ class Trainer(Actor[TrainerConfig]):
     scored = Inlet(Scored, window=1024)
     closed = Inlet(GroupClosed, joined_by="policy", window=256)
     measured = StateIn(Measurements, joined_by="policy", optional=True)
-    server = Ask(OpenSlot, CommitVersion, CommitPart, WriteRuns, joined_by="policy")
+    server = Ask(OpenSlot, CommitVersion, CommitPart, WriteRuns, CopyHeld, joined_by="policy")
     status = StateOut(PolicyStatus, joined_by="policy")
 
     @classmethod

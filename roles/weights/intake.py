@@ -1,5 +1,7 @@
 """Brings a version into the room that an engine reads: whole, whatever it came as.
 
+What the trainer lends on the engine's own GPU is not moved: the room has a loan.
+
 A version that is whole is received into the room. One of adapters is received beside it and laid
 over its base, which is had once: mapped where it lies in this host's memory (the parameter server's
 or a relay's), or else fetched into memory of our own, for as long as it is the base. Engines get
@@ -16,6 +18,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -27,7 +30,12 @@ from realnet.roles.weights.merging import Stopped, lay_over
 from realnet.roles.weights.reader import WeightReader
 from realnet.roles.weights.receiver import Receiver, Surroundings
 from realnet.roles.weights.room import Room
-from realnet.roles.weights.sources import sources_of, this_host
+from realnet.roles.weights.sources import nearest, sources_of, this_host
+
+if TYPE_CHECKING:
+    from realnet.roles.weights.lending import Loan
+
+LINK = "cuda_ipc"
 
 
 class Intake:
@@ -45,13 +53,27 @@ class Intake:
         self._closed = False
         self.link = ""  # by which the version came that came last
         self.base_link = ""  # by which its base came; "" if that was here
+        self.refused = ""  # why a loan was not had the last time that one was not
 
-    async def take(self, held: Held, announced: Announced, room: Room) -> Manifest:
+    async def take(
+        self,
+        held: Held,
+        announced: Announced,
+        room: Room,
+        device: str = "",
+        *,
+        opens_loans: bool = False,
+    ) -> Manifest:
         """Fill the room with a version; return what lies in it.
 
+        `device` is the engine's GPU, and with `opens_loans` it opens loans in a process of its own.
         Raises WeightsGone or WeightsDamaged when it cannot be had; the room is rubbish then.
         """
         manifest, self.base_link = held.manifest, ""
+        room.end_loan()
+        if device and await self._borrow(held, room, device, opens_loans):
+            self.link = LINK
+            return manifest
         if manifest.over is None:
             await self._receiver.receive(held, room.make(manifest.num_bytes))
             self.link = self._receiver.link
@@ -84,6 +106,19 @@ class Intake:
         with self._reading:
             self._reader.close()
             self._own.close()
+
+    async def _borrow(self, held: Held, room: Room, device: str, opens_loans: bool) -> bool:
+        """Borrow a version on this GPU; tell whether that was possible."""
+        for source in nearest(held, self._host, (LINK,)):
+            if source.at != device:
+                continue
+            try:
+                room.loan = await asyncio.to_thread(_borrowed, held, source, opens_loans)
+            except (WeightsGone, WeightsDamaged) as error:
+                self.refused = str(error)
+            else:
+                return True
+        return False
 
     def _kept(self) -> list[Held]:
         return [] if self._have is None else [Held(self._have, Location("", 0, 0))]
@@ -130,3 +165,16 @@ class Intake:
         else:
             with self._reader.mapped(near) as view:
                 yield view
+
+
+def _borrowed(held: Held, source: Source, opens_loans: bool) -> Loan:
+    # torch comes with them: only where there is something to borrow
+    from realnet.roles.weights import cuda_ipc
+    from realnet.roles.weights.lending import borrow
+
+    try:
+        return borrow(held, source, None if opens_loans else cuda_ipc.device(source.at))
+    except (WeightsGone, WeightsDamaged):
+        raise
+    except RealnetError as error:
+        raise WeightsGone(str(error)) from error

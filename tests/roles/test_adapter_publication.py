@@ -2,142 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from learner_scenarios import Stage, steps, weights
+from learner_scenarios import steps, weights
+from publishing import Trainer, check, reader, taken
 from server_house import House
 
-from realnet.errors import RealnetError, Refused
+from realnet.errors import RealnetError
 from realnet.roles.messages import (
     Announced,
-    Chunk,
     CommitVersion,
-    FetchVersion,
     Held,
-    Manifest,
     OpenSlot,
     Version,
     WriteRuns,
 )
 from realnet.roles.parameter_server import ParameterServer
-from realnet.roles.trainer.learner import Learner
-from realnet.roles.trainer.publication import Publication
-from realnet.roles.weights import tensors
-from realnet.roles.weights.intake import Intake
-from realnet.roles.weights.receiver import Receiver
-from realnet.roles.weights.room import Room
 from realnet.roles.weights.sources import this_host
 
 pytest.importorskip("peft")
-LORA = {"lora": {"rank": 2, "alpha": 5, "targets": ["q_proj", "down_proj"]}}
-
-
-class Around:
-    """What publishing and receiving need of their actors."""
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-
-    async def compute(self, fn: Callable[..., Any], *args: Any, label: str) -> Any:
-        return fn(*args)
-
-    @asynccontextmanager
-    async def waiting(self, on: str) -> AsyncIterator[None]:
-        self.events.append(on)
-        yield
-
-    def event(self, text: str, **fields: Any) -> None:
-        self.events.append(text)
-
-
-class Ask:
-    """The port to a parameter server, as a trainer and as a reader have it."""
-
-    def __init__(self, server: ParameterServer) -> None:
-        self.server = server
-        self.asked: list[Any] = []
-        self.sent: list[Version] = []
-
-    async def __call__(self, request: Any, **keywords: Any) -> Any:
-        self.asked.append(request)
-        server = self.server
-        answer: Any = {
-            OpenSlot: server.open_slot,
-            CommitVersion: server.commit_version,
-            WriteRuns: server.write_runs,
-        }[type(request)]
-        try:
-            return await answer(request)
-        except RealnetError as error:
-            raise Refused(str(error)) from None
-
-    async def stream(self, request: FetchVersion, **keywords: Any) -> AsyncIterator[Chunk]:
-        self.sent.append(request.version)
-        async for chunk in self.server.fetch_version(request):
-            yield chunk
-
-
-async def _sleep(seconds: float) -> None: ...
-
-
-class Trainer:
-    """A learner and its publication. `of`: the learner of the life before."""
-
-    def __init__(self, server: ParameterServer, dtype: str = "fp32", **config: Any) -> None:
-        policy = {"dtype": dtype, "model": "new:qwen2"}
-        self.learner: Learner = Stage(0, 1, configs=[LORA | config], policy=policy).plain()
-        self.around = Around()
-        self.ask = Ask(server)
-        self.branch = 0
-        self.published = 0
-        self.begin()
-
-    def begin(self) -> None:
-        """A life of the trainer."""
-        config = self.learner.config
-        about: Any = (self.around, self.ask, _sleep, self.learner, config)
-        self.publication = Publication(*about, self.learner.policy.dtype, canary=10)
-        self.first = True
-
-    async def publish(self) -> Version:
-        version = Version("policy", self.branch, self.published)
-        await self.publication.publish(version, first=self.first)
-        self.first, self.published = False, self.published + 1
-        return version
-
-    def committed(self) -> list[int]:
-        """The bytes of everything that was written."""
-        return [a.manifest.num_bytes for a in self.ask.asked if isinstance(a, CommitVersion)]
-
-
-def reader(trainer: Trainer, *links: str, host: str = "") -> Intake:
-    port: Any = trainer.ask
-    around: Any = Around()
-    where = host or this_host()
-    return Intake(around, Receiver(around, port, links, where), where)
-
-
-async def taken(house: House, intake: Intake, version: Version) -> tuple[Manifest, dict[str, Any]]:
-    announced = house.shown.value
-    assert announced is not None
-    known = [announced.newest, *announced.older]
-    (held,) = [h for h in known if h is not None and h.manifest.version == version]
-    room = Room()
-    manifest = await intake.take(held, announced, room)
-    return manifest, {n: a.copy() for n, a in tensors(manifest, room.view()).items()}
-
-
-def check(found: dict[str, Any], learner: Learner) -> None:
-    wanted = weights(learner)
-    assert list(found) == list(wanted)
-    for name, weight in wanted.items():
-        np.testing.assert_array_equal(found[name], weight, err_msg=name)
+LORA: dict[str, Any] = {"lora": {"rank": 2, "alpha": 5, "targets": ["q_proj", "down_proj"]}}
 
 
 @pytest.fixture
@@ -148,7 +36,7 @@ def house(bench: Any, tmp_path: Path) -> House:
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 async def test_the_base_moves_once_and_versions_are_adapters(house: House, dtype: str) -> None:
     server = await house.server(links=["shm", "stream"])
-    trainer = Trainer(server, dtype)
+    trainer = Trainer(server, dtype, **LORA)
     near, far = reader(trainer, "shm"), reader(trainer, "stream", host="there")
     for seed in range(3):
         version = await trainer.publish()
@@ -179,7 +67,7 @@ async def test_the_base_moves_once_and_versions_are_adapters(house: House, dtype
 
 async def test_a_base_of_coarse_numbers_goes_out_in_bf16(house: House) -> None:
     """The weights of a folder in bf16, trained in fp32: half the bytes, and the same numbers."""
-    trainer = Trainer(await house.server())
+    trainer = Trainer(await house.server(), **LORA)
     for _, weight in trainer.learner.model.named_parameters():
         if not weight.requires_grad:
             weight.data.copy_(weight.data.bfloat16())
@@ -194,7 +82,7 @@ async def test_a_base_of_coarse_numbers_goes_out_in_bf16(house: House) -> None:
 
 
 async def test_deaths_of_trainer_and_server_do_not_move_the_base_again(house: House) -> None:
-    trainer = Trainer(await house.server())
+    trainer = Trainer(await house.server(), **LORA)
     await trainer.publish()
     trainer.branch += 1
     trainer.begin()  # resumed: a branch of its own, the same base
@@ -212,7 +100,7 @@ async def test_deaths_of_trainer_and_server_do_not_move_the_base_again(house: Ho
 
 
 async def test_the_base_stays_however_many_versions_go(house: House) -> None:
-    trainer = Trainer(await house.server())
+    trainer = Trainer(await house.server(), **LORA)
     intake = reader(trainer, "stream", host="there")
     for _ in range(7):
         version = await trainer.publish()
@@ -223,7 +111,7 @@ async def test_the_base_stays_however_many_versions_go(house: House) -> None:
 
 
 async def test_a_server_that_lost_the_base_is_given_it_again(house: House) -> None:
-    trainer = Trainer(await house.server())
+    trainer = Trainer(await house.server(), **LORA)
     await trainer.publish()
     (house.folder / "parameterserver-0.base.json").unlink()
     (house.folder / "base-policy").unlink()
@@ -246,8 +134,8 @@ async def test_a_server_that_lost_the_base_is_given_it_again(house: House) -> No
 
 async def test_another_base_takes_its_place_and_what_was_over_it_goes(house: House) -> None:
     server = await house.server()
-    await Trainer(server).publish()
-    other = Trainer(server, "bf16")
+    await Trainer(server, **LORA).publish()
+    other = Trainer(server, "bf16", **LORA)
     other.branch = 1
     version = await other.publish()
     assert house.numbers() == [0]
@@ -259,14 +147,14 @@ async def test_another_base_takes_its_place_and_what_was_over_it_goes(house: Hou
 
 
 async def test_links_that_late_comers_cannot_use_are_refused_by_name(house: House) -> None:
-    trainer = Trainer(await house.server(links=["gloo"]))
+    trainer = Trainer(await house.server(links=["gloo"]), **LORA)
     with pytest.raises(RealnetError, match=r'what they are laid over does not: add "stream"'):
         await trainer.publish()
 
 
 async def test_files_hold_the_base_once_and_are_found_after_a_resume(house: House) -> None:
     table = {"links": ["stream", "disk"], "keep": 2}
-    trainer = Trainer(await house.server(**table))
+    trainer = Trainer(await house.server(**table), **LORA)
     folder = house.folder / "weights"
     want: dict[int, dict[str, Any]] = {}
     for seed in range(4):
@@ -318,7 +206,7 @@ async def test_a_publisher_on_another_host_sends_base_and_adapters(
     server = await house.server()
     this_host.cache_clear()
     monkeypatch.setenv("REALNET_HOST", "here")
-    trainer = Trainer(server)
+    trainer = Trainer(server, **LORA)
     version = await trainer.publish()
     assert any(isinstance(a, WriteRuns) for a in trainer.ask.asked)
     intake = reader(trainer, "stream", host="here")

@@ -127,6 +127,20 @@ def test_a_plan_says_what_versions_are(tmp_path: Path) -> None:
     assert "their base 2.9 GiB" in told
 
 
+def test_one_gpu_lends_its_versions_and_counts_the_buffer(tmp_path: Path) -> None:
+    told = planned("one_gpu", "qwen2.5-1.5b", tmp_path)
+    assert "first that does: cuda_ipc, out of the trainer's GPU, where a generator works" in told
+    assert "version that is lent 2.9 GiB" in told
+    without = planned(
+        "one_gpu",
+        "qwen2.5-1.5b",
+        tmp_path / "without",
+        '[roles.parameter_server]\nlinks = ["shm"]\n',
+    )
+    assert "version that is lent" not in without
+    assert "cuda_ipc" not in without
+
+
 def test_a_model_that_is_not_here_is_not_counted_and_that_is_said() -> None:
     need = training_need(LearnerConfig(), Policy(model="hf:Qwen/Nothing"), Place(Path()))
     assert need.host_bytes == need.gpu_bytes == 0

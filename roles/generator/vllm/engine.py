@@ -15,14 +15,12 @@ or of where weights come from. Called by the generator.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from realnet.errors import ConfigError, RealnetError, ensure
@@ -30,6 +28,7 @@ from realnet.roles.generator.engine import EngineConfig, EngineDied, Surrounding
 from realnet.roles.generator.row import check
 from realnet.roles.generator.vllm.environment import prepare
 from realnet.roles.generator.vllm.model import arguments, check_weights, expected, folder_of, told
+from realnet.roles.generator.vllm.staging import Staging
 from realnet.roles.messages import Delta, Floats, Generate, Ints, Manifest, Version
 from realnet.roles.tables import Policy
 from realnet.roles.weights.room import Room
@@ -43,6 +42,7 @@ class VllmEngine:
     """See `engine.Engine`. `work` is a folder for what vLLM must find on disk."""
 
     takes_weights = True
+    opens_loans = True
 
     def __init__(
         self,
@@ -75,10 +75,17 @@ class VllmEngine:
         self._names: dict[str, Version] = {}
         self._known: dict[str, tuple[int, ...]] = {}
         self.cached_tokens = 0  # of prompts, that the prefix cache gave
+        self._device = ""
+        workers = config.vllm.tensor_parallel
+        self._staging = Staging(self._call, workers, self._dead, self._die)
 
     @property
     def version(self) -> Version | None:
         return self._version
+
+    @property
+    def device(self) -> str:
+        return self._device
 
     @property
     def num_running(self) -> int:
@@ -101,6 +108,7 @@ class VllmEngine:
         from realnet.roles.generator.vllm.sampling import check_effective
 
         check_effective(self._llm.input_processor, self._llm.model_config.logprobs_mode)
+        self._device = await self._staging.device()
 
     def _build(self) -> Any:
         prepare(self._config)
@@ -266,45 +274,15 @@ class VllmEngine:
         check_weights(manifest.version, found, self._known, self._policy.dtype)
         async with self._turn:
             self._names[name] = manifest.version
-            read, write = os.pipe()
             try:
-                table = {
-                    "path": room.path,
-                    "manifest": msgspec.json.encode(manifest).decode(),
-                    "tell": f"/proc/{os.getpid()}/fd/{write}",
-                }
-                await self._call("init_weight_transfer_engine", {"init_info": table})
-                told = await self._told(read, self._config.vllm.tensor_parallel)
-            finally:
-                os.close(read)
-                os.close(write)
-            if told:
-                raise RealnetError(f"{name} is not used, vLLM keeps {self._version}: {told}")
+                await self._staging.stage(manifest, room)
+            except EngineDied:
+                raise
+            except RealnetError as error:
+                raise RealnetError(
+                    f"{name} is not used, vLLM keeps {self._version}: {error}"
+                ) from error
             self._staged = manifest.version
-
-    async def _told(self, pipe: int, workers: int) -> str:
-        """Wait until each worker has checked the version; return what one found wrong, or ""."""
-        loop = asyncio.get_running_loop()
-        news = asyncio.Event()
-        heard = b""
-        os.set_blocking(pipe, False)
-        loop.add_reader(pipe, news.set)
-        dead = asyncio.ensure_future(self._dead.wait())
-        try:
-            while heard != b"+" * workers:
-                if heard.endswith(b"\n"):
-                    return heard.lstrip(b"+").decode(errors="replace").strip()
-                waits = asyncio.ensure_future(news.wait())
-                await asyncio.wait({waits, dead}, return_when=asyncio.FIRST_COMPLETED)
-                waits.cancel()
-                if dead.done():
-                    raise self._die("vLLM's engine is dead")
-                news.clear()
-                heard += os.read(pipe, 4096)
-            return ""
-        finally:
-            loop.remove_reader(pipe)
-            dead.cancel()
 
     async def swap(self) -> float:
         async with self._turn:
@@ -314,7 +292,7 @@ class VllmEngine:
             await self._written()
             start_s = time.monotonic()
             await self._pause()
-            await self._apply(staged)
+            await self._staging.load(staged)
             await self._core("set_weight_version_async", str(staged))
             self._version, self._staged = staged, None
             self._wrote.clear()
@@ -332,20 +310,6 @@ class VllmEngine:
         """Freeze all requests; with kv = "recompute" they will read all they have again."""
         clear = self._config.kv == "recompute"
         await self._core("pause_scheduler_async", mode="keep", clear_cache=clear)
-
-    async def _apply(self, version: Version) -> None:
-        """Load the staged version: all of it. A half one is loaded again, from the start."""
-        for attempt in (1, 2):
-            try:
-                await self._call("start_weight_update")
-                await self._call("update_weights", {"update_info": {"version": str(version)}})
-                await self._call("finish_weight_update")
-                return
-            except EngineDied:
-                raise
-            except Exception as error:  # of vLLM's model loading, told by its process
-                if attempt == 2:
-                    raise self._die(f"vLLM could not load {version}: {error}") from error
 
     async def _call(self, method: str, keywords: dict[str, Any] | None = None) -> None:
         """Call a method of every worker."""
