@@ -34,6 +34,8 @@ from realnet.roles.messages import Delta, Floats, Generate, Ints, Manifest, Vers
 from realnet.roles.tables import Policy
 from realnet.roles.weights.room import Room
 
+_HALF = 0.5  # of a device, at the most, for each of two engines
+
 
 class EngineDied(RealnetError):
     """An engine cannot go on: its process ended, or its weights are neither old nor new."""
@@ -67,10 +69,36 @@ class EngineConfig(Config):
     block: Annotated[int, doc("tokens a row between looks at the outside world", ge=1)] = 8
     flush: Annotated[int, doc("tokens of a request before a part of it is sent", ge=1)] = 32
     prefill: Annotated[int, doc("most prompt tokens in one forward pass", ge=1)] = 8192
+    pinned: Annotated[
+        Literal["auto", "second", "live"],
+        doc(
+            "answers that one version must write, once the next one is here: second, by a second "
+            "engine, started when it is needed; live: the next one waits for them, and what is "
+            "pinned to another is refused; auto: live where two vLLMs would take more than "
+            "the device has (vllm.memory), else second"
+        ),
+    ] = "auto"
     device: Annotated[str, doc('"cpu", "cuda", "cuda:1"; empty: a GPU if there is one')] = ""
     threads: Annotated[int, doc("of torch on the CPU", ge=1)] = 1
     vllm: Annotated[VllmConfig, doc('of kind = "vllm"')] = VllmConfig()
     fake: Annotated[FakeConfig, doc('of kind = "fake"')] = FakeConfig()
+
+    def __post_init__(self) -> None:
+        """Refuse a second engine that could not start."""
+        if self.pinned == "second" and not self._two_fit:
+            raise ValueError(
+                f'pinned = "second" with vllm.memory = {self.vllm.memory:g}: two vLLMs would take '
+                'more than the device has. Write memory = 0.5 or less, or pinned = "live"'
+            )
+
+    @property
+    def keeps_second(self) -> bool:
+        """Whether there may be a second engine."""
+        return self._two_fit if self.pinned == "auto" else self.pinned == "second"
+
+    @property
+    def _two_fit(self) -> bool:
+        return self.kind != "vllm" or bool(self.vllm.kv_cache) or self.vllm.memory <= _HALF
 
 
 class Surroundings(Protocol):

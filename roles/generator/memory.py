@@ -33,6 +33,8 @@ def generation_need(engine: EngineConfig, policy: Policy, place: Place) -> Need:
     parts = {"weights": weights, "keys and values": cache}
     if engine.kind == "torch":
         parts["new weights"] = weights  # beside the running ones, until the swap
+    if engine.keeps_second and any(b.kind == "evaluator" for b in place.beside.values()):
+        parts["second engine"] = weights + cache  # for versions that are measured
     on_gpu = not engine.device.startswith("cpu") and (place.gpus > 0 or engine.device != "")
     if on_gpu:
         return Need(weights, sum(parts.values()), parts)
