@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -202,6 +204,52 @@ def _published(stage: Stage, made: ShardedLearner, what: What) -> dict[str, Any]
     gathered = {name: array.copy() for name, array, _ in made.outgoing(what)}
     told = {"found": found, "gathered": gathered, "share": share, "said": said, "plan": plan}
     return {**told, "wrong": wrong, "same": same, "bytes": plan.num_bytes}
+
+
+def publication_memory(stage: Stage, tell: Tell) -> dict[str, int]:
+    """What rank 0 takes beside what it has: to write its slices, and to have all in one place."""
+    made = stage.learner(tell)
+    plan = made.plan(NOW, "version")
+    size = ArenaSlots.slot_bytes(plan.num_bytes)
+    path = stage.folder / "arena"
+    path.write_bytes(b"")
+    os.truncate(path, size)
+    arena = ArenaSlots(str(path), 1, size)
+    arena.begin(0)
+    opened = SlotOpened(arena.location(0), this_host())
+    mine = made.publish(NOW, opened, "version")[0]
+    largest = max(t.num_bytes for t in mine.tensors)
+    return {
+        "sliced": peak(lambda: made.publish(NOW, opened, "version")),
+        "whole": peak(made.weights),
+        "version": plan.num_bytes,
+        "largest": largest,
+    }
+
+
+def peak(work: Callable[[], Any]) -> int:
+    """By how many bytes the memory of this process alone grows at the most while it works."""
+    gc.collect()
+    before, most, over = _own_bytes(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not over.wait(0.0005):
+            most = max(most, _own_bytes())
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    result = work()
+    over.set()
+    watching.join()
+    del result
+    return max(most - before, 0)
+
+
+def _own_bytes() -> int:
+    """Memory without files and shared pages."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
 def canaries(stage: Stage, tell: Tell) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple, Protocol
 
@@ -240,7 +240,7 @@ class SlotWriter:
         with self.arena(location).view(location.slot) as view:
             return fill(plan, view, (array for _, array, _ in weights))
 
-    def write_part(self, mine: Manifest, location: Location, arrays: Sequence[Array]) -> Manifest:
+    def write_part(self, mine: Manifest, location: Location, arrays: Iterable[Array]) -> Manifest:
         """Copy a rank's slices (see `slices.part`) into a slot; return them with their digest."""
         with self.arena(location).view(location.slot) as view:
             return fill_part(mine, view, arrays)

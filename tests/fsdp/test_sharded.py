@@ -204,6 +204,17 @@ def filled(published: dict[str, Any]) -> tuple[Manifest, memoryview]:
     return fill(published["plan"], room, published["found"].values()), room
 
 
+def test_a_rank_that_writes_its_slices_needs_room_for_one_of_them(tmp_path: Path) -> None:
+    """And not for its shard: cast to bf16, that is half of a half of the model here."""
+    shape = {"hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8,
+             "num_key_value_heads": 8, "intermediate_size": 1024}  # fmt: skip
+    policy = {"shape": shape, "dtype": "bf16"}
+    made = play("publication_memory", 2, folder=str(tmp_path), policy=policy)
+    slack = 4 * 2**20
+    assert made["sliced"] < 3 * made["largest"] + slack < made["version"] / 4
+    assert made["whole"] > made["version"] / 2, "what it is where all comes together"
+
+
 def test_shards_that_are_not_there_are_missed_by_name(tmp_path: Path) -> None:
     plain = Stage(0, 1).plain()
     learner_files.write_small(

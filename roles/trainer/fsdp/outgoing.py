@@ -1,7 +1,7 @@
 """What goes out of a model that is cut over ranks: each rank's slices, and the leader's whole.
 
-No rank holds a whole tensor to publish: a slice is written where it lies in the version's bytes.
-Adapters go out in fp32, as they are trained; the frozen weights once, in bf16 where all their
+No rank holds a whole tensor to publish: slices are written where they lie in the version's bytes,
+one after the other, so what a rank needs beside its shard is room for one of them. Adapters go out in fp32, as they are trained; the frozen weights once, in bf16 where all their
 numbers are of bf16 (all ranks agree on that), else in fp32.
 
 Knows cut tensors and layouts; knows nothing of orders. Called by `shard.py` on every rank.
@@ -9,7 +9,7 @@ Knows cut tensors and layouts; knows nothing of orders. Called by `shard.py` on 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -73,13 +73,14 @@ class RankOutgoing:
         self._model.reshard()
         if opened.host != this_host():
             return Report(error=f"rank {self._rank} is on {this_host()}, not on {opened.host}")
-        slices: list[tuple[str, Sequence[int], Sequence[int]]] = []
-        arrays: list[Array] = []
-        for name, weight, dtype in self._named(what):
-            slices.append((name, *sharded.place(weight)))
-            arrays.append(as_array(weight.detach().to_local().to(dtype))[0])
+        slices = [(name, *sharded.place(weight)) for name, weight, _ in self._named(what)]
         mine = cut_slices.part(self.plan(version, what), slices, self._rank)
-        return Report(part=self._slots.write_part(mine, opened.location, arrays))
+        return Report(part=self._slots.write_part(mine, opened.location, self._arrays(what)))
+
+    def _arrays(self, what: What) -> Iterator[Array]:
+        """Yield this rank's slices on the CPU, one after the other: no two are there at once."""
+        for _, weight, dtype in self._named(what):
+            yield as_array(weight.detach().to_local().to(dtype))[0]
 
     def _named(self, what: What) -> Iterator[tuple[str, Any, torch.dtype]]:
         """Yield name, cut tensor and the dtype that it goes out in."""
