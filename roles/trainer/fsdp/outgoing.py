@@ -1,8 +1,9 @@
 """What goes out of a model that is cut over ranks: each rank's slices, and the leader's whole.
 
 No rank holds a whole tensor to publish: slices are written where they lie in the version's bytes,
-one after the other, so what a rank needs beside its shard is room for one of them. Adapters go out in fp32, as they are trained; the frozen weights once, in bf16 where all their
-numbers are of bf16 (all ranks agree on that), else in fp32.
+one after the other, so what a rank needs beside its shard is room for one of them. Adapters go out
+in fp32, as they are trained; the frozen weights once, in bf16 where all their numbers are of bf16
+(all ranks agree on that), else in fp32.
 
 Knows cut tensors and layouts; knows nothing of orders. Called by `shard.py` on every rank.
 """
