@@ -11,7 +11,6 @@ from its checkpoint and journal like one that was resumed. What must survive is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,7 +30,6 @@ from realnet.roles.messages import (
     CommitPart,
     CommitVersion,
     CopyHeld,
-    Group,
     GroupClosed,
     Measurements,
     OpenSlot,
@@ -40,13 +38,12 @@ from realnet.roles.messages import (
     Scored,
     Slots,
     TakeSlots,
-    Version,
     WriteRuns,
 )
 from realnet.roles.models.check import check_policy
 from realnet.roles.tables import Policy, Schedule, Task
 from realnet.roles.tasks.curriculum import fingerprint
-from realnet.roles.trainer.beginning import Beginning, built_as
+from realnet.roles.trainer.beginning import Beginning
 from realnet.roles.trainer.bell import Bell
 from realnet.roles.trainer.demonstrations import demonstrations
 from realnet.roles.trainer.ending import Ending
@@ -55,7 +52,6 @@ from realnet.roles.trainer.fsdp.records import Order, Report
 from realnet.roles.trainer.keeper import Keeper
 from realnet.roles.trainer.learner_config import (
     LearnerConfig,
-    NonFinite,
     check_alone,
     check_attention,
     check_lora,
@@ -66,6 +62,7 @@ from realnet.roles.trainer.memory import training_need
 from realnet.roles.trainer.publication import Publication
 from realnet.roles.trainer.reading import Reading
 from realnet.roles.trainer.selection import unfit_groups
+from realnet.roles.trainer.stepping import Stepping
 from realnet.roles.trainer.store import Store
 
 if TYPE_CHECKING:
@@ -178,27 +175,24 @@ class Trainer(Actor[TrainerConfig]):
         )
         beginning = Beginning(self, store, self._keeper, self._learner, folder)
         await beginning.begin(self.config, self._schedule, self.all(Task))
+        self._steps = Stepping(
+            *(self, store, self._learner, self._reading, self._failures, self._bell.ring),
+            dynamic=self.config.rule.dynamic_sampling,
+        )
         self._began_s = self.clock.now() - store.trained_s
         store.on_aside = self._tell_aside
         self._ready.set()
 
     def _build(self) -> Learner:
-        from realnet.roles.models.reference import load_tokenizer
-        from realnet.roles.trainer.learner import Learner
+        from realnet.roles.trainer.building import build_learner
 
-        base = self.run_info.base
-        policy, steps = self._policy, self._schedule.until.steps
-        tokenizer = load_tokenizer(policy, base)
-        policy, told = built_as(policy, base, self._folder / "checkpoints")
+        learner, told = build_learner(
+            *(self._policy, self.config, self.run_info.base, self._folder / "checkpoints"),
+            *(self._schedule.until.steps, self.num_ranks, self._tell),
+        )
         if told:
             self._notice(f"{self.address} begins with the weights of {told}")
-        if self.config.backend == "fsdp":
-            from realnet.roles.trainer.fsdp.crew import Crew
-            from realnet.roles.trainer.fsdp.learner import ShardedLearner
-
-            crew = Crew(self.num_ranks, self._tell)
-            return ShardedLearner(policy, self.config, tokenizer, base, steps, crew)
-        return Learner(policy, self.config, tokenizer, base, horizon=steps)
+        return learner
 
     # ------------------------------------------------------------ the ranks of a gang
 
@@ -334,48 +328,8 @@ class Trainer(Actor[TrainerConfig]):
 
     async def _step(self, wait_s: float) -> dict[str, float] | None:
         """Train on one batch; return its row of metrics, or None when there is none."""
-        store = self._store
         async with self._stepping:
-            groups = store.batch_ready()
-            if groups is None or self._draining:
-                return None
-            if await store.retire(groups):
-                self._bell.ring()
-                return None
-            start_s = self.clock.now()
-            self.progress(f"step {store.step + 1}")
-            await store.begin_step(groups)
-            try:
-                signs = await self.compute(self._train, groups, store.version, label="train")
-            except NonFinite as error:
-                await self._failed(groups, str(error))
-                return None
-            unfit, store.unfit_step = store.unfit_step, 0
-            store.trained(groups)
-            self._failures.finite()
-        step_s = self.clock.now() - start_s
-        timing = {"wait_s": wait_s, "step_s": step_s, "branch": float(store.version.branch)}
-        more = {"skipped": float(self._failures.skipped)}
-        if self.config.rule.dynamic_sampling:
-            more["groups_unfit"] = float(unfit)
-        return {**signs, **store.signs(), **timing, **more}
-
-    def _train(self, groups: Sequence[Group], version: Version) -> dict[str, float]:
-        """Write a few answers down and take the step, in the compute thread."""
-        self._reading.write(groups, version)
-        return self._learner.step(groups, version, self._age)
-
-    def _age(self, version: Version) -> int:
-        return self._store.lineage.age(version, self._store.version)
-
-    async def _failed(self, groups: Sequence[Group], reason: str) -> None:
-        """Keep a batch that gave no finite loss, and drop its tickets."""
-        step = self._store.step + 1
-        path = await self.compute(self._failures.keep, step, groups, reason, label="keep batch")
-        await self._store.dropped(groups, f"no finite loss in step {step}")
-        self._bell.ring()
-        self.event(f"step {step} was not taken: {reason}; batch kept in {path}", step=step)
-        self._failures.judge(step, reason)
+            return None if self._draining else await self._steps.take(wait_s)
 
     async def _publish(self) -> float:
         """Publish the current version and open the room that it gives; return the seconds."""

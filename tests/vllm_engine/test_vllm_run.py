@@ -1,4 +1,5 @@
-"""A whole run on vLLM: at zero staleness in fp32 its tokens are exactly the trainer's.
+"""A whole run on vLLM and a gang of two: it learns, and at zero staleness in fp32 its tokens are
+exactly the trainer's.
 
 The engine's process is killed in the middle: what was written goes on, in the generator's next
 life, and the importance ratios stay 1.
@@ -15,28 +16,26 @@ import pytest
 from real_run import RealRun
 
 ROOT = Path(__file__).parent.parent.parent
+STEPS = 16
 TOPOLOGY = f"""
 extends = "{ROOT}/topologies/cpu_vllm.toml"
 
 [run]
-until = {{ steps = 6 }}
-eval = "100 steps"
+until = {{ steps = {STEPS} }}
+eval = "{STEPS} steps"
 
 [policy]
 max_age = 0
-batch = 16
-
-[tasks.addz]
-reward = {{ "reward.py:length" = 1.0 }}
 
 [tasks.addz_test]
-limit = 4
+limit = 128
 
-[tasks.addz_test_forced]
-limit = 4
+[tasks]
+addz_test_forced = false
 
 [roles.trainer]
-warm_start = {{ steps = 20 }}
+ranks = 2
+backend = "fsdp"
 minibatches = 1   # a second one of a step meets weights that the first one moved
 """
 
@@ -45,10 +44,6 @@ minibatches = 1   # a second one of a step meets weights that the first one move
 def run(tmp_path: Path) -> Iterator[RealRun]:
     path = tmp_path / "run.toml"
     path.write_text(TOPOLOGY)
-    # Something to learn from the first step on: the answers differ in length.
-    (tmp_path / "reward.py").write_text(
-        "def length(prompt, text, answer):\n    return len(text) % 7 / 7\n"
-    )
     made = RealRun(path, tmp_path)
     yield made
     made.end()
@@ -65,17 +60,21 @@ def engines(pid: int) -> list[int]:
     return found
 
 
-@pytest.mark.timeout(500)
-def test_a_run_on_vllm_is_exactly_on_policy_also_when_its_engine_is_killed(run: RealRun) -> None:
-    run.until(lambda: run.step() >= 2, budget_s=200)
+@pytest.mark.timeout(900)
+def test_it_learns_exactly_on_policy_also_when_its_engine_is_killed(run: RealRun) -> None:
+    run.until(lambda: run.step() >= 2, budget_s=400)
     (engine, *_) = engines(run.members()["generator/0"])
     os.kill(engine, signal.SIGKILL)
     run.until(lambda: any("generator/0 is started again" in e for e in run.events()))
-    assert run.wait(250) == 0, run.output()
+    assert run.wait(600) == 0, run.output()
     rows = [r for r in run.rows() if r["actor"] == "trainer/0" and "ratio_mean" in r]
-    assert {row["step"] for row in rows} == set(range(1, 7))
+    assert {row["step"] for row in rows} == set(range(1, STEPS + 1))
     for row in rows:
         assert abs(row["ratio_mean"] - 1) < 1e-3, row
         assert abs(row["kl"]) < 1e-6, row
     assert any("vLLM's process EngineCore" in event for event in run.events())
     assert not any("has not answered" in event for event in run.events())  # it ended by itself
+    scores = [r["eval/addz_test/pass@1"] for r in run.rows() if "eval/addz_test/pass@1" in r]
+    print(scores)
+    assert scores[0] < 0.4
+    assert scores[-1] > scores[0] + 0.25  # as on the torch engine: the demo's own test

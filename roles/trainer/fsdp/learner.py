@@ -246,12 +246,14 @@ class ShardedLearner(Learner):
 
     # ---------------------------------------------------------------- where the model is
 
-    def _parts(self, widths: Sequence[int]) -> list[list[int]]:
+    def parts(self, widths: Sequence[int]) -> list[list[int]]:
         rounds = deal(self.scorer.parts(widths), widths, self._crew.ranks)
         return [part for one in rounds for part in one if part]  # empty ones stand at the end
 
-    def _score(self, scorer: Scorer, rows: Sequence[Row], temperature: float = 0.0) -> list[Floats]:
-        cuts = self._parts([width(row) for row in rows])
+    def score_rows(
+        self, scorer: Scorer, rows: Sequence[Row], temperature: float = 0.0
+    ) -> list[Floats]:
+        cuts = self.parts([width(row) for row in rows])
         if not cuts:
             return []
         dealt = self._dealt([rows_part([rows[i] for i in cut]) for cut in cuts])
@@ -276,7 +278,7 @@ class ShardedLearner(Learner):
         self._move(Order("mark", updates=updates), lambda: self._shard.mark(updates))
         return _All(lambda: self._move(Order("put_back"), self._shard.put_back))
 
-    def _apply(self, parts: Sequence[Part], vitals: Vitals) -> tuple[float, float]:
+    def apply(self, parts: Sequence[Part], vitals: Vitals) -> tuple[float, float]:
         dealt, lr = self._dealt(parts), self.optimizer.lr
         orders = [Order("update", parts=mine, lr=lr) for mine in dealt[1:]]
         own, reports = self._move(orders, lambda: self._shard.update(dealt[0], lr))
