@@ -305,9 +305,9 @@ class Canary(Message):
 class Over(Message):
     """What a version of adapters is laid over, and how it becomes whole weights.
 
-    X.weight of the whole is base X.weight + alpha / rank * X.lora_B.weight X.lora_A.weight, added
-    up in fp32 in one order (`weights/merging.py`) and rounded once, to `dtype`; what has no adapter
-    is the base's. `digest` is the base's. `whole_digest`, if not empty, is that of the whole.
+    X.weight of the whole is base X.weight + alpha / rank * X.lora_B.weight X.lora_A.weight, by sums
+    that are the same everywhere (`weights/merging.py`), in `dtype`; what has no adapter is the
+    base's. `digest` is the base's. `whole_digest`, if not empty, is that of the whole.
     """
 
     base: Version

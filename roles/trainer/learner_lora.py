@@ -25,10 +25,11 @@ from realnet.roles.models.blocks import decoder_blocks
 from realnet.roles.tables import Lora
 from realnet.roles.trainer.learner_files import check_weights, write_tensors
 from realnet.roles.weights.adapters import DOWN, UP
-from realnet.roles.weights.merging import TILE
+from realnet.roles.weights.merging import digits_of
 
 _KIND = "default"  # what peft calls an adapter that nobody gave a name
 _DOWN, _UP, _BASE = f".lora_A.{_KIND}.weight", f".lora_B.{_KIND}.weight", ".base_layer."
+_AT_ONCE = 2**22  # sums in fp64 that are there at once
 Named = list[tuple[str, torch.Tensor]]
 Tensors = Mapping[str, torch.Tensor]
 
@@ -116,23 +117,28 @@ def merged(tensors: Tensors, lora: Lora) -> Iterator[tuple[str, torch.Tensor]]:
 
 @torch.no_grad()
 def merge(base: torch.Tensor, down: torch.Tensor, up: torch.Tensor, lora: Lora) -> torch.Tensor:
-    """Return base + alpha / rank * up down, added up in fp32 or finer, in the base's dtype.
+    """Return base + alpha / rank * up down: added up exactly, rounded to fp32, and to base's dtype.
 
-    The sums are those of `weights/merging.py`, in its order, so that whoever lays adapters over a
-    base has the same bits: products and sums apart, one row of `down` after the other.
+    The sums are those of `weights/merging.py`, so that whoever lays adapters over a base has the
+    same bits.
     """
+    digits = digits_of(lora.rank)
+    left = _stepped(up.double() * (lora.alpha / lora.rank), 1, digits)
+    right = _stepped(down.double(), 0, digits)
     wide = torch.promote_types(base.dtype, torch.float32)
-    left, right = up.to(wide) * (lora.alpha / lora.rank), down.to(wide)
     result = torch.empty_like(base)
-    # On a CPU tile by tile, each in its cache.
-    rows = max(1, TILE // max(1, base.shape[1])) if base.device.type == "cpu" else base.shape[0]
+    rows = max(1, _AT_ONCE // max(1, base.shape[1]))
     for a in range(0, base.shape[0], rows):
-        side = left[a : a + rows]
-        total = side[:, :1] * right[0]
-        for k in range(1, len(right)):
-            total += side[:, k : k + 1] * right[k]
+        total = (left[a : a + rows] @ right).to(wide)
         result[a : a + rows] = total.add_(base[a : a + rows].to(wide))
     return result
+
+
+def _stepped(factor: torch.Tensor, axis: int, digits: int) -> torch.Tensor:
+    """As `merging.stepped`."""
+    _, exponent = torch.frexp(factor.abs().amax(axis, keepdim=True))
+    step = ((exponent.long() - digits + 1023) << 52).view(torch.float64)
+    return (factor / step).round() * step
 
 
 @contextlib.contextmanager

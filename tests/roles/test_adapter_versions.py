@@ -7,6 +7,7 @@ import random
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,8 @@ def base_weights(seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str,
 def test_the_sums_are_the_trainers_bit_for_bit(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever shapes, dtypes, ranks, tiles and threads: torch there, numpy here."""
     draw = random.Random(seed)
-    monkeypatch.setattr(merging, "TILE", draw.choice([1, 64, 2**16]))
+    monkeypatch.setattr(merging, "COLUMNS", draw.choice([1, 7, 512]))
+    monkeypatch.setattr(merging, "_PRODUCTS", draw.choice([1, 2**18]))
     monkeypatch.setattr(merging, "_TASK", draw.choice([1, 50, 2**22]))
     lora = Lora(rank=draw.choice([1, 2, 5, 16]), alpha=draw.choice([1, 16, 37]))
     kept, dtype = draw.choice(list(DTYPES.values())), draw.choice(list(DTYPES))
@@ -67,6 +69,31 @@ def test_the_sums_are_the_trainers_bit_for_bit(seed: int, monkeypatch: pytest.Mo
     wanted = merged(base, adapters, DTYPES[dtype], lora)
     same(tensors(whole, out), wanted)
     assert whole == filled(V, wanted)[0], "layout, padding and digests too"
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3, 16, 64, 200])
+def test_sums_are_exact_in_whatever_order_they_are_taken(rank: int) -> None:
+    """So no library's product has bits of its own; and they are close to the true ones."""
+    rng = np.random.default_rng(rank)
+    scales = 10.0 ** rng.integers(-6, 6, (40, rank))
+    left, right = rng.standard_normal((40, rank)) * scales, rng.standard_normal((rank, 50))
+    left[3], right[:, 7] = 0.0, 0.0
+    digits = merging.digits_of(rank)
+    one, other = merging.stepped(left, 1, digits), merging.stepped(right, 0, digits)
+    assert 2 * digits + (rank - 1).bit_length() <= 53
+    product = one @ other
+    for _ in range(5):
+        order = rng.permutation(rank)
+        total = np.zeros((40, 50))
+        for k in order:
+            total += one[:, k : k + 1] * other[k]
+        np.testing.assert_array_equal(total, product)
+    exact = [[sum(Fraction(a) * Fraction(b) for a, b in zip(x, y, strict=True)) for y in other.T]
+             for x in one[:4]]  # fmt: skip
+    np.testing.assert_array_equal(np.array(exact, np.float64), product[:4])
+    largest = np.abs(left).max(1)[:, None] * np.abs(right).max(0)[None]
+    assert (np.abs(product - left @ right) <= rank * largest * 2.0 ** (1 - digits)).all()
+    np.testing.assert_array_equal(merging.stepped(one, 1, digits), one)
 
 
 def test_rounding_is_to_the_nearest_bf16_and_of_two_to_the_even_one() -> None:
