@@ -82,3 +82,40 @@ def test_adapters_alone_cross_to_the_generators_host(
     committed = moved(again, "parameter_server/0", "check_s")
     assert [base for base, _ in committed].count(True) == 2, "memory vanishes with a run"
     assert {size for of, size in committed if not of} == versions
+
+
+GANG = """
+extends = "./run.toml"
+[run]
+until = { steps = 4 }
+[roles.relay]
+env = false
+[roles.generator]
+count = 1
+env = false
+[roles.parameter_server]
+links = ["gloo", "shm"]
+[roles.trainer]
+ranks = 2
+backend = "fsdp"
+"""
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_a_gang_writes_one_base_and_every_version_has_the_digest_that_it_says(
+    start: Callable[..., RealRun], tmp_path: Path
+) -> None:
+    """Each version is a canary: generators merge what the ranks wrote to the trainer's digest."""
+    (tmp_path / "rewards.py").write_text(REWARD)
+    (tmp_path / "run.toml").write_text(TOPOLOGY)
+    (tmp_path / "gang.toml").write_text(GANG)
+    run = start(tmp_path / "gang.toml")
+    run.until(lambda: run.step() >= 1, 200)
+    run.kill("trainer/0.1")  # the gang begins anew, and its base is there already
+    assert run.wait(300) == 0, run.output()
+    committed = moved(run, "parameter_server/0", "check_s")
+    assert [base for base, _ in committed].count(True) == 1
+    proved = [r for r in run.rows() if r["actor"] == "generator/0" and "canary" in r]
+    assert len(proved) >= 3
+    assert max(r["canary"] for r in proved) < 1e-4
