@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ import numpy as np
 from realnet.errors import ConfigError, RealnetError, ensure
 from realnet.roles.generator.engine import EngineConfig, EngineDied, Surroundings
 from realnet.roles.generator.row import check
+from realnet.roles.generator.vllm.deltas import deltas_of, starts_of
 from realnet.roles.generator.vllm.environment import prepare
 from realnet.roles.generator.vllm.model import arguments, check_weights, expected, folder_of, told
 from realnet.roles.generator.vllm.staging import Staging
@@ -190,8 +191,17 @@ class VllmEngine:
                 if not written:
                     self.cached_tokens += output.num_cached_tokens or 0
                 finished = output.finished
-                starts = _starts(part, state)
-                for delta in self._deltas(part, starts, written, version, finished):
+                count = len(part.token_ids)
+                self.tokens += count
+                if count:
+                    self._wrote.set()
+                finish = str(part.finish_reason) if finished else ""
+                starts = starts_of(part, state)
+                try:
+                    deltas = list(deltas_of(part, starts, written, self._names, version, finish))
+                except RealnetError as error:
+                    raise self._die(str(error)) from error
+                for delta in deltas:
                     yield delta
                 written += len(part.token_ids)
         finally:
@@ -230,36 +240,6 @@ class VllmEngine:
             return queue.get_nowait() or await queue.get()
         except EngineDeadError:
             raise self._die("vLLM's engine is dead") from None
-
-    def _deltas(
-        self,
-        part: Any,
-        starts: Sequence[tuple[str, int]],
-        written: int,
-        version: Version,
-        finished: bool,
-    ) -> Iterator[Delta]:
-        """Cut what came into deltas of one version each. `starts` says where versions begin."""
-        count = len(part.token_ids)
-        ids = np.array(part.token_ids, np.int32)
-        logprobs = np.array(part.logprobs.logprobs if count else (), np.float32)
-        if len(logprobs) != count:
-            raise self._die(f"vLLM gave {count} tokens and {len(logprobs)} log-probabilities")
-        finish = str(part.finish_reason) if finished else ""
-        self.tokens += count
-        if count:
-            self._wrote.set()
-        cuts = [max(0, start - written) for _, start in starts[1:]]
-        ends = [min(cut, count) for cut in cuts] + [count]
-        begin = 0
-        for (name, _), end in zip(starts, ends, strict=True):
-            if end > begin:
-                version = self._names[name]
-                last = finish if end == count else ""
-                yield Delta(ids[begin:end], logprobs[begin:end], version, last)
-                begin = end
-        if count == 0 and finish:
-            yield Delta(*_EMPTY, version, finish)
 
     async def abort(self) -> None:
         if self._llm is not None:
@@ -343,10 +323,3 @@ class VllmEngine:
             [at[token].logprob for at, token in zip(given, ids[1:].tolist(), strict=True)],
             np.float32,
         )
-
-
-def _starts(part: Any, state: Any) -> list[tuple[str, int]]:
-    """Return where in the answer each version begins, as far as it is written."""
-    if state is not None:
-        return list(state.weight_version_starts)
-    return [(span.version, span.start) for span in part.weight_versions or ()]
