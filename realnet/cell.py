@@ -12,9 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar, cast
 
 from realnet import gang, wire
@@ -49,6 +47,7 @@ from realnet.waits import Waits
 from realnet.watches import Death
 from realnet.watching import Watching
 from realnet.ways import Take, Way
+from realnet.workbench import Workbench
 
 T = TypeVar("T")
 CANCEL_AGAIN_S = 2.0
@@ -101,11 +100,9 @@ class Cell:
         self.calls = Calls(self.codec, self.waits, node.deadlines, str(address), self.now)
         self.doing = ""
         self.ended = 0  # what the actor has brought to an end, as far as no port counts it
-        self.busy_spans_s: deque[tuple[float, float, str]] = deque(maxlen=4096)
-        self._busy_since: tuple[float, str] | None = None
+        self.bench = Workbench(str(address), self.now)
         self._progress = 0
         self._tasks: dict[asyncio.Task[Any], None] = {}  # in order, so that ends can be repeated
-        self._threads: ThreadPoolExecutor | None = None
         self._closing = False
 
         self.actor = actor_class()
@@ -138,7 +135,7 @@ class Cell:
                 if issubclass(request, Request | StreamRequest):
                     self.codec.register(reply_type(request))
         port = cast("LiveAsk | None", self.ports.get(gang.PORT))
-        self.actor.gang = gang.Gang(address, num_ranks, port)
+        self.actor.gang = gang.Gang(address, num_ranks, port, self.waits)
 
     def _live(self, declared: Any) -> LivePort:
         name: str = declared.name
@@ -231,24 +228,7 @@ class Cell:
 
     async def compute(self, fn: Callable[..., T], *args: Any, label: str = "compute") -> T:
         """Run blocking work in the actor's one thread and note when it was busy."""
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(1, thread_name_prefix=str(self.address))
-        return await asyncio.get_running_loop().run_in_executor(
-            self._threads, self._timed, fn, args, label
-        )
-
-    def _timed(self, fn: Callable[..., T], args: tuple[Any, ...], label: str) -> T:
-        start_s = self.clock.now()
-        self._busy_since = (start_s, label)
-        try:
-            return fn(*args)
-        finally:
-            self._progress += 1
-            # What a beat has taken already starts where that beat was.
-            since_s, _ = self._busy_since or (start_s, label)
-            self._busy_since = None
-            self.ended += 1
-            self.busy_spans_s.append((since_s, self.clock.now(), label))
+        return await self.bench.run(fn, *args, label=label)
 
     def does(self) -> Doing:
         """Return what the actor does, for one beat: what it was busy with is told once."""
@@ -260,23 +240,11 @@ class Cell:
             who,
             self.doing,
             tuple(self.waits.of(who)[:3]),
-            tuple(Span(a, b, label) for a, b, label in self.take_busy_spans()),
-            self.ended + sum(f.done for f in figures),
-            self.waits.hold_up(who) or self.computing or any(f.held for f in figures),
+            tuple(Span(a, b, label) for a, b, label in self.bench.take_spans()),
+            self.ended + self.bench.ended + sum(f.done for f in figures),
+            self.waits.hold_up(who) or self.bench.busy or any(f.held for f in figures),
             tuple(f for f in figures if f.done or f.waiting or f.held),
         )
-
-    def take_busy_spans(self) -> list[tuple[float, float, str]]:
-        """Return and forget the spans in which compute was busy; an open one is cut at now."""
-        spans = []
-        while self.busy_spans_s:
-            spans.append(self.busy_spans_s.popleft())
-        if self._busy_since is not None:
-            now = self.clock.now()
-            since_s, label = self._busy_since
-            self._busy_since = (now, label)
-            spans.append((since_s, now, label))
-        return spans
 
     def observe(self, kind: str, row: dict[str, Any]) -> None:
         """Report a row of metrics or an event."""
@@ -290,14 +258,9 @@ class Cell:
 
     def progress_mark(self) -> int:
         """Return a number that is another one whenever the actor has shown progress since."""
-        if self._busy_since is not None:  # computing is progress, until the beats say otherwise
+        if self.bench.busy:  # computing is progress, until the beats say otherwise
             self._progress += 1
-        return self._progress
-
-    @property
-    def computing(self) -> bool:
-        """Tell whether the compute thread is at work."""
-        return self._busy_since is not None
+        return self._progress + self.bench.ended
 
     def gang_up(self, other: Address) -> None:
         """A rank is up; it is talked to if it is of the same gang and life."""
@@ -355,5 +318,4 @@ class Cell:
         for port in self.ports.values():
             port.close()
         self.calls.close()
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        self.bench.close()

@@ -9,6 +9,8 @@ import asyncio
 import errno
 import os
 import sys
+import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +18,13 @@ import click
 import msgspec
 from rich.console import Console
 
-from realnet import cli_guests, cli_topology
-from realnet.cli_begin import Start, start_again, start_fork, start_new, write_down
+from realnet import cli_guests, cli_topology, host
+from realnet.cli_begin import Start, claimed, start_again, start_fork, start_new, write_down
 from realnet.cli_runs import RUNS, VERBS, find_run
 from realnet.cli_topology import file_argument, set_option
 from realnet.cli_verbs import load_verb, registered_verbs
-from realnet.compiled import FORM
-from realnet.errors import ConfigError, RealnetError
+from realnet.compiled import FORM, damaged
+from realnet.errors import ConfigError, RealnetError, nearest
 from realnet.topology import Plan, Source, read_plan
 from realnet.topology.kinds import load_object
 
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
 
 EXIT_CONFIG, EXIT_RETRY = 2, 75
 EXIT_INTERRUPTED = 130
-_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+OWN_FILES, FILES_OF_A_LINK = 50, 10  # measured: three lanes, each with its monitor
+_THE_DISK, _NO_RIGHT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS), (errno.EACCES, errno.EPERM)
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 
 
 class Tidy(click.Group):
@@ -46,6 +50,14 @@ class Tidy(click.Group):
         added = registered_verbs().get(cmd_name) if own is None else None
         return own if added is None else load_verb(added)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            near = nearest(args[0], self.list_commands(ctx))
+            ctx.fail(f"No such command {args[0]!r}.{near}")
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -56,9 +68,15 @@ class Tidy(click.Group):
             _complain(str(error))
             sys.exit(1)
         except OSError as error:
-            if error.errno not in _THE_DISK:
+            if error.errno in _NO_ROOM:
+                _complain(host.no_room(error))
+            elif error.errno in _NO_RIGHT:
+                _complain(f"{error.filename or 'a file'} may not be used: {error.strerror}")
+            elif error.errno in _THE_DISK:
+                places = f"a file (under {Path.cwd()} or {tempfile.gettempdir()})"
+                _complain(f"{error.filename or places} cannot be written: {error.strerror}")
+            else:
                 raise
-            _complain(f"{error.filename or 'a file'} cannot be written: {error.strerror}")
             sys.exit(1)
 
 
@@ -69,11 +87,24 @@ def _complain(text: str) -> None:
         click.echo(line, err=True)
 
 
+def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    click.echo(f"realnet, version {version('realnet-rl')}\nhot path: {FORM}")
+    why = damaged() if FORM.startswith("compiled") else ""
+    if why:
+        _complain(why)
+    ctx.exit(1 if why else 0)
+
+
 @click.group(cls=Tidy, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(
-    package_name="realnet-rl",
-    prog_name="realnet",
-    message=f"%(prog)s, version %(version)s\nhot path: {FORM}",
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version, and which form of the hot path runs; look at its libraries.",
 )
 def main() -> None:
     """Typed actors over ZeroMQ, wired by a topology file."""
@@ -100,8 +131,18 @@ for _verb in (*cli_topology.VERBS, *VERBS, *cli_guests.VERBS):
     help="Begin a new run with the weights of another: its newest checkpoint, @STEP, or @best.",
 )
 @click.option("--inline", is_flag=True, help="All roles in one process and loop (to debug).")
-@click.option("--hosts", default=0, help="Start N agents here, as on N hosts (as SLURM does).")
-@click.option("--spares", default=0, help="With --hosts: so many more, for when one is lost.")
+@click.option(
+    "--hosts",
+    default=0,
+    type=click.IntRange(min=0),
+    help="Start N agents here, as on N hosts (as SLURM does).",
+)
+@click.option(
+    "--spares",
+    default=0,
+    type=click.IntRange(min=0),
+    help="With --hosts: so many more, for when one is lost.",
+)
 @click.option("--runs", type=click.Path(path_type=Path), default=RUNS, show_default=True)
 def run(
     topology: Path,
@@ -117,12 +158,20 @@ def run(
     """Run a topology on this machine until it is done. Ctrl-C stops it in order."""
     if resume and origin:
         raise click.UsageError("--resume goes on with a run, --from begins a new one: choose one")
+    if inline and (hosts or spares):
+        raise click.UsageError("--inline runs all roles in this process: there are no hosts then")
+    if spares and not hosts:
+        raise click.UsageError("--spares are beside the hosts of --hosts N: say how many those are")
     if resume:
         start = start_again(topology, overrides, name, runs)
     elif origin:
         start = start_fork(topology, overrides, name, runs, origin)
     else:
         start = start_new(topology, overrides, name, runs)
+    if not inline:
+        _enough_files(start.plan)
+    if not resume and not name:
+        start = claimed(start, runs)
     sys.exit(_run(topology, start, resume, inline, (hosts, spares), runs))
 
 
@@ -166,6 +215,16 @@ def _run(
         return EXIT_INTERRUPTED
     finally:
         folder.close()
+
+
+def _enough_files(plan: Plan) -> None:
+    """Refuse what would meet the limit in the middle, where libzmq ends the process."""
+    needed, most = OWN_FILES + FILES_OF_A_LINK * len(plan.slots), host.allow_files()
+    if most < needed:
+        raise RealnetError(
+            f"{len(plan.slots)} processes, each linked to all, need up to {needed} open files "
+            f"each; here they may have {most} (ulimit -n -H): allow more, or run fewer members"
+        )
 
 
 def last_message(outcome: Outcome, folder: RunFolder, again: str) -> str:

@@ -9,6 +9,7 @@ Knows nothing of roles: what a fork takes along is said in `[run].from`, which t
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from realnet.runfolder import RunFolder, new_name, newest_run
 from realnet.topology import Plan, Source, read_plan, read_source, resolve
 from realnet.topology.changes import Change, compare, refuse
 from realnet.topology.plan import write_plan
+from realnet.topology.source import A_FOLDER_NAME, names_a_folder
 
 _FROM = "from"  # the key of [run] that names the origin of a fork
 
@@ -39,10 +41,29 @@ class Start(NamedTuple):
 def start_new(topology: Path, overrides: tuple[str, ...], name: str, runs: Path) -> Start:
     """Return a run that does not exist yet. Raises ConfigError when it does."""
     source = read_source(topology, overrides, runs)
+    if name and not names_a_folder(name):
+        raise ConfigError(f"--name {name}: the run's folder under {runs}: {A_FOLDER_NAME}")
     path = runs / (name or new_name(runs, source.title))
     if (path / "plan.json").exists():
         raise ConfigError(f"{path} exists; resume it with --resume, or choose another --name")
-    return Start(source, resolve(source, path.name), path)
+    plan = resolve(source, path.name)
+    _secrets_are_here(source, plan)
+    return Start(source, plan, path)
+
+
+def claimed(start: Start, runs: Path) -> Start:
+    """Take the folder of a new run whose name nobody gave: another may begin at this moment, and
+    then this one has the next name."""
+    plan = start.plan
+    while True:
+        try:
+            (runs / plan.name).mkdir(parents=True)
+        except FileExistsError:
+            plan = msgspec.structs.replace(plan, name=new_name(runs, start.source.title))
+            continue
+        except OSError:
+            return start  # whoever opens the folder tells why
+        return start._replace(plan=plan, path=runs / plan.name)
 
 
 def start_fork(
@@ -72,9 +93,23 @@ def start_again(topology: Path, overrides: tuple[str, ...], name: str, runs: Pat
         # It was forked on the command line; that it was is no change now. What it was forked from
         # is not needed any more, so nobody has to find it.
         plan.shared["run"][""][_FROM] = origin
+    _secrets_are_here(source, plan)
     changes = compare(before, plan)
     refuse(changes, path.name, str(topology))
     return Start(source, plan, path, tuple(changes.taken))
+
+
+def _secrets_are_here(source: Source, plan: Plan) -> None:
+    """Refuse a run whose roles would not get what they are to have from this shell."""
+    lacking = [  # not by its name: somebody may have written the secret itself
+        f"{source.where('roles', role.name)}.secrets: number {number} of these variables is not "
+        "set in this shell: export it first, or take it out"
+        for role in plan.roles.values()
+        for number, name in enumerate(role.secrets, 1)
+        if name not in os.environ
+    ]
+    if lacking:
+        raise ConfigError("\n".join(lacking))
 
 
 def write_down(start: Start, folder: RunFolder) -> None:

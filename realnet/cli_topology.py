@@ -28,6 +28,10 @@ set_option = click.option(
 _DRAWINGS = {"terminal": terminal, "mermaid": mermaid, "svg": svg}
 
 
+def _counted(number: int, what: str, several: str = "s") -> str:
+    return f"{number} {what}{several if number != 1 else ''}"
+
+
 @click.command()
 @file_argument
 @set_option
@@ -35,8 +39,8 @@ def check(topology: Path, overrides: tuple[str, ...]) -> None:
     """Read a topology and say everything that is wrong with it."""
     plan = resolve(read_source(topology, overrides))
     click.echo(
-        f"{topology}: in order ({len(plan.roles)} roles, {len(plan.slots)} processes, "
-        f"{len(plan.wires)} wires)"
+        f"{topology}: in order ({_counted(len(plan.roles), 'role')}, "
+        f"{_counted(len(plan.slots), 'process', 'es')}, {_counted(len(plan.wires), 'wire')})"
     )
 
 

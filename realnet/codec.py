@@ -1,9 +1,10 @@
 """Records to bytes and back: a MessagePack header, and raw frames for large arrays.
 
-Arrays below 64 KiB travel inside the header, since an extra frame costs more than the copy;
-larger ones are frames that nobody copies. Limits are checked before anything is decoded. Only
-kinds that were registered are decoded; nothing is imported, evaluated or unpickled. Whatever is
-wrong with bytes or with a record comes out as a WireError.
+Arrays below 64 KiB travel inside the header, since an extra frame costs more than the copy (below
+16 KiB where frames go through shared memory); larger ones are frames that nobody copies. Limits are
+checked before anything is decoded. Only kinds that were registered are decoded; nothing is
+imported, evaluated or unpickled. Whatever is wrong with bytes or with a record comes out as a
+WireError.
 
 Knows nothing of sockets or actors. Called by `node.py` for every packet, and by journals;
 `arrays.py`, `limits.py` and `schema.py` know what arrays, limits and names of fields are.
@@ -27,6 +28,7 @@ from realnet.limits import MAX_BATCH_BYTES as MAX_BATCH_BYTES
 from realnet.limits import MAX_DEPTH, MAX_OBJECTS, check_objects, check_sizes, may_be_deep
 from realnet.limits import MAX_FRAMES as MAX_FRAMES
 from realnet.limits import MAX_HEADER_BYTES as MAX_HEADER_BYTES
+from realnet.limits import NEAR_INLINE_BYTES as NEAR_INLINE_BYTES
 from realnet.message import Message, kind_of
 from realnet.schema import told
 

@@ -3,9 +3,11 @@
 The modules that every ask goes through can be compiled (`python -m realnet.compiler`, which is
 `make compile`): a fifth less CPU for an ask between processes, a third less inside of one. The
 sources stay the reference, and run alone when nothing was compiled. What was compiled is used only
-while it fits: the same Python, a system that loads it, and every source that it was made of, or
-that those import, as it was then; after an edit the sources run again. REALNET_COMPILED=0 never
-uses it, 1 insists on it (ImportError says what is wrong).
+while it fits: the same Python, a system that loads it, every source that it was made of, or that
+those import, as it was then (after an edit the sources run again), and each library as long as when
+it was built: one that was cut off would end the process where it is first touched. What is in the
+libraries is looked at by `damaged`, for `realnet --version` and the tests. REALNET_COMPILED=0 never
+uses the compiled form, 1 insists on it (ImportError says what is wrong).
 
 Knows nothing of compilers. Imported by `__init__.py` before any other module, so it imports nothing
 of realnet, and chooses as it is imported; `cli.py` and the benchmarks show `FORM`.
@@ -52,25 +54,42 @@ def python_tag() -> str:
     return str(sysconfig.get_config_var("EXT_SUFFIX"))
 
 
-def digest(source: Path) -> str:
-    """Return the digest of a source, '' when it is not there."""
+def digest(file: Path) -> str:
+    """Return the digest of a source or a library, '' when it is not there."""
     try:
-        return hashlib.sha256(source.read_bytes()).hexdigest()
+        return hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError:
         return ""
 
 
-def why_not(manifest: Mapping[str, Any], package: Path, files: Mapping[str, Path]) -> str:
+def why_not(manifest: Mapping[str, Any], package: Path, folder: Path) -> str:
     """Say why what was compiled does not fit these sources and this Python; '' if it does."""
     if manifest["python"] != python_tag():
         return f"compiled for another Python ({manifest['python']})"
     for name, known in manifest["sources"].items():
         if digest(package / name) != known:
             return f"{name} has changed since it was compiled: make compile"
-    for file in files.values():
-        if not file.is_file():
+    for built in manifest["files"].values():
+        file = folder / built["file"]
+        try:
+            bytes_there = file.stat().st_size
+        except OSError:
             return f"{file} is not there: make compile"
+        if bytes_there != built["bytes"]:
+            return f"{file} has {bytes_there} bytes, not {built['bytes']} as built: make compile"
     return ""
+
+
+def damaged(folder: Path = FOLDER) -> str:
+    """Say which library is not as it was built, '' if all are. Reads them all: a few ms."""
+    try:
+        built = json.loads((folder / MANIFEST).read_bytes())["files"].values()
+        bad = [one["file"] for one in built if digest(folder / one["file"]) != one["sha256"]]
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}: make compile"
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return f"{folder / MANIFEST} is damaged: make compile"
+    return f"{folder / bad[0]} is not as it was built: make compile" if bad else ""
 
 
 def use(files: Mapping[str, Path]) -> str:
@@ -103,9 +122,9 @@ def choose(folder: Path = FOLDER, package: Path = PACKAGE) -> str:
     else:
         try:
             manifest = json.loads((folder / MANIFEST).read_bytes())
-            files = {name: folder / file for name, file in manifest["files"].items()}
+            files = {name: folder / built["file"] for name, built in manifest["files"].items()}
             by = manifest["by"]
-            why = why_not(manifest, package, files) or use(files)
+            why = why_not(manifest, package, folder) or use(files)
             form = "" if why else f"compiled ({by})"
         except OSError:
             why = "" if switch != "1" else "nothing was compiled: make compile"

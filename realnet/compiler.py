@@ -3,7 +3,7 @@
 It is a step of its own and not one of `pip install`: mypyc needs the types of what realnet imports,
 so it has to run where those are installed, with a C compiler and Python's headers; and the sources
 run as they are without it. What it makes is put into `realnet/_compiled` in one go, beside a
-manifest by which `compiled.py` sees whether it still fits. `--remove` takes it away again.
+manifest by which `compiled.py` sees whether it still fits and is whole. `--remove` takes it away.
 
 Only modules where it pays are compiled (measured: neither those of the transport nor those of share
 wires gain anything). mypyc has neither async generators nor `continue` within try and finally, and
@@ -118,11 +118,12 @@ def put(new: Path, folder: Path) -> None:
 
 def _fill(new: Path, out: Path, known: dict[str, str]) -> None:
     """Copy what was made into a folder, and write what it fits."""
-    files: dict[str, str] = {}
+    files: dict[str, dict[str, str | int]] = {}
     for made in sorted(out.rglob(f"*{python_tag()}")):
-        name = made.relative_to(out).as_posix().removesuffix(python_tag())
-        files[name.replace("/", ".")] = f"{name.replace('/', '.')}{python_tag()}"
-        shutil.copy(made, new / files[name.replace("/", ".")])
+        name = made.relative_to(out).as_posix().removesuffix(python_tag()).replace("/", ".")
+        file = f"{name}{python_tag()}"
+        files[name] = {"file": file, "bytes": made.stat().st_size, "sha256": digest(made)}
+        shutil.copy(made, new / file)
     import mypy.version
 
     about = {

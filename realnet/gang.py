@@ -16,6 +16,7 @@ from realnet.address import Address
 from realnet.errors import ConfigError
 from realnet.live import LiveAsk
 from realnet.message import Message, Request
+from realnet.waits import Waits
 
 R = TypeVar("R", bound=Message)
 PORT = "@gang"
@@ -24,7 +25,8 @@ PORT = "@gang"
 class Gang:
     """The ranks of one member; of a role without ranks there is one."""
 
-    def __init__(self, address: Address, num_ranks: int, port: LiveAsk | None):
+    def __init__(self, address: Address, num_ranks: int, port: LiveAsk | None, waits: Waits):
+        self._waits = waits
         self.rank = address.rank
         self.num_ranks = num_ranks
         self._address = address
@@ -44,7 +46,12 @@ class Gang:
 
     async def up(self) -> None:
         """Wait until all the others can be asked, in `run`: they are up when all have started."""
-        await self._all_up.wait()
+        if self._port is None or self.is_up:
+            return
+        others = [self._full(rank) for rank in range(self.num_ranks) if rank != self.rank]
+        missing = tuple(o.partition("~")[0] for o in others if o not in self._port.peers)
+        with self._waits.on(str(self._address), "the other ranks of its gang", missing):
+            await self._all_up.wait()
 
     async def ask(self, rank: int, request: Request[R], *, deadline_s: float = 30.0) -> R:
         """Ask one other rank, which answers by `@handles`; once the gang is up (from `run` on).

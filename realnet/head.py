@@ -2,7 +2,8 @@
 
 It starts the processes of a plan, tells everybody who is there, restarts what dies, ends what
 hangs, stops all in order and says in one message how the run ended. Decisions are made by
-`supervision.py` and `liveness.py`; this actor carries their effects out.
+`supervision.py`, and carried out by `lives.py`; `patience.py` looks after who is silent or stuck,
+`ending.py` stops. This actor is what members talk to.
 
 Knows nothing of what roles do, nor how processes are started: a `Launcher` does that. Called by
 `run.py`.
@@ -33,49 +34,31 @@ from realnet.control import (
     Observed,
     OpenArena,
     Peer,
-    PeerDown,
     PeerJoined,
-    PeerUp,
     StopActors,
     member_of,
 )
-from realnet.ending import LAST_WORDS_S, Ending
-from realnet.errors import AskError, PeerDied, RealnetError
+from realnet.ending import Ending
+from realnet.errors import RealnetError
 from realnet.guest.desk import make_desk
 from realnet.launch import Launcher
-from realnet.liveness import Beats, Hung
+from realnet.liveness import Beats
+from realnet.lives import EXIT_CONFIG, EXIT_FAILED, Lives, slot_of
 from realnet.message import Message
 from realnet.node import Node
 from realnet.observe.record import Record
-from realnet.observe.status import RunStatus, chain
+from realnet.observe.status import RunStatus
+from realnet.patience import AWAY_S, Patience
 from realnet.ports import Ask, handles
 from realnet.roster import Status, slot_statuses
 from realnet.serving import caller
-from realnet.stalls import Stalled, Stalls
-from realnet.supervision import (
-    BOOT_S,
-    Down,
-    Drop,
-    Effect,
-    GiveUp,
-    Kill,
-    Restart,
-    Slot,
-    Spawn,
-    Supervisor,
-    Up,
-)
-from realnet.supervision import Begin as BeginSlot
-from realnet.topology.plan import Plan, SlotPlan
+from realnet.stalls import Stalls
+from realnet.supervision import BOOT_S, Supervisor
+from realnet.topology.plan import Plan
 
 TICK_S = 0.1
-AWAY_S = 0.5
 SAME_CLOCK_S = 2.0  # clocks of one host differ by what a message takes; of two, by their boots
-BEGIN_LEAVE_S = 1.0
-DUMP_S = 0.3  # what a process that is to be killed has to write its stacks
-EXIT_OK, EXIT_FAILED, EXIT_CONFIG, EXIT_RETRY = 0, 1, 2, 75
-_EXIT_CODES = {"refused": EXIT_CONFIG, "failed": EXIT_FAILED, "lost": EXIT_RETRY}
-_FROM_OUTSIDE = ("killed by SIGKILL", "killed by SIGTERM", "killed by SIGHUP", "killed by SIGPWR")
+EXIT_OK = 0
 
 
 class HeadConfig(Config):
@@ -96,10 +79,10 @@ class Head(Actor[HeadConfig]):
     def prepare(self, node: Node, plan: Plan, launcher: Launcher, record: Record) -> None:
         """Hand in what the head works with, before `begin`."""
         self.node, self.plan, self.launcher, self.record = node, plan, launcher, record
-        self._members = node.cells[self.address.full].ports["members"]
-        self.supervisor = Supervisor([_slot(plan, s) for s in plan.slots], self.config.boot_s)
+        self.supervisor = Supervisor([slot_of(plan, s) for s in plan.slots], self.config.boot_s)
         self.beats = Beats(self.config.suspect_after_s, self.config.hung_after_s)
         self.stalls = Stalls(self.config.stall_s, self.clock.now())
+        self.patience, self.lives = Patience(self), Lives(self)
         self.agreement = Agreement()
         self.status: dict[str, Status] = {s.name: Status() for s in plan.slots}
         self.arenas = Arenas()
@@ -107,7 +90,6 @@ class Head(Actor[HeadConfig]):
         self.peers: dict[str, Peer] = {}
         self.troubles: list[str] = []  # of the stop
         self.end_code = EXIT_OK
-        self._then: dict[str, str] = {}  # actor -> what follows a stall
         self._ahead_s: dict[str, float] = {}  # slot -> how far our clock is ahead of its host's
         self.host_gone: Callable[[str, str], bool] = _no_host  # hears of links that are broken
         self.host_of: Callable[[str], str] = _this_host  # of a slot, in a run over several
@@ -118,7 +100,7 @@ class Head(Actor[HeadConfig]):
 
     def invite(self, slot: str) -> None:
         """A host has come that has room for a slot without one."""
-        self._apply(self.supervisor.invite(slot, self.clock.now()))
+        self.lives.apply(self.supervisor.invite(slot, self.clock.now()))
 
     async def retire(self, slot: str, deadline_s: float) -> None:
         """Drain and stop what is in one process, then let it end: its host is taken away."""
@@ -134,7 +116,7 @@ class Head(Actor[HeadConfig]):
 
     def launch(self) -> None:
         """Start every process, and the head's own watch."""
-        self._apply(self.supervisor.start(self.clock.now()))
+        self.lives.apply(self.supervisor.start(self.clock.now()))
         self.spawn(self._tick(), name="tick")
 
     async def everybody_up(self, limit_s: float) -> None:
@@ -171,58 +153,8 @@ class Head(Actor[HeadConfig]):
             await self.clock.sleep(TICK_S)
             now_s = self.clock.now()
             self.desk.tick(now_s, now_s - due_s if now_s - due_s > AWAY_S else 0.0)
-            if now_s - due_s > AWAY_S:
-                self.say(f"the head itself stood still for {now_s - due_s:.1f} s")
-                self.beats.away(now_s - due_s, now_s)
-                self.stalls.away(now_s - due_s, now_s)
-            for effect in self.beats.tick(now_s):
-                if isinstance(effect, Hung):
-                    self._hung(effect)
-                else:
-                    self.say(f"{effect.name} is silent for {effect.silent_s:.1f} s")
-            if not self.supervisor.stopping:
-                for stall in self.stalls.tick(now_s):
-                    self._stalled(stall)
-            self._apply(self.supervisor.tick(now_s))
-
-    def _hung(self, effect: Hung) -> None:
-        """Kill one that is silent beyond hope, while the run stops as well."""
-        status = self.status[effect.name]
-        doing = "; ".join(text for text in status.doing.values() if text)
-        last = f" (last: {doing})" if doing else ""
-        self._kill(effect.name, f"has not answered for {effect.silent_s:.1f} s{last}")
-
-    def _stalled(self, stall: Stalled) -> None:
-        """Say what holds up one that makes no progress, or the run; do what its policy says.
-
-        One that waits for others is not restarted: that would help nobody.
-        """
-        who = stall.name or "the run"
-        lines = chain(self.plan, self.run_status())
-        text = f"{who} has made no progress for {stall.quiet_s:.1f} s"
-        self.say("\n  ".join([f"{text}; who waits for whom:", *lines]), stalled=who)
-        slot = next((n for n, s in self.status.items() if stall.name in s.doing), "")
-        if slot and self._then.get(stall.name) == "restart":
-            waits = self.status[slot].waits.get(stall.name, ())
-            if not any(whom for _, _, whom in waits):
-                self._kill(slot, f"{text} (its budget)")
-
-    def _kill(self, slot: str, why: str) -> None:
-        """End a process that did not fail by itself; its stacks are kept."""
-        status = self.status[slot]
-        status.failure, status.lost = why, True
-        kept = self.launcher.dump(slot)
-        self.say(f"{slot} {why}; killed" + (f" (its stacks: {kept})" if kept else ""))
-        life = self.supervisor.slots[slot].incarnation
-
-        def kill() -> None:
-            if self.supervisor.slots[slot].incarnation == life:
-                self.launcher.kill(slot)
-
-        if kept:
-            asyncio.get_running_loop().call_later(DUMP_S, kill)
-        else:
-            kill()
+            self.patience.tick(now_s, now_s - due_s)
+            self.lives.apply(self.supervisor.tick(now_s))
 
     def run_status(self, end: str = "") -> RunStatus:
         """The present state of the run, as it is written for others to read."""
@@ -259,7 +191,7 @@ class Head(Actor[HeadConfig]):
         if differs:
             self.say(f"refused {name}: {differs}")
             return Joined((), differs)
-        self._members.peer_up(member_of(peer.slot), "")
+        self.members.peer_up(member_of(peer.slot), "")
         others = tuple(self.peers.values())
         self.peers[peer.slot] = peer
         if len(self.peers) == sum(not s.elastic for s in self.plan.slots):
@@ -268,15 +200,12 @@ class Head(Actor[HeadConfig]):
         now_s = self.clock.now()
         ahead_s = now_s - request.clock_s if request.clock_s else 0.0
         self._ahead_s[name] = ahead_s if abs(ahead_s) > SAME_CLOCK_S else 0.0
-        self.beats.watch(name, now_s)
-        for role, (budget_s, then) in request.budgets.items():
-            self.stalls.watch(f"{role}/{index}", budget_s, now_s)
-            self._then[f"{role}/{index}"] = then
+        self.patience.watch(name, request.budgets, now_s)
         self.spawn(self._joined(name, int(incarnation)), name=f"begin {name}")
         return Joined(others)
 
     async def _joined(self, name: str, incarnation: int) -> None:
-        self._apply(self.supervisor.joined(name, incarnation, self.clock.now()))
+        self.lives.apply(self.supervisor.joined(name, incarnation, self.clock.now()))
 
     @handles
     async def arena_wanted(self, request: OpenArena) -> ArenaOpened:
@@ -294,11 +223,9 @@ class Head(Actor[HeadConfig]):
         if not self._speaks_for(record.slot):
             return
         now_s = self.clock.now()
-        for recovered in self.beats.beat(name, now_s):
-            self.say(f"{name} answers again after {recovered.silent_s:.1f} s")
         self.status[name].beat(record, now_s)
+        self.patience.beat(name, record.doing, now_s)
         for doing in record.doing:
-            self.stalls.beat(doing.actor, doing.ended, doing.has_work, now_s)
             ahead_s = self._ahead_s.get(name, 0.0)
             spans = [(s.start_s + ahead_s, s.end_s + ahead_s, s.label) for s in doing.spans]
             self.record.busy.add(doing.actor, spans)
@@ -354,108 +281,9 @@ class Head(Actor[HeadConfig]):
             self.end_code = EXIT_OK if well else code
             self.ended.set_result((well, text))
 
-    # ------------------------------------------------------------ effects
-
-    def _apply(self, effects: list[Effect]) -> None:
-        for effect in effects:
-            if isinstance(effect, Spawn):
-                self._spawn_slot(effect)
-            elif isinstance(effect, BeginSlot):
-                self.spawn(self._begin(effect.slot), name=f"begin {effect.slot}")
-            elif isinstance(effect, Up):
-                self._up(effect)
-            elif isinstance(effect, Down):
-                self._down(effect)
-            elif isinstance(effect, Kill):
-                self._take_away(effect)
-            elif isinstance(effect, Drop):
-                self.say(f"{effect.slot} is given up, the others go on: {effect.why}")
-            elif isinstance(effect, GiveUp):
-                self._give_up(effect)
-
-    def _take_away(self, effect: Kill) -> None:
-        status = self.status[effect.slot]
-        if self.supervisor.slots[effect.slot].state == "starting":
-            self.say(f"{effect.slot} {effect.why}; killed")
-        status.failure, status.lost = status.failure or effect.why, True
-        self.launcher.kill(effect.slot)
-
-    def _give_up(self, effect: GiveUp) -> None:
-        status = self.status[effect.slot]
-        cause = status.failure or effect.why
-        where = self.host_of(effect.slot) or platform.node()
-        text = f"{effect.slot} cannot go on (host {where}): {cause}"
-        self.end(False, text, _EXIT_CODES[effect.cause])
-
-    def _spawn_slot(self, effect: Spawn) -> None:
-        slot, incarnation = effect
-
-        def exited(
-            how: str, refused: bool = False, lost: bool = False, nowhere: bool = False
-        ) -> None:
-            asyncio.get_running_loop().call_later(LAST_WORDS_S, gone, how, refused, lost, nowhere)
-
-        def gone(how: str, refused: bool, lost: bool, nowhere: bool) -> None:
-            status = self.status[slot]
-            failure = status.failure
-            lost = lost or status.lost or (not failure and how in _FROM_OUTSIDE)
-            why = f"{failure} ({how.partition(' (')[0]})" if failure else how
-            status.failure = failure or how
-            now_s = self.clock.now()
-            self._apply(
-                self.supervisor.exited(
-                    slot, incarnation, now_s, why, fatal=refused, lost=lost, nowhere=nowhere
-                )
-            )
-
-        was = self.status[slot]
-        self.status[slot] = Status(was.failure)
-        self.status[slot].pid = self.launcher.spawn(slot, incarnation, exited)
-        self.stalls.moved(self.clock.now())
-        known = self.supervisor.slots[slot]
-        if incarnation > 1 and self.supervisor.gang_of(slot)[0] is known:
-            text = f"{slot} is started again (restart {known.restarts})"
-            self.say(text, slot=slot, restart=known.restarts)
-
-    async def _begin(self, slot: str) -> None:
-        incarnation = self.supervisor.slots[slot].incarnation
-        full = f"{slot}~{incarnation}"
-        try:
-            await self.members(Begin(), deadline_s=1e6, to=member_of(full))
-        except PeerDied:
-            return  # its exit tells the rest
-        except AskError as error:
-            await self.clock.sleep(BEGIN_LEAVE_S)  # it says why, and leaves by itself
-            known = self.supervisor.slots[slot]
-            if known.incarnation == incarnation and known.state == "beginning":
-                status = self.status[slot]
-                status.failure = status.failure or str(error)
-                self.launcher.kill(slot)
-            return
-        self._apply(self.supervisor.ready(slot, incarnation, self.clock.now()))
-
-    def _up(self, effect: Up) -> None:
-        full = f"{effect.slot}~{effect.incarnation}"
-        peer = self.peers[full]
-        self.peers[full] = Peer(peer.slot, peer.endpoint, peer.actors, up=True)
-        self.broadcast(PeerUp(full))
-
     def began(self, part: str) -> None:
         """A part of the beginning is over."""
         self.record.startup.over(part, self.clock.now())
-
-    def _down(self, effect: Down) -> None:
-        full = f"{effect.slot}~{effect.incarnation}"
-        self.beats.forget(effect.slot)
-        for actor in self.status[effect.slot].doing:
-            self.stalls.forget(actor)
-        self.stalls.moved(self.clock.now())
-        self.peers.pop(full, None)
-        self._members.peer_down(member_of(full))
-        self.node.peer_down(full, effect.why)
-        if not self.supervisor.stopping and not effect.with_gang:
-            self.say(f"{effect.slot} died: {effect.why}", slot=effect.slot)
-        self.broadcast(PeerDown(full, effect.why))
 
     def broadcast(self, record: Message, but: str = "") -> None:
         """Tell every process of the run, and its guests."""
@@ -498,9 +326,3 @@ def _this_host(slot: str) -> str:
 
 def _no_host(slot: str, why: str) -> bool:
     return False
-
-
-def _slot(plan: Plan, slot: SlotPlan) -> Slot:
-    role = plan.roles[slot.roles[0]]
-    restart = Restart(role.restarts, role.restart_per_s, role.restart_then, role.restart_floor)
-    return Slot(slot.name, slot.after, restart, role.name, slot.gang, slot.elastic)

@@ -14,7 +14,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -25,6 +27,7 @@ from pathlib import Path
 
 PLAIN = "REALNET_PLAIN_HOST"
 PARENT_S = 0.25
+OPEN_FILES = 65536
 # Up to there glibc itself stops to give freed blocks back one by one, once it has seen such.
 HELD_BLOCK_BYTES = 32 * 2**20
 HELD_BYTES = 256 * 2**20
@@ -93,6 +96,30 @@ def _watch_parent(parent: int) -> None:
         if os.getpgid(0) == os.getpid():  # we lead our group: all of it is ours
             os.killpg(0, signal.SIGKILL)
     os._exit(1)
+
+
+def allow_files() -> int:
+    """Let this process, and what it will start, have as many open files as the system lets it, up
+    to `OPEN_FILES`; return how many that are. Links take some for each peer."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return OPEN_FILES
+    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if most > soft:
+        with contextlib.suppress(OSError, ValueError):  # macOS has a limit below its hard one
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def no_room(error: OSError) -> str:
+    """Return what the system refused, and what to do; the limit, where it is one of ours."""
+    said = error.strerror or str(error)
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return f"{said}: this process may have {most} (ulimit -n): allow more, or run fewer members"
+    if error.errno in (errno.EAGAIN, errno.ENOMEM):
+        return f"{said}: the machine has no room for another process (memory, ulimit -u)"
+    return f"{error.filename}: {said}" if error.filename else said
 
 
 def set_subreaper(on: bool) -> bool:

@@ -18,10 +18,10 @@ from typing import Protocol
 
 from realnet import wire
 from realnet.codec import (
-    INLINE_BYTES,
     MAX_BATCH_BYTES,
     MAX_FRAMES,
     MAX_HEADER_BYTES,
+    NEAR_INLINE_BYTES,
     Codec,
     Frame,
 )
@@ -32,8 +32,8 @@ from realnet.transport import Transport
 from realnet.transport.endpoints import parse_endpoint
 from realnet.ways import BULK, CONTROL, NUM_LANES, Take
 
-FLUSH_BYTES = 1 << 20
-FLUSH_OPS = 32  # then the other end works on these while the next are made
+FLUSH_BYTES = 3 << 17  # then, or after so many operations, the other end works on these while the
+FLUSH_OPS = 32  # next are made; for less its wake-up would cost more than the wait
 ALMOST = FLUSH_OPS - 1
 SMALL_BYTES = FLUSH_BYTES // FLUSH_OPS  # so many of these need no look at how much there is
 TICK_S = 0.1
@@ -41,7 +41,7 @@ CUT_S = 3.0
 # What is refused at the other end must not leave, or it would be sent again for ever.
 MAX_BYTES = MAX_BATCH_BYTES - 2 * MAX_HEADER_BYTES
 MAX_BODY_BYTES = MAX_HEADER_BYTES // 2
-MAX_PACKET_FRAMES = MAX_FRAMES - FLUSH_BYTES // INLINE_BYTES - 2
+MAX_PACKET_FRAMES = MAX_FRAMES - FLUSH_BYTES // NEAR_INLINE_BYTES - 2
 MAX_ROUTES = 1 << 17
 
 
@@ -116,7 +116,7 @@ class _Lane:
         if not self.scheduled:
             self.scheduled = True
             self.loop.call_soon(self.end_turn, self)
-            if self.quiet:
+            if self.quiet or self.frame_bytes > FLUSH_BYTES:
                 self.flush(self)  # the last turn had no second one: do not wait for it
         elif self.count >= FLUSH_OPS or len(self.buffer) + self.frame_bytes > FLUSH_BYTES:
             self.flush(self)

@@ -45,7 +45,7 @@ from realnet.control import (
     StopActors,
 )
 from realnet.errors import ConfigError, RealnetError, SecurityError, WireError
-from realnet.launch import REFUSED, STACKS, stacks_folder, stacks_path
+from realnet.launch import ADDRESS, NEARBY, REFUSED, STACKS, stacks_folder, stacks_path
 from realnet.liveness import BEAT_S
 from realnet.message import (
     Message,
@@ -314,6 +314,8 @@ async def _main(folder: Path, slot_name: str, incarnation: int, head_endpoint: s
     transport = open_transport(
         plan.run, folder, sockets, slot_name, incarnation, int(secret) if secret else None
     )
+    for told in (ADDRESS, NEARBY):  # of this process: a run that a role starts has its own
+        os.environ.pop(told, None)
     info = run_info(
         plan, folder, int(os.environ["REALNET_ATTEMPT"]), os.environ["REALNET_RESUMED"] == "1"
     )

@@ -81,7 +81,7 @@ class Node:
         self.slot = slot
         self.transport = transport
         self.run_info = run_info
-        self.codec = Codec()
+        self.codec = Codec(inline_bytes=transport.inline_bytes)
         self.clock = Clock(now)
         self.waits = Waits(now)
         self.watching = Watching(self.waits)

@@ -22,15 +22,16 @@ from realnet.address import parse_address
 from realnet.control import HEAD, HEAD_SLOT
 from realnet.errors import RealnetError
 from realnet.guest.meeting import end_meeting, meeting_of, write_meeting
-from realnet.head import EXIT_RETRY, Head, HeadConfig
+from realnet.head import Head, HeadConfig
 from realnet.launch import STACKS, Launcher, stacks_folder, stacks_path
 from realnet.launch.fleet import Fleet, head_file
-from realnet.launch.hosts import HostLauncher, Hosts, make_hosts
+from realnet.launch.hosts import Hosts, make_hosts
 from realnet.launch.inline import InlineLauncher
 from realnet.launch.local import LocalLauncher
 from realnet.launch.reaching import Probes
 from realnet.launch.records import agent_slot
 from realnet.launch.rendezvous import end_head
+from realnet.lives import EXIT_RETRY
 from realnet.member import run_info
 from realnet.node import Node
 from realnet.observe.record import Record, Row
@@ -110,7 +111,7 @@ async def run_plan(
         launcher = InlineLauncher(plan, folder.path, network, endpoint, attempt, resumed)
     elif fleet is not None:
         hosts = make_hosts(node, plan, fleet.nonce, fleet.wanted)
-        launcher = HostLauncher(hosts)
+        launcher = hosts.launcher
     else:
         launcher = LocalLauncher(
             *(plan, folder.path, folder.logs, endpoint, attempt, resumed), open_secret

@@ -10,6 +10,7 @@ Knows nothing of runs. Called by `member.py` and by the command line in processe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import gc
 import io
@@ -31,7 +32,8 @@ def write_stacks_on(number: signal.Signals, path: Path, who: str) -> None:
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = io.FileIO(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w")
-    file.write(f"# {who}, process {os.getpid()}\n".encode())
+    with contextlib.suppress(OSError):  # a full disk: the signal may come when it has room again
+        file.write(f"# {who}, process {os.getpid()}\n".encode())
     _open.append(file)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(number, lambda: file.write(_tasks(loop)))

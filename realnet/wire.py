@@ -17,7 +17,7 @@ import msgspec
 
 from realnet.message import FrozenMeta
 
-PROTOCOL = 2
+PROTOCOL = 3
 # A peer's numbers are looked at as they are decoded, so that nobody divides by less than nothing.
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0.0, le=1e9)]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import own_shm
 import pytest
+from learner_gangs import Gangs
 
 # The sources are what is tested, also in processes that tests start, unless somebody says
 # otherwise (make test-compiled).
@@ -30,29 +33,19 @@ def _fds() -> int:
 
 
 def _left_in_memory(before: set[str]) -> set[str]:
-    """Names in /dev/shm that came since, stay, and that no process of others holds."""
-    for _ in range(10):  # other programs of the machine make and unlink theirs meanwhile
-        left = set(os.listdir("/dev/shm")) - before
-        if not left:
-            return left
-        time.sleep(0.1)
-    return {name for name in left if not _held_by_others(f"/dev/shm/{name}")}
-
-
-def _held_by_others(path: str) -> bool:
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        try:
-            if maps.parent.name != str(os.getpid()) and path in maps.read_text():
-                return True
-        except OSError:
-            continue
-    return False
+    """Names in /dev/shm that came since and stay, although what was started has ended."""
+    left = own_shm.names() - before
+    end_s = time.monotonic() + 2.0
+    while left and time.monotonic() < end_s:  # a resource tracker unlinks when its parent is gone
+        time.sleep(0.02)
+        left &= own_shm.names()
+    return left
 
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     """Fail a test that leaves a process or more than a handful of descriptors behind."""
-    children, fds, shm = _children(), _fds(), set(os.listdir("/dev/shm"))
+    children, fds, shm = _children(), _fds(), own_shm.names()
     yield
     left = _children() - children
     assert not left, f"processes left behind: {left}"
@@ -62,3 +55,11 @@ def nothing_left() -> Iterator[None]:
         gc.collect()  # actors that a test killed on paper, and what they had open
     # Importing torch or opening an event loop keeps a few; a leak of sockets keeps many.
     assert _fds() <= fds + 12, f"descriptors left open: {_fds()} after, {fds} before"
+
+
+@pytest.fixture(scope="module")
+def play() -> Iterator[Callable[..., Any]]:
+    """Play scenarios in gangs of learners: `play("train", ranks=2, ...)`."""
+    gangs = Gangs()
+    yield gangs.play
+    gangs.close()

@@ -7,7 +7,6 @@ old keys and values kept, the cache of the old version and the weights of the ne
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -50,12 +49,6 @@ def model(seed: int) -> PreTrainedModel:
         if weight.dim() > 1:
             weight.mul_(4 if "embed" not in name else 6)
     return built
-
-
-def with_cache(whole: PreTrainedModel, cache: DynamicCache) -> dict[str, Any]:
-    """Keywords that have a model read and write a cache: transformers 5.24 calls it otherwise."""
-    known = inspect.signature(whole.forward).parameters
-    return {"cache" if "cache" in known else "past_key_values": cache}
 
 
 def version(number: int) -> Version:
@@ -167,12 +160,13 @@ class Rig:
                 whole = model(self.models[number])
                 end = position + count
                 if self.stale and cache is not None:
-                    rest = torch.tensor(ids[position - 1 : end - 1])[None]
-                    rows = whole(rest, **with_cache(whole, cache)).logits[0]
+                    ids_now = torch.tensor(ids[position - 1 : end - 1])[None]
+                    rows = whole(ids_now, None, None, cache).logits[0]
                 else:
                     cache = DynamicCache()
-                    first = torch.tensor(ids[: end - 1])[None]
-                    rows = whole(first, **with_cache(whole, cache)).logits[0, position - 1 :]
+                    # By its place: transformers 5.24 gave the cache another name.
+                    rows = whole(torch.tensor(ids[: end - 1])[None], None, None, cache).logits
+                    rows = rows[0, position - 1 :]
                 logp = (rows / temperature).log_softmax(-1)
                 wanted = logp.gather(1, torch.tensor(ids[position:end])[:, None])[:, 0].numpy()
                 offset = position - answer.start

@@ -1,14 +1,17 @@
 """Gangs of learners in real processes, without actors: orders travel through unix sockets.
 
-`play(scenario, ranks, ...)` runs a function of `learner_scenarios.py` in rank 0 and returns what it
-returns; the other ranks follow until it is over.
+`Gangs.play(scenario, ranks, ...)` runs a function of `learner_scenarios.py` in rank 0 and returns
+what it returns; the other ranks follow until it is over. Importing what a learner needs takes
+seconds, so it is done once, by a process of one thread that then forks the ranks of each gang.
+
+Called by conftest.py, whose fixture `play` the tests use.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,40 +22,86 @@ from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any
 
-BUDGET_S = 240.0
 HERE = Path(__file__).parent
 
 
-def play(scenario: str, ranks: int, **given: Any) -> Any:
-    """Run a scenario in a gang of so many ranks; raises AssertionError with what went wrong."""
-    given_path = os.environ.get("PYTHONPATH")
-    path = os.pathsep.join([str(HERE.parent), str(HERE), *([given_path] if given_path else [])])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    with tempfile.TemporaryDirectory() as folder:
-        at = Path(folder)
-        (at / "plan").write_bytes(pickle.dumps((scenario, ranks, given)))
-        processes = [
-            subprocess.Popen([sys.executable, __file__, folder, str(rank)], env=environment)
-            for rank in range(ranks)
-        ]
-        try:
-            codes = [_wait(processes, k) for k in range(ranks)]
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
-        errors = [p.read_text() for p in sorted(at.glob("error*"))]
-        assert not any(codes), "\n".join(errors) or f"exit codes {codes}"
-        return pickle.loads((at / "result").read_bytes())  # noqa: S301 - ours
+class Gangs:
+    """Plays scenarios, one gang after the other."""
+
+    def __init__(self) -> None:
+        given_path = os.environ.get("PYTHONPATH")
+        path = os.pathsep.join([str(HERE.parent), str(HERE), *([given_path] if given_path else [])])
+        self._parent = subprocess.Popen(
+            [sys.executable, __file__],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def play(self, scenario: str, ranks: int, **given: Any) -> Any:
+        """Run a scenario in a gang of so many ranks; raises AssertionError with what went wrong."""
+        assert self._parent.stdin
+        assert self._parent.stdout
+        with tempfile.TemporaryDirectory() as folder:
+            at = Path(folder)
+            (at / "plan").write_bytes(pickle.dumps((scenario, ranks, given)))
+            self._parent.stdin.write(f"{ranks} {folder}\n".encode())
+            self._parent.stdin.flush()
+            ended = self._parent.stdout.readline().decode().strip()
+            errors = [path.read_text() for path in sorted(at.glob("error*"))]
+            assert ended == "well", "\n".join(errors) or ended or "the ranks' parent is gone"
+            return pickle.loads((at / "result").read_bytes())  # noqa: S301 - ours
+
+    def close(self) -> None:
+        """End what is still there: the ranks too, if a test gave up on them."""
+        self._parent.terminate()
+        self._parent.communicate()
 
 
-def _wait(processes: list[subprocess.Popen[bytes]], k: int) -> int:
-    """Wait for one rank; when another has failed, for none."""
-    end_s = time.monotonic() + BUDGET_S
-    while time.monotonic() < end_s and not any(p.poll() for p in processes):
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return processes[k].wait(0.2)
-    return processes[k].poll() or -1
+def _forks() -> None:
+    """Be the parent of gangs: a line of standard input says how many ranks, and where."""
+    import learner_scenarios  # noqa: F401 - what all of them need
+
+    assert len(os.listdir("/proc/self/task")) == 1, "a thread would not be there after a fork"
+    ranks: set[int] = set()
+
+    def end(*_: object) -> None:
+        for pid in ranks:
+            os.kill(pid, signal.SIGKILL)
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, end)
+    for line in sys.stdin:
+        count, _, folder = line.strip().partition(" ")
+        for rank in range(int(count)):
+            pid = os.fork()
+            if not pid:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                os._exit(_rank(Path(folder), rank))
+            ranks.add(pid)
+        said = "well"
+        while ranks:  # when one fails, the others would wait for it
+            pid, status = os.wait()
+            ranks.discard(pid)
+            if status and said == "well":
+                said = f"a rank ended with {os.waitstatus_to_exitcode(status)}"
+                for other in ranks:
+                    os.kill(other, signal.SIGKILL)
+        print(said, flush=True)
+
+
+def _rank(folder: Path, rank: int) -> int:
+    """Be one rank; return the exit code."""
+    os.dup2(2, 1)  # standard output is the parent's, for what it answers
+    try:
+        main(folder, rank)
+    except BaseException:
+        (folder / f"error{rank}").write_text(f"rank {rank}: {traceback.format_exc()}")
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
 
 
 class Told:
@@ -117,10 +166,4 @@ def main(folder: Path, rank: int) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(Path(sys.argv[1]), int(sys.argv[2]))
-    except BaseException:
-        Path(sys.argv[1], f"error{sys.argv[2]}").write_text(
-            f"rank {sys.argv[2]}: {traceback.format_exc()}"
-        )
-        sys.exit(1)
+    _forks()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -69,6 +72,24 @@ async def until(condition: Callable[[], bool], budget_s: float = 20.0) -> None:
     async with asyncio.timeout(budget_s):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+def cut_sockets(folder: Path) -> int:
+    """Shut down this process's connections through sockets of a folder; return how many."""
+    num = 0
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        try:
+            if not os.readlink(entry).startswith("socket:"):
+                continue
+            connection = socket.socket(fileno=os.dup(int(entry.name)))
+        except OSError:  # closed meanwhile
+            continue
+        with connection, contextlib.suppress(OSError):  # it listens
+            names = (connection.getsockname(), connection.getpeername())
+            if any(str(name).startswith(str(folder)) for name in names):
+                connection.shutdown(socket.SHUT_RDWR)
+                num += 1
+    return num
 
 
 class Proxy:

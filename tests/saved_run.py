@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+from small_rl import SHAPE, topology
 
 from realnet.roles.checkpoints.checkpoint import Checkpoints
 from realnet.roles.checkpoints.meta import Meta
@@ -16,32 +17,11 @@ from realnet.roles.trainer.trainer import TrainerConfig
 from realnet.topology import read_source, resolve
 from realnet.topology.plan import write_plan
 
-TOPOLOGY = """
-extends = "rl"
-title = "small"
-[run]
-until = { steps = 4 }
-[policy]
-model = "new:llama"
-tokenizer = "new:chars"
-shape = { hidden_size = 16, num_attention_heads = 4, intermediate_size = 16 }
-context = 80
-max_tokens = 56
-[tasks.addz]
-data = "new:addz"
-reward = { exact = 1.0 }
-[tasks.held]
-like = "addz"
-use = "eval"
-[roles.generator]
-engine = { kind = "torch", slots = 8 }
-"""
-
 
 def saved_run(base: Path) -> Path:
     """Return the folder of a run "demo" with one checkpoint, of step 3."""
     path = base / "small.toml"
-    path.write_text(TOPOLOGY)
+    path.write_text(topology())
     plan = resolve(read_source(path, ()), "demo")
     folder = base / "runs" / "demo"
     folder.mkdir(parents=True)
@@ -54,7 +34,7 @@ def save(folder: Path, version: Version, tokens: str = "") -> Learner:
     policy = Policy(
         model="new:llama",
         tokenizer="new:chars",
-        shape={"hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 16},
+        shape=SHAPE,
         context=80,
         seed=5,  # not the plan's: the weights must come from the checkpoint
     )

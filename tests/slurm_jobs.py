@@ -71,6 +71,11 @@ class Cluster:
             time.sleep(0.2)
         raise AssertionError(self.call("sinfo", "-N", "-l") + self.call("squeue"))
 
+    def take(self, *words: str) -> str:
+        """Submit a short job to main, which comes before others; return its number."""
+        asked = ("--nodes=1", "--exclusive", "--partition=main", "--output=/dev/null", *words)
+        return self.call("sbatch", "--parsable", *asked, "--wrap=sleep 4").strip()
+
     def bytes_to(self, node: str) -> int:
         """How many bytes have crossed the link to a node."""
         return self._counted(node, "tx")  # what the bridge's end has sent
@@ -109,6 +114,9 @@ class SlurmRun:
     def bin(self, script: str, *words: str, **environment: str) -> str:
         return self.cluster.call(str(ROOT / "bin" / script), *words, **environment)
 
+    def realnet(self, verb: str, *words: str) -> str:
+        return self.bin("python", "-P", "-m", "realnet.cli", verb, str(self.folder), *words)
+
     def cancel(self) -> None:
         self.bin("cancel", str(self.folder), "--runs", str(self.runs))
 
@@ -125,8 +133,13 @@ class SlurmRun:
         return [str(j["number"]) for j in self.jobs() if j["what"] == "run"]
 
     def state(self, job: str = "") -> str:
+        """The state of a job; of one with several parts or elements that of all of them."""
         told = self.cluster.call("squeue", "-h", "-t", "all", "-j", job or self.job, "-o", "%T")
-        return told.strip()
+        return " ".join(sorted(set(told.split())))
+
+    def exit_code(self, job: str = "") -> int:
+        told = self.cluster.call("scontrol", "show", "job", job or self.job)
+        return int(told.partition("ExitCode=")[2].partition(":")[0])
 
     def attempt(self) -> int:
         found = (self.folder / "attempts").glob("*")
@@ -189,10 +202,16 @@ def squares(run: SlurmRun, attempt: int = 0) -> int:
     return max((int(e.split()[0]) for e in texts), default=0)
 
 
-def works(run: SlurmRun, attempt: int = 1) -> None:
+def grows(net: Path, most: int, more: str = "") -> None:
+    """Let the workers of the small network be as many as that."""
+    text = net.read_text()
+    net.write_text(text.replace("[roles.worker]\n", f"[roles.worker]\nmax = {most}\n{more}", 1))
+
+
+def works(run: SlurmRun, attempt: int = 1, num: int = 5) -> None:
     """Wait until all processes of the small network are up and it does something."""
     run.until(lambda: run.said_that("100 squares", attempt), 90.0, f"work in attempt {attempt}")
-    run.until(lambda: len(run.hosts()) == 5, 30.0, "all are up")
+    run.until(lambda: len(run.hosts()) == num, 30.0, "all are up")
 
 
 def goes_on(run: SlurmRun) -> None:

@@ -127,9 +127,39 @@ BAD: dict[str, tuple[str, list[str]]] = {
         "[policy]\nbatch = 3\nbatch = 4\n",
         ['Cannot overwrite a value. "batch" is written twice in one table.'],
     ),
+    "no roles, and what else is wrong": (
+        '[role.a]\nkind = "x"\n[run]\ntransport = "udp"\n[pools.x]\nnode = 1\n',
+        [
+            '[role]: no such table. Did you mean "roles"?',
+            '[pools.x].node: no such key. Did you mean "nodes"?',
+            "[run].transport = 'udp': no such value. It may be: ipc, tcp",
+        ],
+    ),
+    "no member can be served": (
+        '[roles.echo]\nkind = "echo.py:Echo"\ncount = 3000\nranks = 4\nlike = false\n',
+        [
+            "[roles.echo].count: 12000 processes; a role has at most 10000",
+            "[roles.echo].like = false: it names a section beside it.",
+        ],
+    ),
+    "code that is none": (
+        '[roles.a]\nkind = "broken.py:A"\n[roles.b]\nkind = "broken_below.py:B"\n[roles.c]\n'
+        'kind = "ending.py:C"\n[roles.d]\nkind = "echo.py:Ecco"\n',
+        [
+            "broken.py cannot be loaded: line 1: SyntaxError: ",
+            "broken_below.py cannot be loaded: line 2: ModuleNotFoundError: No module named 'no_",
+            "ending.py cannot be loaded: line 1: SystemExit: 3",
+            'echo.py has no "Ecco". Did you mean "Echo"?',
+        ],
+    ),
     "extends nothing": ('extends = "dmo"\n', ['Did you mean "demo"? With realnet come: ']),
 }
-ECHO = "from realnet import Actor, Config\nclass Echo(Actor[Config]):\n    pass\n"
+CODE = {
+    "echo.py": "from realnet import Actor, Config\nclass Echo(Actor[Config]):\n    pass\n",
+    "broken.py": "def f(:\n",
+    "broken_below.py": "import json\nimport no_such_module\n",
+    "ending.py": "raise SystemExit(3)\n",
+}
 
 
 def complaints(path: Path, *overrides: str) -> list[str]:
@@ -143,7 +173,8 @@ def complaints(path: Path, *overrides: str) -> list[str]:
 def test_every_mistake_is_told_once(tmp_path: Path, name: str) -> None:
     text, expected = BAD[name]
     (tmp_path / "t.toml").write_text(text)
-    (tmp_path / "echo.py").write_text(ECHO)
+    for file, code in CODE.items():
+        (tmp_path / file).write_text(code)
     told = complaints(tmp_path / "t.toml")
     for part in expected:
         assert any(part in complaint for complaint in told), (part, told)

@@ -12,12 +12,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import resource
 import shutil
 import subprocess
 from pathlib import Path
 
 import realnet
+from realnet import host
 from realnet.launch.records import Check
 from realnet.launch.rendezvous import HeadFile, canary_path
 
@@ -68,14 +68,9 @@ def _code(head: HeadFile) -> Check:
 
 
 def _files() -> Check:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    unlimited = resource.RLIM_INFINITY
-    if hard == unlimited or soft < hard:
-        raised = 65536 if hard == unlimited else hard
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(raised, 65536)), hard))
-        soft = max(soft, min(raised, 65536))
-    well = soft == unlimited or soft >= MIN_FILES
-    return Check("ulimit -n", well, "" if well else f"{soft} open files; {MIN_FILES} are needed")
+    most = host.allow_files()
+    well = most >= MIN_FILES
+    return Check("ulimit -n", well, "" if well else f"{most} open files; {MIN_FILES} are needed")
 
 
 def _shared_memory() -> Check:

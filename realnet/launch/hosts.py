@@ -1,9 +1,9 @@
 """The hosts of a run, as its head sees them: agents come, are given slots, and are missed.
 
-An actor beside the head. To the head it is a `Launcher`: what the head starts and kills goes to
-the agent of the host where the slot has its place. Agents say hello, beat and tell of ends; one
-that is silent for `lost_after_s` is lost with its host, and all that lived there. It is fenced:
-nothing that it says counts any more, it is told to end when it can be told, and its lease ends it.
+An actor beside the head. Agents say hello, beat and tell of ends; one that is silent for
+`lost_after_s` is lost with its host, and all that lived there. It is fenced: nothing that it says
+counts any more, it is told to end when it can be told, and its lease ends it. How they are gathered
+in the beginning is `gathering.py`; what the head starts and ends on them is `hostlauncher.py`.
 
 Knows nothing of what roles do, nor how agents are started. Used by `run.py`.
 """
@@ -11,11 +11,9 @@ Knows nothing of what roles do, nor how agents are started. Used by `run.py`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -23,41 +21,38 @@ from realnet.actor import Actor
 from realnet.address import parse_address
 from realnet.config import Config
 from realnet.control import Peer, member_of
-from realnet.errors import AskError, RealnetError
-from realnet.launch import Exited, stacks_folder, stacks_path
-from realnet.launch.fitness import best_way, unfit_alone, unfit_together
+from realnet.errors import RealnetError
+from realnet.launch import stacks_folder
+from realnet.launch.fitness import unfit_alone
+from realnet.launch.gathering import Agent, Gathering, host_of
+from realnet.launch.hostlauncher import HostLauncher
 from realnet.launch.records import (
     HOSTS,
     AgentBeat,
     ComeBy,
-    DumpSlot,
     Go,
     HeadBeat,
     Hello,
-    KillSlot,
     Leaving,
     Left,
     OpenHostArena,
     Reach,
     SlotEnded,
     SlotStarted,
-    StartSlot,
     Welcome,
 )
-from realnet.launch.rendezvous import prefer, read_head
 from realnet.launch.wanted import Wanted
-from realnet.live import LiveAsk
 from realnet.liveness import Beats, Hung
 from realnet.node import Node
 from realnet.ports import Ask, handles
 from realnet.roster import Status
 from realnet.serving import caller
 from realnet.supervision import Supervisor
-from realnet.topology.placement import Host, Placement
+from realnet.topology.placement import Placement
 from realnet.topology.plan import Plan
 
 AWAY_S = 0.5
-AGAIN_S = 15.0  # for those who are to come by another way
+LEAVE_S = 8.0  # for what is on a host that is taken away
 EXIT_FENCED, EXIT_NEVER = 76, 93
 
 
@@ -66,6 +61,7 @@ class HostsConfig(Config):
 
     lost_after_s: float = 4.0
     lease_s: float = 6.0
+    idle_s: float = 60.0
     beat_s: float = 0.5
     gather_s: float = 60.0
 
@@ -82,205 +78,41 @@ class Head(Protocol):
     async def retire(self, slot: str, deadline_s: float) -> None: ...
 
 
-class _Agent:
-    """One agent that is there."""
-
-    def __init__(self, hello: Hello):
-        self.hello = hello
-        self.come = False  # it has heard our answer: both reach each other
-        self.leaving = ""
-
-
-class _Running(NamedTuple):
-    """One process that an agent was told to start."""
-
-    incarnation: int
-    agent: str
-    exited: Exited
-
-
 class Hosts(Actor[HostsConfig]):
-    """The agents of a run, and the launcher that speaks to them."""
+    """The agents of a run."""
 
-    agents = Ask(OpenHostArena, Reach)
+    port = Ask(OpenHostArena, Reach)
 
     def prepare(self, node: Node, plan: Plan, folder: Path, nonce: str, wanted: Wanted) -> None:
         """Hand in what it works with, before `open`."""
-        self.node, self.plan, self.folder, self.nonce = node, plan, folder, nonce
-        self.wanted = wanted
+        self.node, self.plan, self.nonce = node, plan, nonce
         self.attempt = node.run_info.attempt
         self.placement = Placement(plan)
-        self.beats = Beats(self.config.lost_after_s / 2, self.config.lost_after_s)
-        self.notes: list[str] = []  # of the gathering: what became of each host
-        self.placed = False
-        self._agents: dict[str, _Agent] = {}
+        self.launcher = HostLauncher(self, plan, stacks_folder(folder, self.attempt))
+        self.agents: dict[str, Agent] = {}
+        self.came = asyncio.Event()
+        self._gathering = Gathering(self, plan, folder, self.attempt, wanted)
+        self._placed = False
+        self._beats = Beats(self.config.lost_after_s / 2, self.config.lost_after_s)
         self._sent_away: set[str] = set()
         self._by_host: dict[str, str] = {}
-        self._running: dict[str, _Running] = {}
-        self._slots = {s.name: s for s in plan.slots}
-        self._meets: dict[tuple[str, int], str] = {}
-        self._came = asyncio.Event()
-        port = node.cells[self.address.full].ports["agents"]
-        assert isinstance(port, LiveAsk)
-        self._port = port
 
     def open(self, head: Head) -> None:
         """Begin to listen for agents."""
         self.head = head
         self.spawn(self._tick(), name="hosts")
 
-    # ------------------------------------------------------------ the beginning
-
     async def gather(self) -> None:
         """Wait for the hosts that are wanted and give every slot its place.
 
         Raises RealnetError naming the hosts that are missing, unfit, or too small.
         """
-        wanted = self.wanted.num_hosts + self.wanted.num_spares
-        start_s = self.clock.now()
-        await self._until_come(wanted, self.config.gather_s)
-        moved = self._choose_way()
-        if moved:
-            await self._until_come(self._num_come() + moved, AGAIN_S)
-        came_s = self.clock.now() - start_s
-        self.head.began("agents")
-        for name in [a for a, agent in self._agents.items() if not agent.come]:
-            self._lose(name, "it does not hear the head")
-        await self._look_at_all()
-        fit = [_host(self._agents[a].hello) for a in self._in_order()]
-        lacks = self.wanted.lacks(fit)
-        if lacks:
-            why = "; ".join([*self.notes, *self._missing()])
-            raise RealnetError(f"{lacks} are fit after {self.config.gather_s:g} s at most. {why}")
-        for text in self._missing():
-            self.head.say(text)
-        looked_s = self.clock.now() - start_s - came_s
-        self.head.began("preflight")
-        self.head.say(
-            f"{len(fit)} hosts have come in {came_s:.1f} s, and are fit (looked at in "
-            f"{looked_s:.1f} s)"
-        )
-        for host in self.wanted.shared_out(fit, self.plan.pools):
-            self.placement.add(host)
-        left = self.placement.place_all()
-        if left:
-            raise RealnetError(self.placement.complaint(left))
-        self.placed = True
+        await self._gathering.run(self.config.gather_s)
+        self._placed = True
 
-    async def _until_come(self, num: int, limit_s: float) -> None:
-        until_s = self.clock.now() + limit_s
-        while self._num_come() < num and self.clock.now() < until_s:
-            self._came.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._came.wait(), max(0.01, until_s - self.clock.now()))
-
-    def _choose_way(self) -> int:
-        """Have those who can, and have not, come by the address of ours that most can use; return
-        how many these are. Who comes later takes that first.
-        """
-        known = read_head(self.folder, self.attempt)
-        come = {name: agent for name, agent in self._agents.items() if agent.come}
-        order = [way.endpoint for way in known.ways] if known is not None else []
-        best = best_way([agent.hello for agent in come.values()], order)
-        movers = [
-            n for n, a in come.items() if best and a.hello.way != best and best in a.hello.ways
-        ]
-        if best and best != order[0]:
-            prefer(self.folder, self.attempt, best)
-            self.head.say(f"most hosts reach the head at {best}, not at {order[0]}")
-        for name in movers:
-            self._port.tell(ComeBy(best), to=member_of(name))
-            self._forget(name)
-            self._sent_away.add(name)
-        return len(movers)
-
-    def _num_come(self) -> int:
-        return sum(agent.come for agent in self._agents.values())
-
-    def _in_order(self) -> list[str]:
-        """The agents of the run's own hosts by number: the order of places."""
-        own = [a for a, agent in self._agents.items() if agent.come and not agent.hello.elastic]
-        return sorted(own, key=lambda a: int(a.partition("~")[0].rpartition("/")[2]))
-
-    def _missing(self) -> list[str]:
-        come = {a.hello.host for a in self._agents.values() if a.come}
-        lost = sorted(set(self.wanted.names) - come)
-        lost = [h for h in lost if not any(line.startswith(f"{h}: ") for line in self.notes)]
-        return [
-            f"{host} has not come: is {self.folder} there, and does it reach the head?"
-            for host in lost
-        ]
-
-    async def _look_at_all(self) -> None:
-        """Exclude hosts that are unfit, by what they found themselves and by who reaches whom."""
-        for name, agent in list(self._agents.items()):
-            why = unfit_alone(agent.hello)
-            if why:
-                self._exclude(name, why)
-        hellos = {name: agent.hello for name, agent in self._agents.items()}
-        where = {name: hello.probe for name, hello in hellos.items()}
-        told = await asyncio.gather(*(self._reach(a, where) for a in hellos))
-        there = [name for name in hellos if name in self._agents]  # one may be lost meanwhile
-        by_name = {n: t for n, t in zip(hellos, told, strict=True) if n in there}
-        for name, why in unfit_together({n: hellos[n] for n in there}, by_name).items():
-            self._exclude(name, why)
-
-    async def _reach(self, agent: str, where: Mapping[str, str]) -> dict[str, bool]:
-        try:
-            request = Reach(tuple(where.values()), 2.0)
-            told = await self.agents(request, deadline_s=15.0, to=member_of(agent))
-        except AskError:
-            return {}
-        return dict(zip(where, told.well, strict=True))
-
-    def _exclude(self, name: str, why: str) -> None:
-        agent = self._agents[name]
-        text = f"{agent.hello.host}: {why}"
-        self.notes.append(text)
-        self.head.say(f"excluded {text}")
-        self._send_away(name, EXIT_NEVER, f"this host is excluded: {why}")
-
-    # ------------------------------------------------------------ as a launcher
-
-    def spawn_slot(self, slot: str, incarnation: int, exited: Exited) -> None:
-        """Have the agent of its host start a slot that has a place."""
-        place = self.placement.places[slot]
-        agent = self._by_host[place.host]
-        self._running[slot] = _Running(incarnation, agent, exited)
-        planned = self._slots[slot]
-        meet = self._meets.get((planned.gang, incarnation), "") if planned.gang else ""
-        if planned.rank and not meet:
-            return  # it is started when its leader's host has said where they meet
-        order = StartSlot(slot, incarnation, place.gpus, meet)
-        self._port.tell(order, to=member_of(agent))
-
-    def kill(self, slot: str) -> None:
-        """End a process at once."""
-        running = self._running.get(slot)
-        if running is not None:
-            order = KillSlot(slot, running.incarnation)
-            self._port.tell(order, to=member_of(running.agent))
-
-    def dump(self, slot: str) -> str:
-        """Make a process write its stacks, in the run's folder."""
-        running = self._running.get(slot)
-        if running is None:
-            return ""
-        self._port.tell(DumpSlot(slot), to=member_of(running.agent))
-        return str(stacks_path(stacks_folder(self.folder, self.attempt), slot))
-
-    def alive(self) -> list[str]:
-        """The slots whose process has not ended."""
-        return list(self._running)
-
-    async def open_arena(self, slot: str, name: str, num_bytes: int) -> str:
-        """Get shared memory of the host of a slot."""
-        running = self._running.get(slot)
-        if running is None:
-            raise RealnetError(f"{slot} has no host")
-        request = OpenHostArena(name, num_bytes)
-        to = member_of(running.agent)
-        return (await self.agents(request, deadline_s=60.0, to=to)).path
+    def agent_of(self, host: str) -> str:
+        """Return the agent of a host that is there."""
+        return self._by_host[host]
 
     def host_of(self, slot: str) -> str:
         """Return the name of the host of a slot, or ""."""
@@ -289,10 +121,10 @@ class Hosts(Actor[HostsConfig]):
 
     async def let_go(self, why: str, *, limit_s: float = 3.0) -> None:
         """End all agents and wait for them, not for long. For them it is an end in order."""
-        for name in self._agents:
-            self._port.tell(Go(0, why), to=member_of(name))
+        for name in self.agents:
+            self.port.tell(Go(0, why), to=member_of(name))
         until_s = self.clock.now() + limit_s
-        while self._agents and self.clock.now() < until_s:
+        while self.agents and self.clock.now() < until_s:
             await self.clock.sleep(0.02)
 
     # ------------------------------------------------------------ what agents say
@@ -310,34 +142,34 @@ class Hosts(Actor[HostsConfig]):
             return Welcome(welcome.digest, self.nonce, refused=text)
         if self.head.supervisor.stopping:
             return Welcome(welcome.digest, self.nonce, refused="the run is ending")
-        if host in self._by_host:
-            self._lose(self._by_host[host], "another agent has come for it")
-        for known in [a for a in self._agents if a.partition("~")[0] == name]:
-            self._lose(known, "it has started again")
+        for known in [a for a in self.agents if a.partition("~")[0] == name]:
+            self.lose(known, "it has started again")
         for known in [a for a in self._sent_away if a.partition("~")[0] == name]:
             self._cut(known, "it has started again")
+        if host in self._by_host:  # two shares of one machine are two hosts, as far as we care
+            host = f"{host}+{name.rpartition('/')[2]}"
         offset_s = time.time() - request.wall_s if request.wall_s else 0.0
-        hello = _with_offset(request, offset_s)
+        hello = msgspec.structs.replace(request, host=host, wall_s=offset_s)  # how clocks differ
         self.node.connect(Peer(request.slot, request.endpoint, (member_of(request.slot),)))
-        self._port.peer_up(member_of(request.slot), "")
-        self._agents[request.slot] = _Agent(hello)
+        self.port.peer_up(member_of(request.slot), "")
+        self.agents[request.slot] = Agent(hello)
         self._by_host[host] = request.slot
-        self.beats.watch(request.slot, self.clock.now())
+        self._beats.watch(request.slot, self.clock.now())
         return welcome
 
-    def _has_come(self, name: str, agent: _Agent) -> None:
+    def _has_come(self, name: str, agent: Agent) -> None:
         """An agent has heard our answer. One that came later is looked at, then used."""
         agent.come = True
-        self._came.set()
-        if not self.placed:
+        self.came.set()
+        if not self._placed:
             return
         hello = agent.hello
         self.head.say(f"{hello.host} has come" + f" for {hello.elastic}" * bool(hello.elastic))
         why = unfit_alone(hello)
         if why:
-            self._exclude(name, why)
+            self.exclude(name, why)
             return
-        self.placement.add(_host(hello))
+        self.placement.add(host_of(hello))
         self._fill()
 
     def _fill(self) -> None:
@@ -349,53 +181,39 @@ class Hosts(Actor[HostsConfig]):
     @handles
     async def beat(self, record: AgentBeat) -> None:
         """An agent is alive."""
-        agent = self._agents.get(record.slot)
+        agent = self.agents.get(record.slot)
         if agent is None or not self._speaks_for(record.slot):
             return
         if not agent.come:
             self._has_come(record.slot, agent)
-        for recovered in self.beats.beat(record.slot, self.clock.now()):
+        for recovered in self._beats.beat(record.slot, self.clock.now()):
             self.head.say(f"{agent.hello.host} answers again after {recovered.silent_s:.1f} s")
 
     @handles
     async def started(self, record: SlotStarted) -> None:
         """A process is there."""
-        running = self._running.get(record.slot)
-        if running is None or running.incarnation != record.incarnation:
-            return
-        if not self._speaks_for(running.agent):
-            return
-        self.head.status[record.slot].pid = record.pid
-        gang, life = self._slots[record.slot].gang, record.incarnation
-        if gang and record.meet and (gang, life) not in self._meets:
-            self._meets = {k: v for k, v in self._meets.items() if k[0] != gang}
-            self._meets[gang, life] = record.meet
-            for other, waits in list(self._running.items()):
-                planned = self._slots[other]
-                if planned.gang == gang and planned.rank and waits.incarnation == life:
-                    self.spawn_slot(other, life, waits.exited)
+        agent = self.launcher.agent_with(record.slot, record.incarnation)
+        if agent and self._speaks_for(agent):
+            self.head.status[record.slot].pid = record.pid
+            self.launcher.started(record)
 
     @handles
     async def slot_ended(self, record: SlotEnded) -> None:
         """A process has ended."""
-        running = self._running.get(record.slot)
-        if running is None or running.incarnation != record.incarnation:
+        name = self.launcher.agent_with(record.slot, record.incarnation)
+        if not name or not self._speaks_for(name):
             return
-        if not self._speaks_for(running.agent):
-            return
-        del self._running[record.slot]
-        agent = self._agents.get(running.agent)
+        agent = self.agents.get(name)
         if agent is not None and agent.leaving:
             self.placement.free(record.slot)
-            nowhere = self._slots[record.slot].elastic
-            running.exited(f"left with {agent.hello.host}", lost=True, nowhere=nowhere)
+            self.launcher.left(record.slot, f"left with {agent.hello.host}")
         else:
-            running.exited(record.how, record.refused)
+            self.launcher.ended(record)
 
     @handles
     async def agent_leaves(self, record: Leaving) -> None:
         """A host is being taken away: what is there ends in order."""
-        agent = self._agents.get(record.slot)
+        agent = self.agents.get(record.slot)
         if agent is None or agent.leaving or not self._speaks_for(record.slot):
             return
         agent.leaving = record.why
@@ -408,20 +226,19 @@ class Hosts(Actor[HostsConfig]):
         """An agent has ended all that was on its host, and ends."""
         if not self._speaks_for(record.slot):
             return
-        if record.slot in self._agents:
-            self._lose(record.slot, record.why)
+        if record.slot in self.agents:
+            self.lose(record.slot, record.why)
         elif record.slot in self._sent_away:
             self._cut(record.slot, record.why)
 
     async def _let_leave(self, name: str) -> None:
-        agent = self._agents[name]
-        slots = [s for s, r in self._running.items() if r.agent == name]
-        until_s = self.clock.now() + 8.0
-        await asyncio.gather(*(self.head.retire(s, until_s) for s in slots))
-        while any(r.agent == name for r in self._running.values()) and self.clock.now() < until_s:
+        agent = self.agents[name]
+        until_s = self.clock.now() + LEAVE_S
+        await asyncio.gather(*(self.head.retire(s, until_s) for s in self.launcher.on(name)))
+        while self.launcher.on(name) and self.clock.now() < until_s:
             await self.clock.sleep(0.05)
-        if name in self._agents:
-            self._port.tell(Go(0, agent.leaving), to=member_of(name))
+        if name in self.agents:
+            self.port.tell(Go(0, agent.leaving), to=member_of(name))
 
     def _speaks_for(self, name: str) -> bool:
         right = caller() == member_of(name)
@@ -436,33 +253,48 @@ class Hosts(Actor[HostsConfig]):
             due_s = self.clock.now() + self.config.beat_s
             await self.clock.sleep(self.config.beat_s)
             now_s = self.clock.now()
-            for name in self._agents:
-                self._port.tell(HeadBeat(self.attempt), to=member_of(name))
+            for name in self.agents:
+                self.port.tell(HeadBeat(self.attempt), to=member_of(name))
             if now_s - due_s > AWAY_S:
-                self.beats.away(now_s - due_s, now_s)
-            for effect in self.beats.tick(now_s):
-                host = self._agents[effect.name].hello.host
+                self._beats.away(now_s - due_s, now_s)
+            for effect in self._beats.tick(now_s):
+                host = self.agents[effect.name].hello.host
                 if isinstance(effect, Hung):
-                    self._lose(effect.name, f"silent for {effect.silent_s:.1f} s", silent=True)
+                    self.lose(effect.name, f"silent for {effect.silent_s:.1f} s", silent=True)
                 else:
                     self.head.say(f"host {host} is silent for {effect.silent_s:.1f} s")
+            if self._placed and not self.head.supervisor.stopping:
+                self._give_back(now_s)
+
+    def _give_back(self, now_s: float) -> None:
+        """Send away who came for elastic members and has had none for long: they were given up."""
+        for name, agent in list(self.agents.items()):
+            if not agent.hello.elastic or agent.leaving or self.launcher.on(name):
+                agent.idle_since_s = None
+                continue
+            since_s = agent.idle_since_s = agent.idle_since_s or now_s
+            if now_s - since_s > self.config.idle_s:
+                why = f"it has had nothing to do for {now_s - since_s:.0f} s"
+                self.head.say(f"{agent.hello.host} is given back: {why}")
+                self.placement.remove(agent.hello.host)
+                self._send_away(name, EXIT_NEVER, why)
 
     def gone(self, slot: str, why: str) -> bool:
         """Hear of a broken link; True if it was an agent's."""
-        if slot in self._agents:
-            self._lose(slot, why)
+        if slot in self.agents:
+            self.lose(slot, why)
         elif slot in self._sent_away:
             self._cut(slot, why)
         else:
             return False
         return True
 
-    def _lose(self, name: str, why: str, *, silent: bool = False) -> None:
+    def lose(self, name: str, why: str, *, silent: bool = False) -> None:
         """A host is lost with all that lived there."""
-        host = self._agents[name].hello.host
+        host = self.agents[name].hello.host
         self.placement.remove(host)
-        ended = {s: r for s, r in self._running.items() if r.agent == name}
-        left = self._agents[name].leaving
+        ended = self.launcher.on(name)
+        left = self.agents[name].leaving
         if silent:  # should it be there still, it hears this when the link heals
             self._send_away(name, EXIT_FENCED, f"the head has given this host up: {why}")
         else:
@@ -471,48 +303,37 @@ class Hosts(Actor[HostsConfig]):
         if not self.head.supervisor.stopping:
             with_it = f"; with it {', '.join(sorted(ended))}" if ended else ""
             self.head.say(f"host {host} {'has left' if left else 'is lost'}: {why}{with_it}")
-        for slot, running in ended.items():
-            del self._running[slot]
-            nowhere = self._slots[slot].elastic
-            running.exited(f"its host {host} is lost ({why})", lost=True, nowhere=nowhere)
+        for slot in ended:
+            self.launcher.left(slot, f"its host {host} is lost ({why})")
+
+    def exclude(self, name: str, why: str) -> None:
+        """Leave out a host that is not fit."""
+        self.head.say(f"excluded {self.agents[name].hello.host}: {why}")
+        self._send_away(name, EXIT_NEVER, f"this host is excluded: {why}")
+
+    def send_round(self, name: str, way: str) -> None:
+        """Have an agent come again, by another of our addresses."""
+        self.port.tell(ComeBy(way), to=member_of(name))
+        self._forget(name)
+        self._sent_away.add(name)
 
     def _send_away(self, name: str, code: int, why: str) -> None:
         """Fence an agent: nothing that it says counts any more, and it is told to end."""
-        self._port.tell(Go(code, why), to=member_of(name))
+        self.port.tell(Go(code, why), to=member_of(name))
         self._forget(name)
         self._sent_away.add(name)
 
     def _forget(self, name: str) -> None:
-        agent = self._agents.pop(name)
+        agent = self.agents.pop(name)
         if self._by_host.get(agent.hello.host) == name:
             del self._by_host[agent.hello.host]
-        self.beats.forget(name)
+        self._beats.forget(name)
 
     def _cut(self, name: str, why: str) -> None:
         """Close the link to an agent for good."""
         self._sent_away.discard(name)
-        self._port.peer_down(member_of(name))
+        self.port.peer_down(member_of(name))
         self.node.peer_down(name, why)
-
-
-class HostLauncher:
-    """Hands what the head starts and ends to the agents of its hosts (`Launcher`)."""
-
-    def __init__(self, hosts: Hosts):
-        self.hosts = hosts
-        self.kill, self.dump, self.alive = hosts.kill, hosts.dump, hosts.alive
-        self.open_arena = hosts.open_arena
-
-    def spawn(self, slot: str, incarnation: int, exited: Exited) -> int:
-        """Have a process started; its pid is known later."""
-        hosts = self.hosts
-        if not hosts.placement.place(slot):
-            text = hosts.placement.complaint([slot])
-            loop = asyncio.get_running_loop()
-            loop.call_soon(lambda: exited(text, lost=True, nowhere=True))
-        else:
-            hosts.spawn_slot(slot, incarnation, exited)
-        return 0
 
 
 def make_hosts(node: Node, plan: Plan, nonce: str, wanted: Wanted) -> Hosts:
@@ -520,6 +341,7 @@ def make_hosts(node: Node, plan: Plan, nonce: str, wanted: Wanted) -> Hosts:
     config = HostsConfig(
         lost_after_s=float(plan.run["host_lost"]),
         lease_s=float(plan.run["host_lease"]),
+        idle_s=float(plan.run.get("host_idle", HostsConfig().idle_s)),
         gather_s=float(plan.run["gather"]),
     )
     cell = node.add(Hosts, parse_address(HOSTS), config)
@@ -527,15 +349,3 @@ def make_hosts(node: Node, plan: Plan, nonce: str, wanted: Wanted) -> Hosts:
     assert isinstance(hosts, Hosts)
     hosts.prepare(node, plan, node.run_info.folder, nonce, wanted)
     return hosts
-
-
-def _with_offset(hello: Hello, offset_s: float) -> Hello:
-    """`wall_s` as the difference of the clocks, which is what is looked at."""
-    return msgspec.structs.replace(hello, wall_s=offset_s)
-
-
-def _host(hello: Hello) -> Host:
-    return Host(
-        *(hello.host, hello.cpus, len(hello.gpus), hello.memory_bytes, hello.pool),
-        elastic=hello.elastic,
-    )

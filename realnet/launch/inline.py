@@ -102,8 +102,7 @@ class InlineLauncher:
                 if task is not current:
                     task.cancel()
             cell.calls.close()
-            if cell._threads is not None:
-                cell._threads.shutdown(wait=False, cancel_futures=True)
+            cell.bench.close()
         if gone.task is not current:
             gone.task.cancel()
         asyncio.get_running_loop().call_soon(gone.exited, how, refused)

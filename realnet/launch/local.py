@@ -12,14 +12,17 @@ Knows nothing of records or actors. Called by `head.py` through its `Launcher` p
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import errno
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import realnet
 from realnet import host
@@ -69,6 +72,7 @@ class LocalLauncher:
         self.placed: dict[str, dict[str, str]] = {}  # slot -> environment; an agent's, see below
         self._gpus = _gpu_slices(plan)
         self._mark = os.urandom(8).hex()
+        host.allow_files()
         self._was_subreaper = host.set_subreaper(True)
         self._guardian = subprocess.Popen(
             [sys.executable, "-I", "-S", str(_GUARDIAN), self._mark],
@@ -79,7 +83,15 @@ class LocalLauncher:
         )
 
     def spawn(self, slot: str, incarnation: int, exited: Exited) -> int:
-        """Start the process of a slot."""
+        """Start the process of a slot; return its id, 0 if the system has no room for it now."""
+        try:
+            return self._spawn(slot, incarnation, exited)
+        except OSError as error:
+            told = partial(exited, f"it could not be started: {host.no_room(error)}", lost=True)
+            asyncio.get_running_loop().call_soon(told)
+            return 0
+
+    def _spawn(self, slot: str, incarnation: int, exited: Exited) -> int:
         log_path = self._logs / f"{slot.replace('/', '-')}.log"
         mark = f"{self._mark}:{slot}~{incarnation}"
         words, their_words = os.pipe()
@@ -91,9 +103,7 @@ class LocalLauncher:
             environment["REALNET_KEY_FD"] = str(inherited[-1])
         environment |= self.placed.get(slot, {})
         try:
-            with log_path.open("ab") as log:
-                log.write(f"--- {slot}, life {incarnation}\n".encode())
-                log.flush()
+            with _log(log_path, f"--- {slot}, life {incarnation}\n") as log:
                 process = subprocess.Popen(
                     [
                         *self._plan.roles[self._slots[slot].roles[0]].spawn,
@@ -246,6 +256,19 @@ class LocalLauncher:
                 gone = child
             if gone:
                 self._orphans.discard(child)
+
+
+def _log(path: Path, first: str) -> BinaryIO:
+    """Open a log and write its next line; on a full disk the process goes without one."""
+    try:
+        log = path.open("ab", buffering=0)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return open(os.devnull, "ab", buffering=0)
+    with contextlib.suppress(OSError):
+        log.write(first.encode())
+    return log
 
 
 def _signal_name(number: int) -> str:

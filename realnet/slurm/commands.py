@@ -20,7 +20,7 @@ ENDED = frozenset(("CANCELLED", "COMPLETED", "PREEMPTED", *_FAILED))
 
 
 class Shape(NamedTuple):
-    """What a node of a partition has, at least."""
+    """How many nodes there are that have at least this."""
 
     nodes: int
     cpus: int
@@ -62,8 +62,8 @@ def running(jobs: Sequence[int]) -> list[int]:
     return [j for j, told in states(jobs).items() if told - ENDED]
 
 
-def shape_of(partition: str) -> Shape:
-    """Return what the smallest node of a partition (empty: the default) has.
+def shapes_of(partition: str) -> list[Shape]:
+    """Return what the nodes of a partition (empty: the default) have, each kind of them once.
 
     Raises RealnetError naming the partitions that there are.
     """
@@ -74,12 +74,10 @@ def shape_of(partition: str) -> Shape:
         names = ", ".join(sorted({r[0] for r in rows}))
         which = f"partition {partition!r}" if partition else "default partition"
         raise RealnetError(f"this cluster has no {which}; it has: {names}")
-    return Shape(
-        sum(int(r[2]) for r in own),
-        min(int(r[3].rstrip("+")) for r in own),
-        min(_gpus(r[5]) for r in own),
-        min(int(r[4].rstrip("+")) for r in own) << 20,
-    )
+    return [
+        Shape(int(r[2]), int(r[3].rstrip("+")), _gpus(r[5]), int(r[4].rstrip("+")) << 20)
+        for r in own
+    ]
 
 
 def _gpus(gres: str) -> int:

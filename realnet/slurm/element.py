@@ -6,7 +6,7 @@ SLURM signals this process; it passes the signal on, and the agent has the head 
 there. Then it waits to be killed: an element that ends by itself within its grace counts as done
 and is not started again. Without a head it waits for the run's next life, for a while.
 
-Knows nothing of slots. Called by the script of `join.py`.
+Knows nothing of slots. Called by the script of `bin/join` (`script.py`).
 """
 
 from __future__ import annotations

@@ -77,6 +77,8 @@ class SlurmFleet:
             *("--kill-on-bad-exit=0", "--no-kill", "--export=ALL", "--quit-on-interrupt"),
             *("--open-mode=append", f"--output={log}", f"--error={log}", "--overlap"),
             *([f"--cpus-per-task={cpus}"] if cpus else []),
+            # A whole node is ours: its processes go where the kernel puts them, near their memory.
+            *(["--cpu-bind=none"] if site.exclusive else []),
             *(["bash", str(node_script_path(self._folder, part.pool))] if at else []),
             *site.wrap,
             *python_words(site, self._asked.python),

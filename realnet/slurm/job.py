@@ -30,16 +30,15 @@ from realnet.slurm import commands
 from realnet.slurm.fleet import SlurmFleet
 from realnet.slurm.records import (
     Ended,
-    Job,
     going_in_circles,
     newest_checkpoint,
     note_begin,
-    note_job,
     read_jobs,
     read_submission,
     write_ended,
 )
 from realnet.slurm.script import site_of
+from realnet.slurm.successor import submit_successor
 from realnet.topology.plan import Plan, read_plan
 
 EXIT_RETRY, EXIT_NEVER, EXIT_CONFIG = 75, 93, 2
@@ -117,12 +116,7 @@ def _afterwards(folder: Path, outcome: Outcome, again: str, job: str) -> int:
             commands.call(["scontrol", "requeue", job])
             time.sleep(REQUEUED_S)  # SLURM ends this life
         elif again == "successor":
-            script = (folder / "job.sh").read_text(encoding="utf-8")
-            told = commands.call(
-                ["sbatch", "--parsable", f"--dependency=afterany:{job}"], text=script
-            )
-            note_job(folder, Job("run", int(told.partition(";")[0])))
-            _say(f"job {told} goes on with it")
+            _say(f"job {submit_successor(folder, job)} goes on with it")
     except RealnetError as error:
         _say(f"it does not go on by itself: {error}")
     return EXIT_RETRY

@@ -1,12 +1,16 @@
 """Which nodes a run asks for: as many as hold it, all of one kind; or of one kind for each pool of
 the topology, where the site file says something of such a pool.
 
+A partition may mix nodes: the run is placed on what all of them have, and where that is too little,
+on what fewer of them have, which is then what is asked for.
+
 Knows nothing of scripts or sbatch. Called by `submit.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from realnet.errors import ConfigError
@@ -17,7 +21,7 @@ from realnet.topology.placement import Host, Placement, gpus_each, place_among, 
 from realnet.topology.plan import Plan, PoolPlan
 
 MOST_NODES = 512
-ShapeOf = Callable[[str], Shape | None]  # of a partition's nodes; None: nobody can say
+ShapesOf = Callable[[str], Sequence[Shape]]  # of a partition's nodes; none: nobody can say
 
 
 class Asked(NamedTuple):
@@ -27,40 +31,54 @@ class Asked(NamedTuple):
     placement: Placement
 
 
-def divide(plan: Plan, site: Site, nodes: int, spares: int, shape_of: ShapeOf) -> Asked:
+def divide(plan: Plan, site: Site, nodes: int, spares: int, shapes_of: ShapesOf) -> Asked:
     """Return the nodes to ask for: with pools of several kinds a part for each, else one.
 
     `nodes` is 0 where nobody said it; `spares` come beside them, for each kind. Raises ConfigError.
     """
     kinds = kinds_of(plan, site)
     if "" in kinds:
-        num, placement = place(plan, nodes, shape_of(site.partition))
+        num, placement = place(plan, nodes, spares, shapes_of(site.partition))
         cpus, gpus = most(plan, placement)
         return Asked([Part("", num, spares, gpus, cpus)], placement)
-    hosts: list[Host] = []
-    for pool, own in kinds.items():
-        planned = plan.pools[pool]
-        num = _num_nodes(planned)
-        shape = shape_of(own.partition)
-        if shape is not None and num + spares > shape.nodes:
-            raise ConfigError(
-                f"pool {pool} needs {num + spares} nodes: its partition has {shape.nodes}"
-            )
-        host = _host(shape, planned, gpus_each(plan, num, pool))
-        hosts += [host._replace(pool=pool)] * num
-        hosts += [host._replace(pool=pool, spare=True)] * spares
-    total = sum(not h.spare for h in hosts)
+    total = sum(_num_nodes(plan.pools[pool]) for pool in kinds)
     if nodes and nodes != total:
         raise ConfigError(
             f"{nodes} nodes: the pools of {plan.title} want {total}, since their nodes differ; "
             "[pools.X] nodes = ... says how many"
         )
-    placement = place_among(plan, hosts)
+    placement = _among_pools(plan, kinds, spares, shapes_of)
     parts = []
     for pool in kinds:
         cpus, gpus = most(plan, placement, pool)
         parts.append(Part(pool, _num_nodes(plan.pools[pool]), spares, gpus, cpus))
     return Asked(parts, placement)
+
+
+def _among_pools(plan: Plan, kinds: dict[str, Site], spares: int, shapes_of: ShapesOf) -> Placement:
+    """Return the places on the nodes of each pool. Raises ConfigError."""
+    choices: list[list[tuple[str, Shape | None]]] = []
+    for pool, own in kinds.items():
+        shapes, num = shapes_of(own.partition), _num_nodes(plan.pools[pool]) + spares
+        known = floors(shapes)
+        enough = [floor for floor in known if floor.nodes >= num]
+        if known and not enough:
+            raise ConfigError(f"pool {pool} needs {num} nodes: its partition has {known[0].nodes}")
+        tried: list[Shape | None] = [*enough] or [None]
+        choices.append([(pool, floor) for floor in tried])
+    complaint = ""
+    for chosen in itertools.product(*choices):
+        hosts: list[Host] = []
+        for pool, shape in chosen:
+            planned = plan.pools[pool]
+            num = _num_nodes(planned)
+            host = _host(shape, planned, gpus_each(plan, num, pool))._replace(pool=pool)
+            hosts += [host] * num + [host._replace(spare=True)] * spares
+        try:
+            return place_among(plan, hosts)
+        except ConfigError as error:
+            complaint = str(error)
+    raise ConfigError(complaint)
 
 
 def kinds_of(plan: Plan, site: Site) -> dict[str, Site]:
@@ -72,24 +90,47 @@ def kinds_of(plan: Plan, site: Site) -> dict[str, Site]:
     return {pool: for_pool(site, pool) for pool in plan.pools}
 
 
-def place(plan: Plan, nodes: int, shape: Shape | None) -> tuple[int, Placement]:
+def place(plan: Plan, nodes: int, spares: int, shapes: Sequence[Shape]) -> tuple[int, Placement]:
     """Return how many nodes a plan gets, and its places on them. Raises ConfigError.
 
-    Without `nodes`: as few as hold it, as far as the shape of a node is known.
+    Without `nodes`: as few as hold it, as far as the shapes of nodes are known.
     """
     least = max(1, sum(p.nodes for p in plan.pools.values()))
-    if nodes and shape is not None and nodes > shape.nodes:
-        raise ConfigError(f"{nodes} nodes: the partition has {shape.nodes}")
-    largest = min(MOST_NODES, shape.nodes) if shape is not None else least
-    tried = [nodes] if nodes else range(least, largest + 1)
-    complaint = f"it needs {least} nodes, the partition has {shape.nodes if shape else '?'}"
-    each = Host("") if shape is None else Host("", shape.cpus, shape.gpus, shape.memory_bytes)
-    for num in tried:
-        try:
-            return num, place_on(plan, num, 0, each)
-        except ConfigError as error:
-            complaint = str(error)
+    known = floors(shapes)
+    beside = f" and {spares} spares" if spares else ""
+    if known and max(nodes, least) + spares > known[0].nodes:
+        if nodes:
+            raise ConfigError(f"{nodes} nodes{beside}: the partition has {known[0].nodes}")
+        raise ConfigError(f"it needs {least} nodes{beside}, the partition has {known[0].nodes}")
+    complaint = ""
+    useful = min(MOST_NODES, least + len(plan.slots))  # with more some would be empty
+    tried: list[Shape | None] = [*known] or [None]
+    for floor in tried:
+        largest = min(useful, floor.nodes - spares) if floor is not None else least
+        for num in [nodes] if nodes else range(least, largest + 1):
+            if floor is not None and num + spares > floor.nodes:
+                continue
+            try:
+                if floor is None:
+                    return num, place_on(plan, num, 0, Host(""))
+                return num, place_among(plan, [_host_of(floor)] * num)
+            except ConfigError as error:
+                complaint = str(error)
     raise ConfigError(complaint)
+
+
+def floors(shapes: Sequence[Shape]) -> list[Shape]:
+    """Return what one may count on: what all nodes have, then what fewer of them have."""
+    if not shapes:
+        return []
+    cpus, gpus, memory = (min(values) for values in list(zip(*shapes, strict=True))[1:])
+    found = {Shape(sum(s.nodes for s in shapes), cpus, gpus, memory)}
+    for least in shapes:
+        holding = sum(
+            s.nodes for s in shapes if all(a >= b for a, b in zip(s[1:], least[1:], strict=True))
+        )
+        found.add(least._replace(nodes=holding))
+    return sorted(found, reverse=True)
 
 
 def most(plan: Plan, placement: Placement, pool: str = "") -> tuple[int, int]:
@@ -113,4 +154,8 @@ def _num_nodes(pool: PoolPlan) -> int:
 def _host(shape: Shape | None, pool: PoolPlan, gpus: int) -> Host:
     if shape is None:
         return Host("", pool.cpus, pool.gpus or gpus, pool.memory_bytes)
+    return _host_of(shape)
+
+
+def _host_of(shape: Shape) -> Host:
     return Host("", shape.cpus, shape.gpus, shape.memory_bytes)

@@ -1,6 +1,6 @@
 """The job script and the words for sbatch, from what was asked for: text, nothing is done.
 
-Knows nothing of plans. Called by `submit.py`, `join.py` and `resume.py`.
+Knows nothing of plans. Called by `submit.py`, and by jobs for the words of their own parts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ from realnet.slurm.site import Site, for_pool
 
 _UNPACK = Path(__file__).with_name("unpack.sh")
 # What jobs get of the environment of whoever submits, beside what the site and roles name.
-EXPORTED = ("HOME", "USER", "LOGNAME", "PATH", "LANG", "LD_LIBRARY_PATH", "SLURM_CONF", "TERM")
+EXPORTED = (
+    *("HOME", "USER", "LOGNAME", "PATH", "LANG", "LD_LIBRARY_PATH", "SLURM_CONF", "TERM"),
+    *("HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME"),  # where `realnet fetch` has put things
+)
+# A signal that comes before Python listens would end the script, and a job that ends by itself is
+# not started again.
+NOT_YET = "trap '' USR2"
 
 
 def site_of(submission: Submission) -> Site:
@@ -48,7 +54,7 @@ def job_script(folder: Path, name: str, asked: Submission, secrets: Sequence[str
             [
                 f"--nodes={part.nodes + part.spares}",
                 "--ntasks-per-node=1",
-                "--exclusive" if own.exclusive else f"--cpus-per-task={part.cpus}",
+                *_cores(part.cpus, own),
                 *_gpus(part.gpus, own),
                 f"--time={minutes(float(site.time))}",
                 "--no-kill",
@@ -107,6 +113,11 @@ def array_script(
     return _script([options], site, asked, body)
 
 
+def _cores(num: int, site: Site) -> list[str]:
+    """Whole nodes, but none that has fewer cores than were counted on; or just the cores."""
+    return ["--exclusive", f"--mincpus={num}"] if site.exclusive else [f"--cpus-per-task={num}"]
+
+
 def _gpus(num: int, site: Site) -> list[str]:
     if not num:
         return []
@@ -138,6 +149,7 @@ def _script(
     lines += _before(site)
     if asked.path:
         lines.append(f"export PYTHONPATH={shlex.quote(':'.join(asked.path))}")
+    lines.append(NOT_YET)
     lines.append(f"exec {shlex.join(body)}")  # exec: signals for the script reach Python itself
     return "\n".join(lines) + "\n"
 

@@ -7,7 +7,7 @@
     [pools.rollouts]            # what is otherwise for the nodes of [pools.rollouts] of a topology
     partition = "spot"
 
-Knows nothing of topologies. Called by `submit.py` and `join.py`; jobs read it from slurm.json.
+Knows nothing of topologies. Called by `submit.py`; jobs read it from slurm.json.
 """
 
 from __future__ import annotations

@@ -6,14 +6,11 @@ Knows nothing of roles. The jobs themselves are `job.py` and `element.py`.
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-import realnet
 from realnet.cli import Tidy, resolved_text
 from realnet.cli_begin import start_new
 from realnet.cli_runs import RUNS, find_run
@@ -30,10 +27,17 @@ from realnet.slurm.records import (
     read_submission,
     write_submission,
 )
-from realnet.slurm.script import array_script, job_script, node_script, node_script_path
+from realnet.slurm.script import (
+    array_script,
+    job_script,
+    node_script,
+    node_script_path,
+    site_of,
+)
 from realnet.slurm.site import Site, for_pool, read_site
+from realnet.slurm.travel import code_path, python_of, refuse_what_cannot_travel, secrets_of
 from realnet.topology.placement import Placement, placement_lines, spread
-from realnet.topology.plan import Plan, read_plan, write_plan
+from realnet.topology.plan import Plan, RolePlan, read_plan, write_plan
 
 _runs = click.option("--runs", type=click.Path(path_type=Path), default=RUNS, show_default=True)
 _run = click.argument("run", required=False)
@@ -67,9 +71,10 @@ def submit(
     """Resolve a topology, place it, and submit it as one job."""
     site, where = read_site(site_file)
     start = start_new(topology, overrides, name, runs.resolve())
-    if not dry_run:
-        refuse_what_cannot_travel(start.path)
     asked, placement = what_is_asked(start.plan, site, nodes, spares, dry_run)
+    if not dry_run:
+        sites = [for_pool(site, part.pool) for part in asked.kinds()]
+        refuse_what_cannot_travel(start.path, start.plan, sites)
     script = job_script(start.path, start.path.name, asked, secrets_of(start.plan))
     others = {
         node_script_path(start.path, part.pool): node_script(for_pool(site, part.pool))
@@ -105,7 +110,7 @@ def what_is_asked(
     """Return what is asked for, and who would live where. Raises ConfigError."""
     parts, placement = divide(
         *(plan, site, nodes, spares),
-        lambda partition: None if dry_run else commands.shape_of(partition),
+        lambda partition: [] if dry_run else commands.shapes_of(partition),
     )
     asked = Submission(
         nodes=sum(p.nodes for p in parts),
@@ -141,6 +146,8 @@ def join(run: str, role: str, count: int, partition: str, dry_run: bool, runs: P
             f"{role} may have {free} members beside its {planned.count}; {here} are there or on "
             f"their way: at most {free - here} more"
         )
+    if not dry_run:
+        refuse_what_cannot_join(folder, planned, for_pool(site_of(asked), planned.pool), partition)
     first = asked.nodes + asked.spares + _first_free(folder, dry_run)
     script = array_script(
         *(folder, folder.name, asked, role, first, count),
@@ -152,6 +159,25 @@ def join(run: str, role: str, count: int, partition: str, dry_run: bool, runs: P
         return
     number = _sbatch(folder, script, Job(role, 0, first, count))
     click.echo(f"{folder.name}: job {number}, {count} more hosts for {role}")
+
+
+def refuse_what_cannot_join(folder: Path, role: RolePlan, site: Site, partition: str) -> None:
+    """Refuse hosts for a run that is not there, or too small ones. Raises RealnetError."""
+    if not any(j.what == "run" for j in _live(folder)):
+        raise RealnetError(f"{folder.name} is not going on: bin/resume {folder} begins it again")
+    where = partition or site.partition
+    num_cpus, num_gpus = role.cpus * role.ranks, role.gpus * role.ranks
+    memory_bytes = role.memory_bytes * role.ranks
+    shapes = commands.shapes_of(where)
+    if not any(
+        s.cpus >= num_cpus and s.gpus >= num_gpus and s.memory_bytes >= memory_bytes for s in shapes
+    ):
+        have = "; ".join(f"{s.nodes} x ({s.cpus} cores, {s.gpus} GPUs)" for s in shapes)
+        raise ConfigError(
+            f"a member of {role.name} needs {num_cpus} cores, {num_gpus} GPUs, "
+            f"{memory_bytes / 2**30:.3g} GiB: no node of {where or 'the default partition'} has "
+            f"them ({have})"
+        )
 
 
 @main.command()
@@ -189,38 +215,6 @@ def resume(run: str | None, anyway: bool, dry_run: bool, runs: Path) -> None:
         raise RealnetError(f"{folder.name} is going on as job {going[-1]}: bin/cancel ends it")
     number = _sbatch(folder, script, Job("run"))
     click.echo(f"{folder.name}: job {number}")
-
-
-# ------------------------------------------------------------ what is looked at before
-
-
-def refuse_what_cannot_travel(folder: Path) -> None:
-    """Refuse a run's folder that no other node can see. Raises ConfigError."""
-    if os.environ.get("REALNET_SHARED_TMP"):
-        return
-    for local in ("/tmp", "/dev/shm", "/var/tmp"):
-        if folder.is_relative_to(local):
-            raise ConfigError(
-                f"{folder} is in {local}, which each node has for itself: --runs says where runs "
-                "go, on the shared file system (REALNET_SHARED_TMP=1 if it is one)"
-            )
-
-
-def python_of(site: Site) -> str:
-    """Return the Python that jobs run with."""
-    return site.python or sys.executable
-
-
-def code_path() -> list[str]:
-    """Return where jobs find this realnet, and what else the one who submits has in PYTHONPATH."""
-    home = str(Path(realnet.__file__).parent.parent)
-    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    return list(dict.fromkeys(p for p in (home, *given) if p))
-
-
-def secrets_of(plan: Plan) -> list[str]:
-    """Return the names of the environment variables that roles need."""
-    return sorted({s for r in plan.roles.values() for s in r.secrets})
 
 
 # ------------------------------------------------------------ jobs

@@ -1,7 +1,8 @@
 """What srun starts on every node: the node's agent, and what becomes of the job without its head.
 
 When the node of the head is lost, a job that may go on without a node stays as it is, with nobody
-in it. So an agent that has given its head up has the job started again, if nobody else has.
+in it. So an agent that has given its head up sees to it that the run goes on as the site says, and
+that no job holds nodes for nothing, if nobody else has.
 
 Knows nothing of slots. Called by `fleet.py`; the agent is `launch/agent.py`.
 """
@@ -20,6 +21,7 @@ from realnet.launch import agent
 from realnet.launch.rendezvous import read_head
 from realnet.slurm import commands
 from realnet.slurm.records import read_submission
+from realnet.slurm.successor import submit_successor
 
 PAUSE_S = 3.0  # a head writes its status twice a second
 
@@ -35,11 +37,13 @@ def main(argv: list[str]) -> int:
     folder, attempt = Path(argv[0]), int(argv[argv.index("--attempt") + 1])
     host = os.environ["SLURMD_NODENAME"]
     code = agent.main([*argv, "--number", str(number), "--host", host])
-    if code == agent.EXIT_RETRY and read_submission(folder).site.get("again") == "requeue":
+    if code == agent.EXIT_RETRY:
         for known in (signal.SIGTERM, signal.SIGINT):
             signal.signal(known, signal.SIG_IGN)
         if _head_is_gone(folder, attempt, number):
-            _start_again(job, lives)
+            again = str(read_submission(folder).site.get("again"))
+            with contextlib.suppress(RealnetError):
+                _go_on(folder, attempt, again, job, lives)
     return code
 
 
@@ -60,13 +64,37 @@ def _last_sign(folder: Path) -> bytes:
         return b""
 
 
-def _start_again(job: str, lives: int) -> None:
-    """Requeue the job, unless it is in another life or at its end already."""
-    with contextlib.suppress(RealnetError):
-        state, restarts = commands.restarts(job)
-        if state == "RUNNING" and restarts == lives:
-            print(f"the head is gone: job {job} is requeued", flush=True)  # noqa: T201
+def _go_on(folder: Path, attempt: int, again: str, job: str, lives: int) -> None:
+    """Have the run go on, unless the job is in another life or at its end already."""
+    if not _as_it_was(job, lives):
+        return
+    try:
+        if again == "requeue":
             commands.call(["scontrol", "requeue", job])
+            print(f"the head is gone: job {job} is requeued", flush=True)  # noqa: T201
+            return
+        if not _first(folder, attempt):
+            return
+        then = f"job {submit_successor(folder, job)} goes on" if again == "successor" else "it ends"
+    except RealnetError as error:
+        if not _as_it_was(job, lives):  # another of us was faster
+            return
+        then = f"it does not go on by itself: {error}"
+    print(f"the head is gone: job {job} is given up, {then}", flush=True)  # noqa: T201
+    commands.call(["scancel", job])
+
+
+def _as_it_was(job: str, lives: int) -> bool:
+    return commands.restarts(job) == ("RUNNING", lives)
+
+
+def _first(folder: Path, attempt: int) -> bool:
+    """Tell whether we are the one of the agents that sees to it."""
+    try:
+        (folder / "attempts" / str(attempt) / "given_up").touch(exist_ok=False)
+    except OSError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

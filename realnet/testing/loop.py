@@ -25,12 +25,12 @@ import contextvars
 import heapq
 import random
 import warnings
-from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from realnet.errors import RealnetError
+from realnet.testing.process import PROCESS, Process
 from realnet.waits import Waits
 
 T = TypeVar("T")
@@ -46,31 +46,6 @@ class Deadlock(SimulationError):
 
 class OutOfTime(SimulationError):
     """The virtual time that the simulation was given is over."""
-
-
-class Process:
-    """Callbacks that are frozen, thawed and ended together."""
-
-    __slots__ = ("context", "dead", "frozen", "name", "queued", "ready")
-
-    def __init__(self, name: str):
-        self.name = name
-        self.ready: deque[asyncio.Handle] = deque()
-        self.queued = False  # in the loop's list of those with something to run
-        self.frozen = False
-        self.dead = False
-        self.context = contextvars.copy_context()
-        self.context.run(_PROCESS.set, self)
-
-
-_PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar(
-    "realnet_process", default=None
-)
-
-
-def current_process() -> Process | None:
-    """Return the process whose callback is running, if it is one's."""
-    return _PROCESS.get()
 
 
 class _Handle(asyncio.Handle):
@@ -167,7 +142,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Run a callback in its process' next turn."""
         if context is None:
             context = contextvars.copy_context()
-        process = context.get(_PROCESS) or self._main
+        process = context.get(PROCESS) or self._main
         handle = _Handle(callback, args, self, context)
         if not process.dead:
             process.ready.append(handle)
@@ -200,7 +175,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             context = contextvars.copy_context()
         handle = _Timer(when, callback, args, self, context)
         self._timer_count += 1
-        process = context.get(_PROCESS) or self._main
+        process = context.get(PROCESS) or self._main
         heapq.heappush(self._timers, (when, self._timer_count, handle, process))
         return handle
 

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from realnet.codec import Frame
+from realnet.codec import INLINE_BYTES, Frame
 from realnet.transport import OnConnection, OnMessage, OnTrouble
 
 
@@ -211,6 +211,7 @@ class SimulatedTransport:
     """One endpoint of a `SimulatedNetwork`."""
 
     num_lanes = 1
+    inline_bytes = INLINE_BYTES
     seals = None
 
     def __init__(self, network: SimulatedNetwork, endpoint: str):

@@ -18,6 +18,7 @@ from rich.console import Console
 import realnet.guest.node
 from realnet.address import parse_address
 from realnet.control import HEAD, HEAD_SLOT
+from realnet.errors import ConfigError
 from realnet.guest.joining import Way, new_life
 from realnet.guest.meeting import Meeting
 from realnet.head import Head, HeadConfig
@@ -26,6 +27,7 @@ from realnet.member import run_info
 from realnet.node import Node
 from realnet.observe.record import Record, Row
 from realnet.observe.view import View
+from realnet.testing.faults import Fault
 from realnet.topology import Plan, read_source, resolve, write_plan
 from realnet.transport.memory import MemoryNetwork, MemoryTransport
 
@@ -62,6 +64,13 @@ class Running:
     def kill(self, slot: str) -> None:
         """Drop a slot in the middle of what it does, as SIGKILL would."""
         self.launcher.kill(slot)
+
+    def suffer(self, fault: Fault) -> None:
+        """Let a fault of a schedule happen: kills alone, there is one loop for all."""
+        if fault.what != "kill":
+            raise ConfigError(f"{fault.what!r} is for simulated runs: here slots can be killed")
+        if fault.slot in self.launcher.alive():
+            self.kill(fault.slot)
 
     def guest(self, name: str = "guest") -> realnet.guest.node.Node:
         """Return a guest of this run, to be entered as the `realnet.Node` of a real one."""

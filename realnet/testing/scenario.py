@@ -20,11 +20,13 @@ import msgspec
 
 from realnet.custody import Consumer
 from realnet.link import PROBE_S
+from realnet.testing.faults import Fault
 from realnet.testing.history import History, check
 from realnet.testing.loop import SimulationError
 from realnet.testing.network import Weather
+from realnet.testing.oracle import ORACLE, Oracle
 from realnet.testing.simulation import Simulation
-from realnet.testing.workload import ORACLE, TOPOLOGY, Oracle, Source
+from realnet.testing.workload import TOPOLOGY, Source
 from realnet.topology import read_source, resolve
 from realnet.topology.plan import Plan
 
@@ -36,16 +38,6 @@ KINDS = (
 UNTIL_S = 120.0
 SETTLE_S = 1.0
 STOP_S = 20.0
-
-
-class Fault(NamedTuple):
-    """One thing that goes wrong. `to` is the other end of a link; `value` seconds or a factor."""
-
-    at_s: float
-    what: str
-    slot: str
-    to: str = ""
-    value: float = 0.0
 
 
 class Scenario(NamedTuple):
@@ -290,22 +282,12 @@ def _look_at_grants(
 
 
 async def _trouble(simulation: Simulation, scenario: Scenario, oracle: Oracle) -> None:
-    loop, network = simulation.loop, simulation.network
+    loop = simulation.loop
     for fault in scenario.faults:
         await asyncio.sleep(max(0.0, fault.at_s - loop.time()))
         simulation.history.note("fault", fault.slot, f"{fault.what} {fault.to} {fault.value}")
-        if fault.what == "kill":
-            simulation.kill(fault.slot)
-        elif fault.what == "hang":
-            simulation.hang(fault.slot, fault.value)
-        elif fault.what == "cut":
-            network.cut(fault.slot, fault.to)
-            loop.call_later(fault.value, network.heal, fault.slot, fault.to)
-        elif fault.what == "slow":
-            network.slow(fault.slot, fault.to, 100.0)
-            loop.call_later(fault.value, network.slow, fault.slot, fault.to, 1.0)
-        elif fault.what == "sever":
-            network.sever(fault.slot, fault.to, fault.value)
+        if not fault.what.startswith("crash"):
+            simulation.suffer(fault)
         else:
             where = fault.slot + (" start" if fault.what == "crash at start" else "")
             oracle.crashes[where] = oracle.crashes.get(where, 0) + 1

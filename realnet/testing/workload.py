@@ -11,9 +11,7 @@ Written as any role is, against `realnet`'s public names. Called by `scenario.py
 from __future__ import annotations
 
 import asyncio
-import contextvars
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,43 +22,10 @@ from realnet.config import Config
 from realnet.errors import AskError
 from realnet.message import Message, Request, StreamRequest
 from realnet.ports import Ask, Inlet, Outlet, StateIn, StateOut, handles
-from realnet.testing.history import History, children
-
-ORACLE: contextvars.ContextVar[Oracle] = contextvars.ContextVar("realnet_oracle")
-
+from realnet.testing.history import children
+from realnet.testing.oracle import ORACLE
 
 DEADLINE_S = 1.0
-
-
-class Oracle:
-    """What outlives processes, and what is planned to go wrong inside them."""
-
-    def __init__(self, history: History, offered: dict[int, list[str]], poison: set[str]):
-        self.history = history
-        self.offered = offered  # by source index
-        self.poison = poison
-        self.sticky: set[str] = set()  # whose first handler will not move until `release`
-        self.release = asyncio.Event()
-        self.settled: set[str] = set()  # roots that their source knows to be done or set aside
-        self.durable: set[str] = set()
-        self.crashes: dict[str, int] = {}  # role -> how many of its next handlers raise
-        self.level = 0
-
-    def note(self, what: str, actor: Actor[Any], key: str = "") -> None:
-        """Something happened in an actor."""
-        self.history.note(what, actor.address.full, key)
-
-    def complete(self) -> bool:
-        """Tell whether every source knows that all it offered is done."""
-        return all(key in self.settled for keys in self.offered.values() for key in keys)
-
-    def maybe_crash(self, actor: Actor[Any], where: str = "") -> None:
-        """Raise in this handler (or `where`), if that is planned."""
-        role = actor.address.role + where
-        if self.crashes.get(role, 0) > 0:
-            self.crashes[role] -= 1
-            self.note("crash", actor)
-            raise RuntimeError(f"planned crash of {actor.address}")
 
 
 class Job(Message):

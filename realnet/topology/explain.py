@@ -19,7 +19,8 @@ from realnet.topology.catalogue import (
     registered_classes,
 )
 from realnet.topology.kinds import registered_kinds
-from realnet.topology.source import NAMED, Source
+from realnet.topology.merge import NAMED
+from realnet.topology.source import Source
 
 
 def written(source: Source) -> list[str]:

@@ -13,9 +13,10 @@ import importlib
 import importlib.util
 import re
 import sys
+import traceback
 from importlib.metadata import entry_points, requires
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 from realnet.actor import Actor
@@ -97,10 +98,24 @@ def _from_file(path: Path, where: str) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise LostReference(f"{where}: {path} cannot be loaded: {error!r}") from error
+        why = _where_it_failed(error, path)
+        raise LostReference(f"{where}: {path} cannot be loaded: {why}") from error
     return module
+
+
+def _where_it_failed(error: BaseException, path: Path) -> str:
+    """Return what went wrong in a file, with its line: that of the file, not of what it called."""
+    said = f"{type(error).__name__}: {error}"
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return f"line {error.lineno}: {type(error).__name__}: {error.msg}"
+    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if _in(frame, path)]
+    return f"line {lines[-1]}: {said}" if lines else said
+
+
+def _in(frame: FrameType, path: Path) -> bool:
+    return frame.f_code.co_filename == str(path)
 
 
 def _is_of(module: ModuleType, path: Path) -> bool:

@@ -42,11 +42,12 @@ def resolve(source: Source, name: str = "", *, again: bool = False) -> Plan:
             f"{source.path.name}: no [roles.X]: a topology needs at least one role."
             f"{forgotten(source)}"
         )
-    if not tables:
-        raise ConfigError("\n".join(source.tell(roles.problems)))
     policies = _policies(roles)
     roles.read(policies)
     pools = roles.read_pools()
+    if not tables:  # what is wrong with wires and shared tables would follow from that
+        _guard(roles, _read_run, roles)
+        raise ConfigError("\n".join(source.tell(roles.problems)))
     run = _guard(roles, _read_run, roles)
     _check_code(roles, run or {})
     shared: dict[str, dict[str, Any]] = {}

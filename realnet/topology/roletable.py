@@ -20,6 +20,7 @@ from realnet.errors import ConfigError
 from realnet.supervision import Restart
 from realnet.topology.plan import PoolPlan
 
+MOST_PROCESSES = 10_000  # of a role
 _PERIOD = re.compile(r"\s*(\d+)\s+per\s+(\w[\w. ]*)")
 
 
@@ -109,6 +110,10 @@ class RoleTable(Config):
             found.append(
                 ("mesh", f"{dims} makes {product} ranks, but ranks = {self.ranks}; leave one out")
             )
+        processes = max(self.count, self.max) * self.gang
+        if processes > MOST_PROCESSES:
+            key = "max" if self.max > self.count else "count"
+            found.append((key, f"{processes} processes; a role has at most {MOST_PROCESSES}"))
         if self.max and self.max < self.count:
             found.append(("max", f"less than count = {self.count}: write at least that"))
         for name in self.secrets:

@@ -11,7 +11,10 @@ from typing import Annotated, Any, Literal
 
 from realnet.config import Config, Seconds, doc, read_table, to_plain
 from realnet.errors import ConfigError
+from realnet.liveness import BEAT_S
 from realnet.references import Reference
+
+LEAST_BOOT_S = 1.0
 
 
 class RunTable(Config):
@@ -36,11 +39,15 @@ class RunTable(Config):
     ] = Seconds(600)
     host_lost: Annotated[
         Seconds, doc("silence of a host's agent after which that host is lost with all on it")
-    ] = Seconds(4)
+    ] = Seconds(3)
     host_lease: Annotated[
         Seconds,
         doc("how long an agent that does not hear the head goes on; longer than host_lost"),
     ] = Seconds(6)
+    host_idle: Annotated[
+        Seconds,
+        doc("how long a host that came for elastic members may have none, until it is given back"),
+    ] = Seconds(60)
     gather: Annotated[
         Seconds, doc("how long all hosts may take to come at the start, of a run over several")
     ] = Seconds(60)
@@ -81,6 +88,21 @@ def read_run_table(table: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise ConfigError(
             f"{where}.host = {run.host!r}: processes listen on one address, never on all; write "
             "that of the interface that the others reach"
+        )
+    if run.suspect < 2 * BEAT_S:
+        raise ConfigError(
+            f"{where}.suspect = {run.suspect:g} s: processes beat every {BEAT_S:g} s, so at least "
+            f"{2 * BEAT_S:g} s"
+        )
+    if run.hung <= run.suspect:
+        raise ConfigError(
+            f"{where}.hung = {run.hung:g} s: longer than suspect = {run.suspect:g} s, or who is "
+            "late once is killed"
+        )
+    if run.boot < LEAST_BOOT_S:
+        raise ConfigError(
+            f"{where}.boot = {run.boot:g} s: a process cannot load and join in less than "
+            f"{LEAST_BOOT_S:g} s; the default is 180 s"
         )
     if run.host_lease <= run.host_lost:
         raise ConfigError(

@@ -1,15 +1,14 @@
-"""The text of a topology: TOML files merged along `extends`, and where each value came from.
+"""The text of a topology: TOML files along `extends`, merged, and where each value came from.
 
-Sections ([run], [policy], [tasks.X], [roles.X], ...) merge, values replace whole, `x = false`
-removes, `like = "X"` copies a sibling. `extends` names a file beside this one or a topology that
-ships with realnet. Paths in a file start from that file's folder, also when another extends it.
+`extends` names a file beside this one or a topology that ships with realnet; how the tables of one
+go over those of another is in `merge.py`. A complaint is told with the file that wrote its key, and
+each cause once.
 
 Knows nothing of role classes or what the keys mean. Called by `resolve.py`.
 """
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,12 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from realnet.errors import ConfigError, listed, nearest
+from realnet.topology.merge import NAMED, PLAIN, Merge, quoted
 from realnet.topology.overrides import apply_overrides
 from realnet.topology.tomltext import read_toml
 
-NAMED = ("policies", "tasks", "roles", "pools")  # tables of named sections
-PLAIN = ("run", "policy", "wires")
-TOP = ("extends", "title", *PLAIN, *NAMED)
+A_FOLDER_NAME = "a name without /, not of dots only, of at most 100 letters"
+
+
+def names_a_folder(name: str) -> bool:
+    """Tell whether a run's folder may be called so; `A_FOLDER_NAME` says what may be."""
+    return bool(name.strip(". ")) and "/" not in name and "\0" not in name and len(name) <= 100
 
 
 @dataclass
@@ -130,6 +133,9 @@ def read_source(path: Path, overrides: Sequence[str] = (), runs: Path = Path("ru
     path = Path(path)
     if not path.is_file():
         known = shipped(str(path))
+        if known is None and path.is_dir():
+            inside = [p.name for p in path.glob("*.toml") if p.is_file()]
+            raise ConfigError(f"{path} is a folder. Name a topology file; it has: {listed(inside)}")
         if known is None:
             raise ConfigError(
                 f"{path}: no such topology file.{_beside(path, all_shipped())} "
@@ -137,7 +143,7 @@ def read_source(path: Path, overrides: Sequence[str] = (), runs: Path = Path("ru
             )
         path = known
     path = path.resolve()
-    merge = _Merge(path)
+    merge = Merge(path)
     files = _lineage(path, ())
     for file, tables in files:
         merge.add(file, tables)
@@ -146,10 +152,10 @@ def read_source(path: Path, overrides: Sequence[str] = (), runs: Path = Path("ru
     merge.copy_siblings()
     _place_runs(merge.tables, runs)
     title = merge.tables.pop("title", path.stem)
-    if not isinstance(title, str) or "/" in title or not title.strip(". "):
+    if not isinstance(title, str) or not names_a_folder(title):
         problems.append(
-            f"{merge.origin.get('title', path.name)}: title = {title!r}: the run's folder is named "
-            "after it, so it is a name without /"
+            f"{merge.origin.get('title', path.name)}: title = {quoted(title)}: the run's folder "
+            f"is named after it: {A_FOLDER_NAME}"
         )
     names = tuple(file.name for file, _ in files[:-1])
     merged = (merge.tables, merge.origin, merge.copied)
@@ -174,130 +180,11 @@ def _lineage(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, dict[str, 
     found = beside if beside.is_file() else shipped(str(parent))
     if not isinstance(parent, str) or found is None:
         raise ConfigError(
-            f"{path.name}: extends = {_quoted(parent)}: no file of that name beside it, and no "
+            f"{path.name}: extends = {quoted(parent)}: no file of that name beside it, and no "
             f"topology that ships with realnet.{_beside(beside, all_shipped())} "
             f"With realnet come: {listed(all_shipped())}"
         )
     return [*_lineage(found.resolve(), (*above, path)), (path, tables)]
-
-
-def _quoted(value: Any) -> str:
-    return f'"{value}"' if isinstance(value, str) else repr(value)
-
-
-class _Merge:
-    """Tables of several files being merged, the most basic one first."""
-
-    def __init__(self, top: Path):
-        self.top = top
-        self.tables: dict[str, Any] = {}
-        self.origin: dict[str, str] = {}
-        self.copied: dict[str, str] = {}
-        self.problems: list[str] = []
-        self.broken: set[str] = set()
-
-    def add(self, file: Path, tables: dict[str, Any]) -> None:
-        """Merge the tables of one file over what is there."""
-        if file.parent != self.top.parent:
-            tables = _rebased(tables, file.parent)
-        for top, value in tables.items():
-            if top not in TOP:
-                self._unknown(top, value, file.name)
-            elif top == "title":
-                self.tables[top] = value
-                self.origin[top] = file.name
-            elif value is False:
-                self.tables.pop(top, None)
-                for gone in [p for p in self.origin if p == top or p.startswith(f"{top}.")]:
-                    del self.origin[gone]
-            elif not self._is_table(value, file.name, top):
-                continue
-            elif top in PLAIN:
-                self._section(self.tables.setdefault(top, {}), value, top, file.name)
-            else:
-                self._sections(self.tables.setdefault(top, {}), value, top, file.name)
-
-    def _unknown(self, top: str, value: Any, file: str) -> None:
-        if isinstance(value, dict):
-            what = f"[{top}]: no such table.{nearest(top, TOP)}"
-        else:
-            what = f"{top}: it stands above all tables, where only extends and title do."
-            what += nearest(top, TOP) or " Move it below the [table] it belongs to."
-        self.problems.append(f"{file}: {what} A topology has: {listed(TOP)}")
-
-    def _sections(self, into: dict[str, Any], value: dict[str, Any], top: str, file: str) -> None:
-        for name, section in value.items():
-            path = f"{top}.{name}"
-            if section is False:
-                if name not in into:
-                    self.problems.append(
-                        f"{file}: [{top}].{name} = false: there is nothing of that name to remove."
-                        f"{nearest(name, into)} [{top}] has: {listed(into)}"
-                    )
-                into.pop(name, None)
-                for gone in [p for p in self.origin if p == path or p.startswith(path + ".")]:
-                    del self.origin[gone]
-            elif self._is_table(section, file, path):
-                self._section(into.setdefault(name, {}), section, path, file)
-
-    def _section(self, into: dict[str, Any], section: dict[str, Any], path: str, file: str) -> None:
-        self.origin[path] = file
-        for key, value in section.items():
-            # `false` removes what a file below wrote; for a key that nobody wrote, or that was
-            # true, it is a value.
-            if value is False and not isinstance(into.get(key, False), bool):
-                del into[key]
-                self.origin.pop(f"{path}.{key}", None)
-            elif value is False and path == "wires" and key not in into:
-                self.problems.append(
-                    f"{file}: [wires].{key} = false: there is no such wire to remove."
-                    f"{nearest(key, into)} [wires] has: {listed(into)}"
-                )
-            else:
-                into[key] = value
-                self.origin[f"{path}.{key}"] = file
-
-    def _is_table(self, value: Any, file: str, path: str) -> bool:
-        if isinstance(value, dict):
-            return True
-        array = isinstance(value, list) and all(isinstance(v, dict) for v in value)
-        said = "[[...]] makes a list" if array and value else f"not {value!r}"
-        self.problems.append(f"{file}: [{path}] must be a table: write [{path}], {said}")
-        return False
-
-    def copy_siblings(self) -> None:
-        """Give every section with `like` what its model has."""
-        for top in NAMED:
-            sections: dict[str, Any] = self.tables.get(top, {})
-            for name in sections:
-                self._copy(top, name, sections, (name,))
-
-    def _copy(self, top: str, name: str, sections: dict[str, Any], seen: tuple[str, ...]) -> None:
-        section = sections[name]
-        if "like" not in section:
-            return
-        model = section.pop("like")
-        path = f"{top}.{name}"
-        file = self.origin.get(f"{path}.like", self.origin.get(path, self.top.name))
-        if not isinstance(model, str) or model not in sections or model in seen:
-            why = "it runs in a circle" if model in seen else "no such section beside it"
-            others = [s for s in sections if s != name]
-            self.broken |= {path, *(f"{top}.{s}" for s in seen)}
-            self.problems.append(
-                f"{file}: [{path}].like = {_quoted(model)}: {why}."
-                f"{nearest(str(model), others)} [{top}] has: {listed(others)}"
-            )
-            return
-        self._copy(top, model, sections, (*seen, model))
-        copied = copy.deepcopy(sections[model])
-        if top == "roles":
-            copied.setdefault("kind", model)  # which its own name said
-        sections[name] = {**copied, **section}
-        self.copied[path] = f"{top}.{model}"
-        for key in sections[name]:
-            self.origin.setdefault(
-                f"{path}.{key}", self.origin.get(f"{top}.{model}.{key}", self.top.name)
-            )
 
 
 def _place_runs(tables: dict[str, Any], runs: Path) -> None:
@@ -307,21 +194,3 @@ def _place_runs(tables: dict[str, Any], runs: Path) -> None:
             _place_runs(value, runs)
         elif isinstance(value, str) and (match := re.fullmatch(r"run:([^/:@\s]+)(@\w+)?", value)):
             tables[key] = f"run:{(runs / match[1]).resolve()}{match[2] or ''}"
-
-
-def _rebased(value: Any, folder: Path) -> Any:
-    """Return the tables of a file with its relative paths made absolute."""
-    if isinstance(value, dict):
-        return {_rebased(k, folder): _rebased(v, folder) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_rebased(v, folder) for v in value]
-    if not isinstance(value, str) or not re.fullmatch(r"[\w./-]+(?::\w+)?", value):
-        return value
-    place, colon, name = value.partition(":")
-    is_code = bool(colon) and place.endswith(".py")
-    is_path = not colon and (
-        value.startswith(("./", "../")) or ("/" in value and (folder / value).exists())
-    )
-    if (is_code or is_path) and not value.startswith("/"):
-        return str((folder / place).resolve()) + colon + name
-    return value

@@ -32,6 +32,7 @@ from realnet.ports import (
 from realnet.topology.chains import WireTable, read_wire, stops_of
 from realnet.topology.kinds import load_kind, registered_kinds
 from realnet.topology.plan import WirePlan
+from realnet.topology.wholewiring import circles, states_joined_twice
 
 
 class Ends(NamedTuple):
@@ -81,8 +82,8 @@ def wire(
             except ConfigError as error:
                 problems.append(str(error))
     wires.extend(_joined(roles, wires))
-    problems.extend(_cycles(wires))
-    problems.extend(_doubled(wires))
+    problems.extend(circles(wires))
+    problems.extend(states_joined_twice(wires))
     return wires, problems, _open_ends(roles, wires)
 
 
@@ -268,62 +269,3 @@ def _who_would_fit(port: Port) -> str:
         ):
             fitting.append(kind)
     return f"It could be: {listed(fitting)}." if fitting else ""
-
-
-def _cycles(wires: list[WirePlan]) -> list[str]:
-    """Return a complaint for each circle of share wires that no feedback wire closes."""
-    next_of: dict[str, list[str]] = {}
-    for w in wires:
-        if w.kind == "share" and not w.feedback:
-            next_of.setdefault(w.from_role, []).append(w.to_role)
-    problems = []
-    done: set[str] = set()
-    for start in next_of:
-        circle = [] if start in done else _circle(start, next_of)
-        if circle:
-            done.update(circle)
-            last = f"{circle[-2]} -> {circle[-1]}"
-            problems.append(
-                f"[wires]: share wires run in a circle: {' -> '.join(circle)}. With everyone's "
-                "room full, nobody could move. Take one hop out, or mark the one that closes the "
-                f'circle and keep room for it: {{ path = "{last}", feedback = 8 }}'
-            )
-    return problems
-
-
-def _circle(start: str, next_of: Mapping[str, list[str]]) -> list[str]:
-    """Return the shortest way from a role back to itself, or nothing."""
-    ways, seen = [[start]], {start}
-    while ways:
-        way = ways.pop(0)
-        for role in next_of.get(way[-1], ()):
-            if role == start:
-                return [*way, role]
-            if role not in seen:
-                seen.add(role)
-                ways.append([*way, role])
-    return []
-
-
-def _doubled(wires: list[WirePlan]) -> list[str]:
-    """Return a complaint for each state wire whose ends are joined by another one as well.
-
-    Share wires tell several ports of one pair of roles apart; a state has one value and one place.
-    """
-    seen: dict[tuple[str, str, str], WirePlan] = {}
-    problems = []
-    for w in wires:
-        if w.kind != "state":
-            continue
-        for role, port, other in (
-            (w.from_role, w.from_port, w.to_role),
-            (w.to_role, w.to_port, w.from_role),
-        ):
-            first = seen.setdefault((role, port, other), w)
-            if (first.from_port, first.to_port) != (w.from_port, w.to_port):
-                problems.append(
-                    f"[wires]: {role}.{port} is wired to two state ports of {other}: "
-                    f"{first.from_role}.{first.from_port} -> {first.to_role}.{first.to_port} and "
-                    f"{w.from_role}.{w.from_port} -> {w.to_role}.{w.to_port}. Leave one out."
-                )
-    return problems

@@ -44,11 +44,13 @@ class Transport(Protocol):
     name, that an incoming one broke). `on_trouble` is told who was refused, and why. A peer whose
     endpoint is empty cannot be called: it calls us. Our own is empty if nobody can call us.
 
-    With `seals` the lane for bulk is signed: its keys must be handed over before it is used.
+    Arrays of `inline_bytes` and more had better be frames of their own. With `seals` the lane for
+    bulk is signed: its keys must be handed over before it is used.
     """
 
     endpoint: str
     num_lanes: int
+    inline_bytes: int
     on_connection: OnConnection | None
     on_trouble: OnTrouble | None
 

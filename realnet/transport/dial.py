@@ -17,7 +17,7 @@ from functools import partial
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from realnet.codec import MAX_BATCH_BYTES, Frame
+from realnet.codec import INLINE_BYTES, MAX_BATCH_BYTES, Frame
 from realnet.errors import RealnetError
 from realnet.transport import OnConnection, OnMessage, OnTrouble
 from realnet.transport.endpoints import parse_endpoint
@@ -49,6 +49,7 @@ class DialTransport:
 
     endpoint = ""
     num_lanes = 1
+    inline_bytes = INLINE_BYTES
     seals = None
 
     def __init__(self, keys: Keys | None = None):

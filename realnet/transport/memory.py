@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from realnet.codec import Frame
+from realnet.codec import INLINE_BYTES, Frame
 from realnet.transport import OnConnection, OnMessage, OnTrouble
 
 
@@ -44,6 +44,7 @@ class MemoryTransport:
     """One endpoint of a `MemoryNetwork`."""
 
     num_lanes = 1
+    inline_bytes = INLINE_BYTES
     seals = None
 
     def __init__(self, network: MemoryNetwork, endpoint: str):

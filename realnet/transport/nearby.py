@@ -30,6 +30,7 @@ class TwoWays:
         self._by_peer: dict[str, ZmqTransport] = {}
         self.endpoint = joined_parts(far.endpoint, near.endpoint)
         self.num_lanes = far.num_lanes
+        self.inline_bytes = far.inline_bytes  # one record may go both ways
 
     @property
     def seals(self) -> Seals | None:

@@ -1,8 +1,8 @@
 """Links over ZeroMQ: for each lane one PULL inbox that is bound, and one PUSH to each peer.
 
 Two sockets a process pair measured fastest, and lose nothing to a ROUTER's silent drops. An inbox
-is read through ZMQ_FD by the loop itself, not through zmq.asyncio (7x fewer asks a second). The FD
-is edge-triggered: it is drained until EAGAIN, at most `DRAIN` messages a turn.
+is read through ZMQ_FD by the loop itself (`inbox.py`), not through zmq.asyncio (7x fewer asks a
+second).
 
 Lanes have io threads of their own: what shares one waits behind every large message, whatever its
 socket. Lanes beyond the first are connected when something is sent on them.
@@ -15,10 +15,10 @@ or drops; memory is bounded by the grants and credits of the wires, and by the s
 
 ipc endpoints are sockets of mode 0600 in a folder of mode 0700, one for each incarnation. tcp binds
 named addresses, one but for the head of a run over several hosts (`others`), and ports that the
-system chooses; with keys only this run's get in. The endpoint of several lanes is one text
-(`endpoints.py`). What goes in bulk may be signed instead of
-encrypted (`seals.py`). Guests, whom nobody can call, come in by a
-door of their own (`door.py`).
+system chooses; with keys only this run's get in. Over ipc without keys large messages go through
+shared memory, and the socket carries where they lie (`rings.py`). The endpoint of several lanes is
+one text (`endpoints.py`). What goes in bulk may be signed, not encrypted (`seals.py`). Guests, whom
+nobody can call, come in by a door of their own (`door.py`).
 
 Knows nothing of records. zmq is imported in this folder only.
 """
@@ -29,13 +29,15 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from realnet.codec import Frame
+from realnet.codec import INLINE_BYTES, NEAR_INLINE_BYTES, Frame
 from realnet.errors import RealnetError
+from realnet.host import has_memfd
 from realnet.transport import OnConnection, OnMessage, OnTrouble
 from realnet.transport.door import Door
 from realnet.transport.endpoints import (
@@ -45,6 +47,10 @@ from realnet.transport.endpoints import (
     endpoint_text,
     parse_endpoint,
 )
+from realnet.transport.inbox import Inbox
+from realnet.transport.outbox import Outbox
+from realnet.transport.pace import Pace
+from realnet.transport.rings import FROM_BYTES, Rings
 from realnet.transport.seals import Seals
 from realnet.transport.security import Doorkeeper, Keys
 from realnet.transport.signed import SignedInbox
@@ -53,17 +59,13 @@ from realnet.transport.sockets import (
     DONTWAIT,
     DONTWAIT_MORE,
     DOOR_EVENTS,
-    DRAIN,
     LINK_EVENTS,
     call_from,
     call_signed_from,
-    is_readable,
     new_socket,
-    raw_recv,
     raw_send,
     serve_on,
     serve_signed_on,
-    user_of,
 )
 from realnet.ways import BULK, NUM_LANES
 
@@ -87,24 +89,13 @@ def tcp_endpoint(host: str) -> str:
     return f"tcp://{host}:*"
 
 
-class _Inbox:
-    """The bound end of one lane, at one or more addresses. `strangers` have knocked and were not
-    let in."""
-
-    def __init__(self, socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes], bound: list[str]):
-        self.socket = socket
-        self.monitor = monitor
-        self.bound = bound
-        self.strangers = 0
-        self.later = False  # it is drained in the next turn
-
-
 class _Peer:
     """The connected ends to one peer, by lane."""
 
     def __init__(self, endpoints: list[str]):
         self.endpoints = endpoints
         self.outs: dict[int, tuple[zmq.Socket[bytes], zmq.Socket[bytes]]] = {}
+        self.outbox: Outbox | None = None  # what large messages go through, if there are rings
 
 
 class ZmqTransport:
@@ -129,6 +120,11 @@ class ZmqTransport:
         signed = sign_bulk and keys is not None and num_lanes > BULK
         self.seals = Seals() if signed else None
         admit = self.seals.admit if self.seals is not None else None
+        self.inline_bytes = INLINE_BYTES
+        self._rings = Rings() if self._scheme == "ipc" and keys is None else None
+        if self._rings is not None and has_memfd():
+            self.inline_bytes = NEAR_INLINE_BYTES
+        self._pace = Pace()
         self._keeper = Doorkeeper(self._context, keys, admit) if keys is not None else None
         self._inboxes = [
             self._bind(zmq.PULL, lane, [bind_address(e, lane) for e in (endpoint, *others)])
@@ -157,10 +153,9 @@ class ZmqTransport:
                 os.chmod(inbox.bound[0].removeprefix("ipc://"), 0o600)
         self._peers: dict[str, _Peer] = {}
         self._guests: set[str] = set()  # peers whom nobody can call
-        self._on_message: OnMessage | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def _bind(self, kind: int, lane: int, addresses: Sequence[str]) -> _Inbox:
+    def _bind(self, kind: int, lane: int, addresses: Sequence[str]) -> Inbox:
         inbox = self._socket(kind, lane)
         if self.seals is not None and lane == BULK and kind == zmq.PULL:
             serve_signed_on(inbox)
@@ -175,18 +170,22 @@ class ZmqTransport:
         for address in addresses:
             inbox.bind(address)
             bound.append(str(inbox.get_string(zmq.LAST_ENDPOINT)).rstrip("\0"))
-        return _Inbox(inbox, monitor, bound)
+        return Inbox(
+            *(inbox, monitor, bound, self._trouble),
+            keyed=self._keys is not None,
+            rings=self._rings,
+            pace=self._pace,
+            behind=self._rings is not None and lane > 0,
+        )
 
     def listen(self, on_message: OnMessage) -> None:
         """Start to receive on the running loop."""
-        self._on_message = on_message
         self._loop = loop = asyncio.get_running_loop()
         for lane, inbox in enumerate(self._inboxes):
             if self._signed is not None and lane == BULK:
                 self._signed.listen(loop, on_message)
             elif inbox.socket.type == zmq.PULL:
-                loop.add_reader(int(inbox.socket.fd), self._readable, inbox)
-                loop.call_soon(self._readable, inbox)  # what came before the reader was there
+                inbox.listen(loop, on_message)
             loop.add_reader(int(inbox.monitor.fd), self._door_event, inbox)
             loop.call_soon(self._door_event, inbox)
         if self._door is not None:
@@ -212,7 +211,10 @@ class ZmqTransport:
             )
         if self._keys is not None and peer.partition("~")[0] not in self._keys.public:
             raise RealnetError(f"{peer} has no key in this run")
-        self._peers[peer] = _Peer(list(parse_endpoint(endpoint).inboxes))
+        there = self._peers[peer] = _Peer(list(parse_endpoint(endpoint).inboxes))
+        if self._rings is not None:
+            give = partial(self._give, peer, there)
+            there.outbox = Outbox(peer, self._rings, self._pace, give)
         self._dial(peer, 0)
 
     def _dial(self, peer: str, lane: int) -> zmq.Socket[bytes]:
@@ -239,6 +241,15 @@ class ZmqTransport:
             if peer in self._guests and self._door is not None:
                 self._door.send(peer, frames)
             return
+        if there.outbox is not None:
+            if lane or len(frames) > 1 or len(frames[0]) >= FROM_BYTES:
+                there.outbox.send(lane, frames)
+                return
+            self._pace.num_small += 1
+        self._give(peer, there, lane, frames)
+
+    def _give(self, peer: str, there: _Peer, lane: int, frames: Sequence[Frame]) -> None:
+        """Give a message to the socket; without a connection it is dropped."""
         link = there.outs.get(lane)
         out = link[0] if link is not None else self._dial(peer, lane)
         signed = self.seals if lane == BULK else None
@@ -265,11 +276,15 @@ class ZmqTransport:
         """Drop a peer and what has not reached it."""
         if self.seals is not None:
             self.seals.forget(peer)
+        if self._rings is not None:
+            self._rings.forget(peer)
         if self._door is not None:
             self._guests.discard(peer)
             self._door.forget(peer)
         there = self._peers.pop(peer, None)
         if there is not None:
+            if there.outbox is not None:
+                there.outbox.close()
             for link in there.outs.values():
                 self._close(*link, linger_ms=0)
 
@@ -279,10 +294,12 @@ class ZmqTransport:
             self._door.close()
         if self._signed is not None:
             self._signed.close()
+        for there in self._peers.values():
+            if there.outbox is not None:
+                there.outbox.flush()
+                there.outbox.close()
         for inbox in self._inboxes:
-            if self._loop is not None:
-                with contextlib.suppress(ValueError, RuntimeError):
-                    self._loop.remove_reader(int(inbox.socket.fd))
+            inbox.stop()
             linger_ms = int(linger_s * 1000) if inbox.socket.type == zmq.ROUTER else 0
             self._close(inbox.socket, inbox.monitor, linger_ms)
         for there in self._peers.values():
@@ -290,6 +307,8 @@ class ZmqTransport:
                 self._close(*link, linger_ms=int(linger_s * 1000))
         self._peers.clear()
         self._context.term()
+        if self._rings is not None:
+            self._rings.close()
         if self._keeper is not None:
             self._keeper.join()
 
@@ -303,46 +322,6 @@ class ZmqTransport:
 
     def _socket(self, kind: int, lane: int) -> zmq.Socket[bytes]:
         return new_socket(self._context, kind, lane, tcp=self._scheme == "tcp")
-
-    def _readable(self, inbox: _Inbox) -> None:
-        """Take one message; look for more after those that it woke have run.
-
-        To find out that there is no more takes a system call, as an exception several times that:
-        not while somebody waits for an answer.
-        """
-        if not inbox.later and self._loop is not None and self._take(inbox):
-            inbox.later = True
-            self._loop.call_soon(self._drain, inbox)
-
-    def _drain(self, inbox: _Inbox) -> None:
-        """Drain an inbox; come back next turn if there is more than a turn's share."""
-        inbox.later = False
-        if inbox.socket.closed or not is_readable(inbox.socket):
-            return
-        for _ in range(DRAIN):
-            if not self._take(inbox):
-                return
-        if self._loop is not None:
-            inbox.later = True
-            self._loop.call_soon(self._drain, inbox)
-
-    def _take(self, inbox: _Inbox) -> bool:
-        """Take one message; False if there is none."""
-        socket = inbox.socket
-        if socket.closed or self._on_message is None:
-            return False
-        try:
-            part = raw_recv(socket, DONTWAIT, False)
-        except zmq.Again:
-            return False
-        user = None if self._keys is None else user_of(part)
-        # Small frames are copied out, since they outlive the message; large ones stay.
-        frames: list[Frame] = [part.bytes if len(part) < COPY_BELOW_BYTES else part.buffer]
-        while part.more:
-            part = raw_recv(socket, DONTWAIT, False)
-            frames.append(part.bytes if len(part) < COPY_BELOW_BYTES else part.buffer)
-        self._on_message(frames, user)
-        return True
 
     # ------------------------------------------------------------ what connections do
 
@@ -363,12 +342,14 @@ class ZmqTransport:
                 return
             if event in (zmq.EVENT_HANDSHAKE_SUCCEEDED, zmq.EVENT_DISCONNECTED):
                 link[0].get(zmq.EVENTS)  # makes the socket take notice, before something is sent
+                if self._rings is not None:
+                    self._rings.cut(peer, lane)
                 if self.on_connection is not None:
                     self.on_connection(peer, event == zmq.EVENT_HANDSHAKE_SUCCEEDED, lane)
             else:
                 self._trouble(f"{peer} does not let us in: the keys do not fit")
 
-    def _door_event(self, inbox: _Inbox) -> None:
+    def _door_event(self, inbox: Inbox) -> None:
         while not inbox.monitor.closed:
             try:
                 event = parse_monitor_message(inbox.monitor.recv_multipart(zmq.DONTWAIT))

@@ -21,10 +21,10 @@ from realnet.roles.tables import Policy, Schedule
 from realnet.roles.trainer.learner_config import check_rule
 from realnet.roles.trainer.trainer import TrainerConfig
 from realnet.roles.verbs.setting import Setting, setting_of
+from realnet.topology.merge import NAMED, PLAIN
 from realnet.topology.overrides import apply_overrides
 from realnet.topology.plan import Plan, read_plan
 from realnet.topology.roletable import RoleTable
-from realnet.topology.source import NAMED, PLAIN
 
 _POLICY_KEYS = ("max_age", "over_age")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from learner_gangs import play
 from learner_scenarios import NOW, Stage, age, batch, steps, weights
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -25,6 +25,7 @@ from realnet.roles.weights.adapters import whole_layout
 from realnet.roles.weights.merging import lay_over
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+Play = Callable[..., Any]
 ONE_UPDATE = {"minibatches": 1, "grad_clip": 0.0, "betas": (0.9, 0.99)}
 
 
@@ -50,7 +51,9 @@ def plain_gradient(stage: Stage) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_the_gradient_does_not_depend_on_the_number_of_ranks(ranks: int, tmp_path: Path) -> None:
+def test_the_gradient_does_not_depend_on_the_number_of_ranks(
+    play: Play, ranks: int, tmp_path: Path
+) -> None:
     # 16 answers in micro-batches of about 3: with 4 ranks, some have nothing to do in some passes
     configs = [
         {**ONE_UPDATE, "loss": {"normalise": how}, "micro_tokens": 36}
@@ -81,7 +84,7 @@ def close(found: list[dict[str, float]], expected: list[dict[str, float]], withi
 
 
 def test_steps_are_those_of_the_plain_learner_and_go_on_with_other_numbers_of_ranks(
-    tmp_path: Path,
+    play: Play, tmp_path: Path
 ) -> None:
     given: dict[str, Any] = {"configs": [KL_TO_START], "fine": True, "folder": str(tmp_path)}
     made = play("five", 2, **given)
@@ -115,7 +118,9 @@ def test_steps_are_those_of_the_plain_learner_and_go_on_with_other_numbers_of_ra
     close(play("go_on", 2, **given)["signs"], made["signs"][3:4], 1e-6)
 
 
-def test_a_number_that_is_none_on_one_rank_undoes_the_step_on_all(tmp_path: Path) -> None:
+def test_a_number_that_is_none_on_one_rank_undoes_the_step_on_all(
+    play: Play, tmp_path: Path
+) -> None:
     config = {"micro_tokens": 36, "activations": "recompute", "minibatches": 2}
     given: dict[str, Any] = {"configs": [config], "folder": str(tmp_path)}
     made = play("bad_batch", 2, **given, policy={"dtype": "bf16"})
@@ -127,7 +132,7 @@ def test_a_number_that_is_none_on_one_rank_undoes_the_step_on_all(tmp_path: Path
     close(made["signs"][:1], steps(plain, (0,)), 0.05)  # bf16: another order of sums
 
 
-def test_one_process_goes_on_where_a_gang_left_off(tmp_path: Path) -> None:
+def test_one_process_goes_on_where_a_gang_left_off(play: Play, tmp_path: Path) -> None:
     given: dict[str, Any] = {"configs": [{"micro_tokens": 36}], "folder": str(tmp_path)}
     made = play("canaries", 2, **given, policy={"temperature": 0.7})
     plain = Stage(0, 1, **given, policy={"temperature": 0.7}).plain()
@@ -159,7 +164,7 @@ def test_one_process_measures_against_the_reference_that_a_gang_kept(tmp_path: P
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_each_rank_writes_its_slices_and_they_are_the_whole_version(
-    dtype: str, tmp_path: Path
+    play: Play, dtype: str, tmp_path: Path
 ) -> None:
     given: dict[str, Any] = {"configs": [{}], "folder": str(tmp_path)}
     made = play("published", 2, **given, policy={"model": "new:qwen2", "dtype": dtype})
@@ -173,7 +178,7 @@ def test_each_rank_writes_its_slices_and_they_are_the_whole_version(
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_ranks_write_adapters_alone_and_over_their_base_they_are_the_merged_weights(
-    dtype: str, tmp_path: Path
+    play: Play, dtype: str, tmp_path: Path
 ) -> None:
     """Bit for bit, though each rank wrote other rows, and the sums are done elsewhere."""
     pytest.importorskip("peft")
@@ -204,7 +209,9 @@ def filled(published: dict[str, Any]) -> tuple[Manifest, memoryview]:
     return fill(published["plan"], room, published["found"].values()), room
 
 
-def test_a_rank_that_writes_its_slices_needs_room_for_one_of_them(tmp_path: Path) -> None:
+def test_a_rank_that_writes_its_slices_needs_room_for_one_of_them(
+    play: Play, tmp_path: Path
+) -> None:
     """And not for its shard: cast to bf16, that is half of a half of the model here."""
     shape = {"hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8,
              "num_key_value_heads": 8, "intermediate_size": 1024}  # fmt: skip

@@ -29,7 +29,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., RealRun]]:
 
 @pytest.fixture
 def topology(tmp_path: Path) -> Path:
-    """The small network that is not RL, with work that never ends."""
+    """The small network that is not RL, with work that never ends; `FLOOD`: and never rests."""
     path = tmp_path / "net.toml"
-    path.write_text(small_net(tmp_path, num=100_000_000, workers=2))
+    path.write_text(small_net(tmp_path, num=100_000_000, workers=2, per_s=1000))
     return path

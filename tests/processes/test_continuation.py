@@ -1,8 +1,4 @@
-"""Answers that go on elsewhere: a generator is killed, and its tokens are still of their versions.
-
-At zero staleness a token whose log-probability, version or place was lost on the way would show as
-an importance ratio other than 1.
-"""
+"""A generator is killed: its answers go on elsewhere; its tokens are still of their versions."""
 
 from __future__ import annotations
 
@@ -10,37 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from exact_run import exact, written
 from real_run import RealRun
 
-ROOT = Path(__file__).parent.parent.parent
-TOPOLOGY = f"""
-extends = "{ROOT}/topologies/demo.toml"
-
-[run]
-until = {{ steps = 12 }}
-eval = "100 steps"
-
-[policy]
-max_age = 0
-
-[tasks.addz]
-reward = {{ "reward.py:length" = 1.0 }}
-
-[tasks.addz_test]
-limit = 4
-
-[tasks.addz_test_forced]
-limit = 4
-
+DRIVER_APART = """
 [roles.driver]
 place = ""   # in a process of its own: it holds what a generator wrote when that one dies
 
 [roles.generator]
 count = 2
-
-[roles.trainer]
-warm_start = {{ steps = 20 }}
-minibatches = 1   # a second one of a step meets weights that the first one moved
 """
 
 
@@ -48,12 +22,7 @@ minibatches = 1   # a second one of a step meets weights that the first one move
 def test_a_dead_generators_tokens_are_trained_on_as_what_they_are(
     start: Callable[..., RealRun], tmp_path: Path
 ) -> None:
-    path = tmp_path / "run.toml"
-    path.write_text(TOPOLOGY)
-    (tmp_path / "reward.py").write_text(
-        "def length(prompt, text, answer):\n    return len(text) % 7 / 7\n"
-    )
-    run = start(path)
+    run = start(written(tmp_path, "demo.toml", 12, DRIVER_APART))
     run.until(lambda: run.step() >= 2)
 
     def continued() -> float:
@@ -70,9 +39,5 @@ def test_a_dead_generators_tokens_are_trained_on_as_what_they_are(
     for slot in ("generator/0", "generator/1"):
         assert any(killed_in_mid_batch(slot) for _ in range(3)), run.output()
     assert run.wait() == 0, run.output()
-    rows = [r for r in run.rows() if r["actor"] == "trainer/0" and "ratio_mean" in r]
-    assert {row["step"] for row in rows} == set(range(1, 13))
-    for row in rows:
-        assert abs(row["ratio_mean"] - 1) < 1e-3, row
-        assert row["kl"] < 1e-6, row
+    exact(run, 12)
     assert max(r["canary"] for r in run.rows() if "canary" in r) < 1e-4

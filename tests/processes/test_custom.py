@@ -146,6 +146,7 @@ def balanced(run: RealRun, policy: str) -> dict[str, int]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
+@pytest.mark.long
 def test_a_frozen_judge_does_not_hold_the_solver_up(
     start: Callable[..., RealRun], tmp_path: Path
 ) -> None:

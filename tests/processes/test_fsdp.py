@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from exact_run import exact
 from real_run import RealRun
 
 DEMO = Path(__file__).parent.parent.parent / "topologies" / "demo.toml"
@@ -107,11 +108,7 @@ def test_a_gang_learns_and_at_zero_staleness_its_ratios_are_one(
     print(scores)
     assert scores[0] < 0.35
     assert scores[-1] > 0.6  # one evaluation has a standard error of 0.03
-    rows = [r for r in run.rows() if r["actor"] == "trainer/0" and "ratio_mean" in r]
-    assert {row["step"] for row in rows} == set(range(1, 25))
-    for row in rows:
-        assert abs(row["ratio_mean"] - 1) < 1e-3, row
-        assert abs(row["kl"]) < 1e-6, row
+    exact(run, 24)
     proved = [r["canary"] for r in run.rows() if "canary" in r]
     assert proved
     assert max(proved) < 1e-4

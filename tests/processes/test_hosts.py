@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from real_run import RealRun, goes_on, ready
+from small_net import FLOOD
 
 pytestmark = pytest.mark.timeout(120)
 Start = Callable[..., RealRun]
@@ -37,7 +40,7 @@ def slots_of(run: RealRun, agent: int) -> set[str]:
 
 
 def test_slots_of_a_lost_host_go_on_elsewhere(start: Start, topology: Path) -> None:
-    run = start(topology, "--hosts", "3", *QUICK)
+    run = start(topology, "--hosts", "3", *QUICK, *FLOOD)
     run.until(lambda: ready(run))
     there = agents(run)
     assert sorted(there) == ["local0", "local1", "local2"]
@@ -103,6 +106,78 @@ def test_a_host_that_was_given_up_is_not_let_in_again(start: Start, topology: Pa
     goes_on(run)
     os.kill(run.process.pid, signal.SIGTERM)
     assert run.wait() == 75
+
+
+STARTER = """
+import subprocess
+from realnet import Actor, Config
+
+class Starter(Actor[Config]):
+    async def run(self) -> None:
+        told = subprocess.run(["env"], capture_output=True, text=True).stdout
+        names = {line.partition("=")[0] for line in told.splitlines()}
+        self.event(f"a child of a role is told of {sorted(n for n in names if n in WHERE)}")
+        self.finish("done")
+
+WHERE = ("REALNET_ADDRESS", "REALNET_NEARBY", "REALNET_KEY_FD", "REALNET_WORDS_FD")
+"""
+
+
+def test_what_a_role_starts_is_not_told_where_the_process_of_the_role_listens(
+    start: Start, tmp_path: Path
+) -> None:
+    """A run that a role begins would listen in the folder of the first one's sockets."""
+    (tmp_path / "starter.py").write_text(STARTER)
+    topology = tmp_path / "starter.toml"
+    topology.write_text('title = "s"\n[roles.starter]\nkind = "starter.py:Starter"\n')
+    run = start(topology, "--hosts", "1")
+    assert run.wait() == 0, run.output()
+    assert "a child of a role is told of []" in run.events()
+
+
+def elastic_agent(run: RealRun, number: int, host: str) -> subprocess.Popen[bytes]:
+    """An agent that comes for a worker, as an element of an array under SLURM would."""
+    with (run.folder / f"elastic-{number}.log").open("wb") as log:
+        return subprocess.Popen(
+            [
+                *(sys.executable, "-P", "-m", "realnet.launch.agent", str(run.folder)),
+                *("--number", str(number), "--host", host, "--elastic", "worker"),
+                *("--cpus", "1", "--parent", str(os.getpid())),
+            ],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def test_two_shares_of_one_machine_are_two_hosts_and_one_without_work_is_given_back(
+    start: Start, topology: Path
+) -> None:
+    text = topology.read_text().replace("[roles.worker]\n", "[roles.worker]\nmax = 4\n", 1)
+    topology.write_text(text.replace('"50 per 1min"', '{ times = 0, then = "drop" }', 1))
+    run = start(topology, "--hosts", "1", "--set", 'run.host_idle="1s"')
+    run.until(lambda: ready(run))
+    here = {n: elastic_agent(run, n, "shared") for n in (1, 2)}
+    try:
+        run.until(lambda: {"worker/2", "worker/3"} <= set(run.members()))
+        by_pid = {n: slots_of(run, agent.pid) for n, agent in here.items()}
+        assert sorted(map(len, by_pid.values())) == [1, 1], by_pid
+        goes_on(run)
+        assert not any("is lost" in e for e in run.events()), run.events()
+        gone = next(n for n, slots in by_pid.items() if slots == {"worker/3"})
+        run.kill("worker/3")
+        run.until(lambda: here[gone].poll() is not None)
+        assert here[gone].returncode == 93
+        run.until(lambda: any("given back: it has had nothing to do" in e for e in run.events()))
+        assert here[3 - gone].poll() is None
+        goes_on(run)
+        os.kill(run.process.pid, signal.SIGTERM)
+        assert run.wait() == 75
+        assert here[3 - gone].wait(10) == 0
+    finally:
+        for agent in here.values():
+            agent.kill()
+            agent.wait()
 
 
 def test_a_run_that_fits_nowhere_says_what_there_is(start: Start, topology: Path) -> None:

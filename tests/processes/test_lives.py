@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import small_rl
 from click.testing import CliRunner, Result
 from real_run import RealRun
 
@@ -12,33 +13,17 @@ from realnet.cli import main
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-TOPOLOGY = """
-extends = "rl"
-title = "lives"
-[run]
-until = { steps = 3 }
-eval = "3 steps"
-save = { every = "2 steps", keep = 2, journal = "all", export = "none" }
-[policy]
-model = "new:llama"
-tokenizer = "new:chars"
-shape = { hidden_size = 16, num_attention_heads = 4, intermediate_size = 16 }
-context = 40
-max_tokens = 12
-batch = 4
-group = 4
-[tasks.addz]
-data = "new:addz"
-reward = { "mine.py:digits" = 1.0 }
-[tasks.held]
-like = "addz"
-use = "eval"
-limit = 4
-[roles.generator]
-engine = { kind = "torch", slots = 8 }
-[roles.trainer]
-lr = 1e-2
-"""
+SAVE = {"every": "2 steps", "keep": 2, "journal": "all", "export": "none"}
+TOPOLOGY = small_rl.topology(
+    {
+        "run": {"until": {"steps": 3}, "eval": "3 steps", "save": SAVE},
+        "policy": {"context": 40, "max_tokens": 12, "batch": 4, "group": 4},
+        "tasks.addz": {"reward": {"mine.py:digits": 1.0}},
+        "tasks.held": {"limit": 4},
+        "roles.trainer": {"lr": 1e-2},
+    },
+    title="lives",
+)
 REWARD = """
 def digits(prompt, text, answer):
     return sum(c.isdigit() for c in text) / 12

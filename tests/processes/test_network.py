@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from real_run import RealRun, ready
+from small_net import FLOOD
 
 
 def test_kill_hang_and_interrupt(start: Callable[..., RealRun], topology: Path) -> None:
-    run = start(topology, "--set", 'run.suspect="1s"', "--set", 'run.hung="2s"')
+    run = start(topology, *FLOOD, "--set", 'run.suspect="1s"', "--set", 'run.hung="2s"')
     run.until(lambda: ready(run))
     sockets = Path((run.folder / ".sockets").read_text())
     assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
@@ -69,6 +73,20 @@ def test_one_run_in_a_folder_at_a_time(start: Callable[..., RealRun], topology: 
     run.process.send_signal(signal.SIGTERM)
     assert run.wait(30) == 75
     assert "it may be tried again as it is: go on with: realnet run" in run.output()
+
+
+def test_two_runs_side_by_side_do_not_meet(tmp_path: Path) -> None:
+    run = [sys.executable, "-P", "-m", "realnet.cli", "run", "words", "--runs", str(tmp_path)]
+    tcp = ["--set", 'run.transport="tcp"']
+    both = [subprocess.Popen([*run, *tcp], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=50)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert {path.name for path in tmp_path.iterdir()} == {"words", "words-2"}
+    for text in said:
+        assert "done: 34 lines, 134 words" in text
+        assert "refused" not in text
+    for folder in tmp_path.iterdir():
+        assert json.loads((folder / "words.json").read_text())["lines"] == 34
 
 
 def test_nothing_listens_on_a_network(start: Callable[..., RealRun], topology: Path) -> None:

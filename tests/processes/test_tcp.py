@@ -13,6 +13,7 @@ import pytest
 import zmq
 from attack import batch
 from real_run import RealRun, goes_on, listening, ready
+from small_net import FLOOD
 
 TCP = ("--set", 'run.transport="tcp"')
 
@@ -96,7 +97,7 @@ def nothing_secret_outside_of_keys(run: RealRun) -> None:
 
 
 def test_deaths_over_tcp(start: Callable[..., RealRun], topology: Path) -> None:
-    run = start(topology, *TCP, "--set", 'run.suspect="1s"', "--set", 'run.hung="2s"')
+    run = start(topology, *TCP, *FLOOD, "--set", 'run.suspect="1s"', "--set", 'run.hung="2s"')
     run.until(lambda: ready(run))
     run.kill("worker/0")
     run.until(lambda: any("worker/0 is started again (restart 1)" in e for e in run.events()))
@@ -112,7 +113,7 @@ def test_deaths_over_tcp(start: Callable[..., RealRun], topology: Path) -> None:
 def test_connections_that_are_cut_are_made_again(
     start: Callable[..., RealRun], topology: Path
 ) -> None:
-    run = start(topology, *TCP)
+    run = start(topology, *TCP, *FLOOD)
     run.until(lambda: ready(run))
     for _ in range(5):
         for address in [a for all_of in listening(run).values() for a in all_of]:

@@ -55,6 +55,7 @@ class Level(Message):
 
 class SourceConfig(Config):
     num: Annotated[int, doc("how many numbers to send", ge=0)] = 20
+    per_s: Annotated[int, doc("how many a second; 0: as fast as they are taken", ge=0)] = 0
     big: bool = False
 
 
@@ -72,6 +73,8 @@ class Source(Actor[SourceConfig]):
         for i in range(self.config.num):
             await self.numbers.send(Number(i, np.full(size, i, np.int32)), key=str(i))
             self.sent += 1
+            if self.config.per_s and self.sent % 20 == 0:
+                await self.clock.sleep(20 / self.config.per_s)
 
 
 class WorkerConfig(Config):

@@ -450,7 +450,8 @@ async def test_a_connection_that_breaks_loses_and_doubles_nothing(
         assert b.got == list(range(count))
         assert there.breaks >= 5
         assert all("was lost and is back" in e for e in a.errors)
-        assert all("was cut" in e for e in b.errors)
+        told = ("was cut", "gone in the middle")  # of its handshake, if the cut came so early
+        assert all(any(text in e for text in told) for e in b.errors), b.errors
         await until(lambda: a.links._links[b.slot][BULK].session.kept_bytes == 0)
         await there.stop()
 

@@ -5,36 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from small_rl import topology
 
 from realnet.errors import ConfigError
 from realnet.topology import Plan, read_source, resolve
 from realnet.topology.changes import Changes, compare, refuse
 from realnet.topology.plan import read_plan, write_plan
 
-TOPOLOGY = """
-extends = "rl"
-title = "small"
-[run]
-until = { steps = 4 }
-[policy]
-model = "new:llama"
-tokenizer = "new:chars"
-shape = { hidden_size = 16, num_attention_heads = 4, intermediate_size = 16 }
-context = 80
-max_tokens = 56
-group = 4
-[tasks.addz]
-data = "new:addz"
-reward = { exact = 1.0 }
-[tasks.held]
-like = "addz"
-use = "eval"
-limit = 4
-[roles.generator]
-engine = { kind = "torch", slots = 8 }
-[roles.trainer]
-lr = 1e-3
-"""
+TOPOLOGY = topology(
+    {"policy": {"group": 4}, "tasks.held": {"limit": 4}, "roles.trainer": {"lr": 1e-3}}
+)
 
 
 def plan(folder: Path, *overrides: str, more: str = "") -> Plan:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from realnet import Actor, Config, Local, Message, Request, compiled, handles
-from realnet.compiled import Finder, choose, digest, python_tag
+from realnet.compiled import Finder, choose, damaged, digest, python_tag
 from realnet.compiler import MODULES, _looked_at, build, missing, put
 from realnet.stacks import _tasks
 
@@ -25,15 +25,17 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A package with one source, and what was compiled of it."""
     monkeypatch.delenv(compiled.SWITCH, raising=False)
     (tmp_path / "hot.py").write_text("x = 1\n")
+    (tmp_path / "made").mkdir()
+    library = tmp_path / "made" / f"hot{python_tag()}"
+    library.write_bytes(bytes(4096))
+    built = {"file": library.name, "bytes": 4096, "sha256": digest(library)}
     manifest = {
         "python": python_tag(),
         "by": "mypyc 9",
         "sources": {"hot.py": digest(tmp_path / "hot.py")},
-        "files": {"there.is.none": f"hot{python_tag()}"},
+        "files": {"there.is.none": built},
     }
-    (tmp_path / "made").mkdir()
     (tmp_path / "made" / "manifest.json").write_text(json.dumps(manifest))
-    (tmp_path / "made" / f"hot{python_tag()}").touch()
     before = list(sys.meta_path)
     yield tmp_path
     sys.meta_path[:] = before
@@ -73,18 +75,44 @@ def test_a_damaged_manifest_is_told(package: Path) -> None:
 def test_what_is_not_all_there_or_does_not_load_is_not_used(package: Path) -> None:
     # Beside modules of one form those of the other must not be: it is one or the other.
     before, made = finders(), package / "made" / f"hot{python_tag()}"
+    library = made.read_bytes()
     made.unlink()
     assert f"{made} is not there" in choose(package / "made", package)
-    made.touch()
+    made.write_bytes(library)
     path = package / "made" / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["files"]["the_library__mypyc"] = made.name  # as one for a newer libc: not loadable
+    built = manifest["files"]["there.is.none"]
+    manifest["files"]["the_library__mypyc"] = built  # as one for a newer libc: not loadable
     path.write_text(json.dumps(manifest))
     assert "cannot be loaded here" in choose(package / "made", package)
     del manifest["files"]
     path.write_text(json.dumps(manifest))
     assert "is damaged" in choose(package / "made", package)
+    assert "is damaged" in damaged(package / "made")
     assert finders() == before
+
+
+def test_a_library_that_was_cut_off_is_not_used(package: Path) -> None:
+    # Loaded, it would end the process by SIGBUS, where it is first touched.
+    before, made = finders(), package / "made" / f"hot{python_tag()}"
+    made.write_bytes(bytes(1000))
+    assert f"{made} has 1000 bytes, not 4096 as built" in choose(package / "made", package)
+    assert finders() == before
+
+
+def test_a_library_that_was_changed_is_told(package: Path) -> None:
+    assert damaged(package / "made") == ""
+    made = package / "made" / f"hot{python_tag()}"
+    made.write_bytes(bytes(4095) + b"x")
+    assert choose(package / "made", package) == "compiled (mypyc 9)"  # only its size is looked at
+    assert f"{made} is not as it was built: make compile" in damaged(package / "made")
+    made.unlink()
+    assert f"{made} is not as it was built" in damaged(package / "made")
+
+
+@pytest.mark.skipif(not compiled.FORM.startswith("compiled"), reason="nothing compiled runs")
+def test_what_runs_here_is_as_it_was_built() -> None:
+    assert damaged() == ""
 
 
 def test_a_build_takes_the_place_of_another_and_of_none(package: Path) -> None:
@@ -183,6 +211,16 @@ def test_a_copy_that_is_compiled_runs_compiled_until_it_is_edited(tmp_path: Path
 
     assert look().startswith("compiled (mypyc")
     assert ";" not in look()
+    for library in (tmp_path / "realnet" / "_compiled").glob(f"*__mypyc{python_tag()}"):
+        whole = library.read_bytes()
+        library.write_bytes(whole[: len(whole) // 2])
+        assert f"{library} has {len(whole) // 2} bytes" in look()
+        library.write_bytes(whole[:-1] + b"x")
+        version = [sys.executable, "-P", "-m", "realnet.cli", "--version"]
+        done = subprocess.run(version, env=env, cwd=tmp_path, capture_output=True, text=True)
+        assert (done.returncode, "is not as it was built" in done.stderr) == (1, True), done
+        library.write_bytes(whole)
+    assert look().startswith("compiled (mypyc")
     with (tmp_path / "realnet" / "calls.py").open("a") as source:
         source.write("# an edit\n")
     assert "calls.py has changed" in look()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +14,9 @@ from ranks import TOPOLOGY
 
 from realnet import ConfigError, PeerDied
 from realnet.address import Address, parse_address
+from realnet.gang import Gang
 from realnet.testing import Running, running
+from realnet.waits import Waits
 
 RANKS = ("trainer/0", "trainer/0.1", "trainer/0.2")
 
@@ -53,6 +57,19 @@ async def test_wires_end_at_the_leader_and_ranks_ask_each_other(tmp_path: Path) 
         with pytest.raises(ConfigError, match=r"cannot ask rank 3: there are 1, 2"):
             await leader.gang.ask(3, module.Give(3))
         assert (asker.rank, asker.num_ranks, asker.gang.is_up) == (0, 1, True)
+
+
+async def test_waiting_for_the_others_of_a_gang_names_those_who_lack() -> None:
+    waits = Waits(lambda: 0.0)
+    port = SimpleNamespace(peers={"trainer/0~1": ""})
+    gang = Gang(Address("trainer", 0, 1, 1), 3, port, waits)  # type: ignore[arg-type]
+    waiting = asyncio.ensure_future(gang.up())
+    await asyncio.sleep(0)
+    assert waits.of("trainer/0.1") == [("the other ranks of its gang", 0.0, ("trainer/0.2",))]
+    port.peers["trainer/0.2~1"] = ""
+    gang.heard()
+    await waiting
+    assert waits.of("trainer/0.1") == []
 
 
 async def test_a_dead_rank_brings_all_back_under_one_new_incarnation(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import select
 import stat
@@ -15,7 +16,7 @@ from small_net import topology
 
 from realnet import RealnetError, host
 from realnet.arena import Arenas
-from realnet.launch.local import LocalLauncher, _Life
+from realnet.launch.local import LocalLauncher, _Life, _log
 from realnet.testing.running import plan_of
 
 # A parent that starts a child of ours, waits for its word and dies.
@@ -116,6 +117,43 @@ def test_only_what_the_launcher_started_is_killed_and_reaped(tmp_path: Path) -> 
         theirs.kill()
         theirs.wait()
         launcher.close()
+
+
+async def test_a_process_that_finds_no_room_has_died_of_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = LocalLauncher(
+        plan_of(topology(tmp_path), tmp_path), tmp_path, tmp_path, "", 1, False
+    )
+
+    def no_more() -> tuple[int, int]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    told: asyncio.Future[tuple[str, bool]] = asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(os, "pipe", no_more)
+    pid = launcher.spawn("worker/0", 1, lambda how, lost=False, **_: told.set_result((how, lost)))
+    monkeypatch.undo()
+    how, lost = await told
+    launcher.close()
+    assert (pid, lost) == (0, True)
+    assert how.startswith("it could not be started: Too many open files: this process may have ")
+
+
+def test_a_process_goes_without_a_log_where_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _log(Path("/dev/full"), "--- worker/0, life 1\n") as log:  # no room for a line
+        assert log.name == "/dev/full"
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", full)  # no room for a file
+    with _log(tmp_path / "worker-0.log", "--- worker/0, life 1\n") as log:
+        assert log.name == os.devnull
+    monkeypatch.undo()
+    with pytest.raises(NotADirectoryError):
+        _log(Path("/dev/full/worker-0.log"), "")
 
 
 def test_memory_counts_what_was_taken_here_and_below(monkeypatch: pytest.MonkeyPatch) -> None:

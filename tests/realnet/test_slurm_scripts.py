@@ -5,13 +5,16 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 from small_net import topology as small_net
 
 from realnet.errors import ConfigError
-from realnet.slurm.commands import read_time
+from realnet.slurm import travel
+from realnet.slurm.commands import Shape, read_time
 from realnet.slurm.fleet import SlurmFleet
+from realnet.slurm.parts import divide
 from realnet.slurm.records import (
     Ended,
     Job,
@@ -27,6 +30,8 @@ from realnet.slurm.records import (
 from realnet.slurm.script import minutes, python_words
 from realnet.slurm.site import Site, for_pool, read_site
 from realnet.slurm.submit import main
+from realnet.slurm.travel import refuse_what_cannot_travel
+from realnet.topology import Plan, read_source, resolve
 
 SITE = """\
 partition = "batch"
@@ -178,6 +183,31 @@ def test_the_agents_of_each_part_get_the_gpus_of_their_nodes(
         assert [w for w in words if "gpu" in w] == [f"{option}{gpus}"]
 
 
+def test_nodes_of_a_partition_that_mixes_them_are_asked_for_by_what_is_needed(net: Path) -> None:
+    plan = plan_of(net)  # three workers with a GPU each
+    small, large = Shape(10, 8, 0, 1 << 34), Shape(2, 64, 4, 1 << 38)
+    (part,), placement = divide(plan, Site(), 0, 0, lambda _: [small, large])
+    assert (part.nodes, part.gpus) == (1, 3)  # all on one of those that have GPUs
+    assert {p.host for p in placement.places.values()} == {"node-0"}
+    with pytest.raises(ConfigError, match=r"no room for worker/0 \(1 cores, 1 GPUs\)"):
+        divide(plan, Site(), 0, 0, lambda _: [small])
+    with pytest.raises(ConfigError, match="13 nodes: the partition has 12"):
+        divide(plan, Site(), 13, 0, lambda _: [small, large])
+    with pytest.raises(ConfigError, match="12 nodes and 1 spares: the partition has 12"):
+        divide(plan, Site(), 12, 1, lambda _: [small, large])
+    in_pools(net)
+    site = Site(pools={"rollouts": {"partition": "gpus"}})
+    shapes = {"": [small], "gpus": [Shape(4, 8, 1, 1 << 34), large]}
+    parts, _ = divide(plan_of(net), site, 0, 0, shapes.__getitem__)
+    assert [(p.pool, p.nodes, p.gpus) for p in parts] == [("main", 1, 0), ("rollouts", 2, 3)]
+    with pytest.raises(ConfigError, match="pool rollouts needs 7 nodes: its partition has 6"):
+        divide(plan_of(net), site, 0, 5, shapes.__getitem__)
+
+
+def plan_of(net: Path) -> Plan:
+    return resolve(read_source(net, ()), "net")
+
+
 def test_more_nodes_than_the_pools_want_are_not_asked_for(net: Path, tmp_path: Path) -> None:
     in_pools(net)
     site = tmp_path / "site.toml"
@@ -228,6 +258,34 @@ def test_an_environment_is_unpacked_once_and_again_when_it_has_changed(tmp_path:
 def test_a_topology_that_does_not_fit_is_told(net: Path) -> None:
     shown = dry(net, "--nodes", "1", "--set", 'roles.worker.place="source"', code=2)
     assert "roles.worker" in shown
+
+
+def test_what_nodes_cannot_see_is_told_on_the_login_node(
+    net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("REALNET_SHARED_TMP", raising=False)
+    monkeypatch.setattr(travel, "code_home", lambda: Path("/shared/realnet"))
+    plan = msgspec.structs.replace(plan_of(net), base="/shared/topologies")
+    run, site = Path("/shared/runs/a"), Site(python="/shared/env/bin/python")
+    refuse_what_cannot_travel(run, plan, [site])
+
+    def told(folder: Path = run, base: str = plan.base, site: Site = site) -> str:
+        with pytest.raises(ConfigError) as error:
+            refuse_what_cannot_travel(
+                folder, msgspec.structs.replace(plan, base=base), [Site(wrap=["x"]), site]
+            )
+        return str(error.value)
+
+    assert "the run's folder /tmp/runs/a is in /tmp, which each node has for itself" in told(
+        Path("/tmp/runs/a")
+    )
+    assert "the topology's folder /var/tmp/t is in /var/tmp" in told(base="/var/tmp/t")
+    assert "the Python /tmp/python is in /tmp" in told(site=Site(python="/tmp/python"))
+    assert "there is no such file" in told(site=Site(unpack=str(tmp_path / "none.tar")))
+    monkeypatch.setattr(travel, "code_home", lambda: Path("/dev/shm/realnet"))
+    assert "realnet itself, /dev/shm/realnet, is in /dev/shm" in told()
+    monkeypatch.setenv("REALNET_SHARED_TMP", "1")
+    refuse_what_cannot_travel(Path("/tmp/runs/a"), plan, [site])
 
 
 def test_jobs_are_noted_before_and_after_they_are_submitted(tmp_path: Path) -> None:

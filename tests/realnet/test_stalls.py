@@ -86,7 +86,7 @@ async def test_a_stall_is_told_with_the_chain_and_who_waits_for_others_is_left_a
         worker = run.actor("worker/0")
         pipeline = import_module(type(worker).__module__)
         asking = asyncio.ensure_future(worker.helper(pipeline.Scale(-2)))
-        run.head._then["worker/0"] = "restart"
+        run.head.patience.then["worker/0"] = "restart"
         run.head.stalls.watch("worker/0", 0.6, run.head.clock.now())
         await run.until(lambda: any("worker/0 has made no progress" in e for e in run.events()))
         told = next(e for e in run.events() if "worker/0 has made no progress" in e)

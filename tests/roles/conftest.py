@@ -160,7 +160,7 @@ class Bench:
         actor = actor_class()
         actor.config = config
         actor.address = Address(actor_class.__name__.lower(), 0, 1)
-        actor.gang = Gang(actor.address, 1, None)
+        actor.gang = Gang(actor.address, 1, None, self.world.waits)
         actor.run_info = RunInfo("bench", self.folder, 1, False, self.folder)
         actor.clock, actor.rng = self.world.clock, self.world.rng
         actor._world, actor._shared = self.world, shared

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from learner_gangs import play
 from learner_scenarios import NOW, Stage, age, batch, steps, weights
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -27,6 +26,7 @@ from realnet.roles.trainer.learner_lora import is_adapter
 from realnet.roles.trainer.learner_saved import Saved
 
 peft = pytest.importorskip("peft")
+Play = Callable[..., Any]
 LORA = {"lora": {"rank": 4, "alpha": 8}}
 FEW = {"lora": {"rank": 2, "targets": ["q_proj", "down_proj"]}}
 ROWS = [(np.array([5, 6, 7, 8, 9]), np.array([1, 2, 3, 4]))]
@@ -239,7 +239,7 @@ def close(found: Sequence[dict[str, float]], expected: Sequence[dict[str, float]
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_two_ranks_train_the_adapters_that_one_process_does(tmp_path: Path) -> None:
+def test_two_ranks_train_the_adapters_that_one_process_does(play: Play, tmp_path: Path) -> None:
     configs = [{**LORA, "micro_tokens": 36, "activations": "recompute", "reference": "start",
                 "loss": {"kl": "loss", "kl_beta": 0.1}}]  # fmt: skip
     given: dict[str, Any] = {
@@ -279,7 +279,7 @@ def test_whoever_reads_a_checkpoint_gets_the_merged_weights(tmp_path: Path) -> N
             np.testing.assert_array_equal(weight.numpy(), expected[name])
 
 
-def test_what_a_gang_saved_is_read_as_it_was_published(tmp_path: Path) -> None:
+def test_what_a_gang_saved_is_read_as_it_was_published(play: Play, tmp_path: Path) -> None:
     """Rounded once: adapters in bf16 would be others than those that were merged."""
     policy = {"model": "new:qwen2", "dtype": "bf16"}
     made = play("train", 2, configs=[LORA], folder=str(tmp_path), policy=policy)

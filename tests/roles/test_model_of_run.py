@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from saved_run import TOPOLOGY, save, saved_run
+from saved_run import save, saved_run
+from small_rl import topology
 
 from realnet.errors import ConfigError
 from realnet.references import RunReference, parse_reference
@@ -39,11 +41,11 @@ def begun_as(step: str, run: Path) -> Policy:
     return Policy(model=f"run:{run}{step}", context=80, max_tokens=56)
 
 
-def second(tmp_path: Path, model: str, more: str = "") -> Plan:
+def second(tmp_path: Path, model: str, **more: Any) -> Plan:
     """Return the plan of a topology whose policy is another run's."""
     path = tmp_path / "second.toml"
-    policy = TOPOLOGY[TOPOLOGY.index("[policy]") : TOPOLOGY.index("context")]
-    path.write_text(TOPOLOGY.replace(policy, f'[policy]\nmodel = "{model}"\n{more}'))
+    policy = {"model": model, "shape": None, "tokenizer": None} | more
+    path.write_text(topology({"policy": policy}))
     return resolve(read_source(path, (), tmp_path / "runs"), "second")
 
 
@@ -88,19 +90,19 @@ def test_a_topology_names_the_run_and_the_plan_its_folder(run: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("model", "more", "told"),
     [
-        ("run:dmeo@3", "", r'there is no run "dmeo" under .*runs\. Did you mean "demo"\?'),
-        ("run:demo@7", "", r"no checkpoint of step 7\. Steps there: 3"),
-        ("run:demo@best", "", r"\(steps 3\) was measured"),
-        ("run:demo@3rd", "", r"the step is a whole number, best or last"),
-        ("run:demo@3", "shape = { hidden_size = 32 }\n", r"has its own shape\. Remove"),
-        ("run:demo@3", 'tokenizer = "new:bytes"\n', "another vocabulary"),
+        ("run:dmeo@3", {}, r'there is no run "dmeo" under .*runs\. Did you mean "demo"\?'),
+        ("run:demo@7", {}, r"no checkpoint of step 7\. Steps there: 3"),
+        ("run:demo@best", {}, r"\(steps 3\) was measured"),
+        ("run:demo@3rd", {}, r"the step is a whole number, best or last"),
+        ("run:demo@3", {"shape": {"hidden_size": 32}}, r"has its own shape\. Remove"),
+        ("run:demo@3", {"tokenizer": "new:bytes"}, "another vocabulary"),
     ],
 )
 def test_what_leads_nowhere_is_told_by_key_and_run(
-    run: Path, tmp_path: Path, model: str, more: str, told: str
+    run: Path, tmp_path: Path, model: str, more: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(ConfigError, match=told) as caught:
-        second(tmp_path, model, more)
+        second(tmp_path, model, **more)
     assert "[policy]." in str(caught.value) or "second.toml" in str(caught.value)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_rl import topology
 from trainer_world import FakeLearner, Outside, World, to_the_end
 
 from realnet.config import Steps
@@ -128,24 +129,7 @@ async def test_a_journal_that_lacks_a_group_says_so(world: Callable[..., World])
 
 # ------------------------------------------------------------ keys
 
-TOPOLOGY = """
-extends = "rl"
-title = "small"
-[policy]
-model = "new:llama"
-tokenizer = "new:chars"
-shape = { hidden_size = 16, num_attention_heads = 4, intermediate_size = 16 }
-context = 80
-max_tokens = 56
-[tasks.addz]
-data = "new:addz"
-reward = { exact = 1.0 }
-[tasks.held]
-like = "addz"
-use = "eval"
-[roles.trainer]
-lr = 1e-3
-"""
+TOPOLOGY = topology({"run": {"until": None}, "roles.trainer": {"lr": 1e-3}})
 
 
 @pytest.fixture

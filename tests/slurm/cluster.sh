@@ -27,7 +27,7 @@ end() { # PIDFILE MARK
 }
 
 configure() {
-  mkdir -p "$D"/{munge,state,spool,log,dev,pid}
+  mkdir -p "$D"/{munge,state,spool,log,dev,pid,local}
   chmod 755 "$D" "$D/munge"
   (umask 077; head -c 1024 /dev/urandom >"$D/munge/key")
   cat >"$D/slurm.conf" <<EOF
@@ -47,7 +47,7 @@ SlurmdPidFile=$D/pid/slurmd-%n
 SlurmctldLogFile=$D/log/slurmctld.log
 SlurmdLogFile=$D/log/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin=task/affinity
 JobAcctGatherType=jobacct_gather/none
 SwitchType=switch/none
 MpiDefault=none
@@ -78,7 +78,8 @@ EOF
   done >>"$D/slurm.conf"
   cat >>"$D/slurm.conf" <<EOF
 PartitionName=main Nodes=node[1-$N] Default=YES DefaultTime=60 MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF
-PartitionName=spot Nodes=node[1-$N] DefaultTime=60 MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE GraceTime=15
+PartitionName=spot Nodes=node[1-$N] DefaultTime=60 MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
+PartitionName=cheap Nodes=node[1-$N] DefaultTime=60 MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
 EOF
   for i in $(seq 0 $((GPUS - 1))); do mknod "$D/dev/gpu$i" c 1 3; done
   echo "NodeName=node[1-$N] Name=gpu File=$D/dev/gpu[0-$((GPUS - 1))]" >"$D/gres.conf"
@@ -94,6 +95,7 @@ hostname "$NODE"
 mount -t proc proc /proc
 mount --bind "$D/hosts" /etc/hosts
 mount -t tmpfs -o size=2g,mode=1777 tmpfs /dev/shm
+mount -t tmpfs -o size=1g,mode=1777 tmpfs "$D/local"  # what each node has for itself
 export SLURM_CONF=$D/slurm.conf
 exec </dev/null >>"$D/log/init-$NODE.log" 2>&1
 slurmd -N "$NODE" -f "$D/slurm.conf"

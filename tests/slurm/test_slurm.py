@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from slurm_jobs import ROOT, Cluster, SlurmRun, goes_on, works
+from slurm_jobs import ROOT, Cluster, SlurmRun, goes_on, grows, works
 
 pytestmark = pytest.mark.timeout(240)
 Submit = Callable[..., SlurmRun]
@@ -19,47 +20,85 @@ SHARED_NODES = "exclusive = false\n"
 STATES = ("waiting", "leased", "buffered", "trained", "set_aside", "dropped")
 
 
-def test_cancel_leaves_no_process(submit: Submit, net: Path) -> None:
+def site(folder: Path, text: str) -> Path:
+    path = folder / "site.toml"
+    path.write_text(text)
+    return path
+
+
+def looking(folder: Path, roles: str) -> Path:
+    """A topology of roles of looking.py."""
+    (folder / "looking.py").write_text((ROOT / "tests" / "slurm" / "looking.py").read_text())
+    path = folder / "look.toml"
+    path.write_text('title = "look"\n' + roles)
+    return path
+
+
+def test_cancel_leaves_no_process_and_no_job(
+    submit: Submit, cluster: Cluster, net: Path, tmp_path: Path
+) -> None:
+    grows(net, 3)
+    named = ("--nodes", "3", "--name", "run0", "--runs", str(tmp_path / "runs"))
+    shown = cluster.call(str(ROOT / "bin" / "submit"), str(net), *named, "--dry-run")
     run = submit(net, "--nodes", "3")
+    script = (run.folder / "job.sh").read_text()
+    assert script in shown  # what was shown is what was submitted
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    assert "--signal=B:USR2@600" in script
+    assert "node-0: " in shown
     works(run)
     assert len({*run.hosts().values()}) == 3
     run.until(lambda: len(run.processes()) >= 8, 10.0, "head, agents and members")
-    top = run.bin("python", "-P", "-m", "realnet.cli", "top", str(run.folder), "--once")
+    top = run.realnet("top", "--once")
     assert "node2" in top
     assert "gone" not in top
+    assert "sink/0" in run.realnet("why")
+    assert "--- worker/0, life 1" in run.realnet("logs", "worker")
+    run.bin("join", str(run.folder), "--role", "worker", "--runs", str(run.runs))
+    waiting = str(run.jobs()[-1]["number"])
+    assert run.state(waiting) == "PENDING"  # no node is left for it
     run.cancel()
     took_s = run.until(lambda: not run.processes(), 20.0, "no process is left")
-    run.until(lambda: run.state() == "CANCELLED", 20.0)
+    run.until(lambda: run.state() == run.state(waiting) == "CANCELLED", 20.0)
     print(f"nothing was left {took_s:.1f} s after bin/cancel")
+    late = cluster.call(
+        *(str(ROOT / "bin" / "join"), str(run.folder), "--role", "worker"), check=False
+    )
+    assert "run0 is not going on: bin/resume" in late
 
 
-def test_stop_from_the_login_node_ends_a_run_for_good(submit: Submit, net: Path) -> None:
-    run = submit(net, "--nodes", "2")
-    works(run)
-    said = run.bin("python", "-P", "-m", "realnet.cli", "stop", str(run.folder))
-    assert "asked to stop (SIGINT)" in said
-    run.until(lambda: run.state() in ("FAILED", "COMPLETED"), 20.0, "it is not requeued")
-    run.until(lambda: not run.processes(), 20.0)
+def test_a_run_that_fails_says_who_was_first_and_is_not_tried_again(
+    submit: Submit, tmp_path: Path
+) -> None:
+    path = looking(tmp_path, '[roles.one]\nkind = "looking.py:Failing"\nrestart = "1 per 1min"\n')
+    run = submit(path, "--nodes", "1", "--site", str(site(tmp_path, SHARED_NODES)))
+    run.until(lambda: run.state() == "FAILED", 60.0, "it has failed")
+    assert run.exit_code() == 1
+    report = (run.folder / "attempts" / "1" / "failure.txt").read_text()
+    assert "one/0 died: RuntimeError: no such luck" in report
+    assert "the last that it did" in report
+    assert report in run.output()
+    assert run.attempt() == 1
 
 
 def test_gpus_are_given_out_by_position(submit: Submit, tmp_path: Path) -> None:
-    looking = tmp_path / "looking.py"
-    looking.write_text((ROOT / "tests" / "slurm" / "looking.py").read_text())
-    path = tmp_path / "look.toml"
-    path.write_text(
-        'title = "look"\n[roles.gang]\nkind = "looking.py:Looker"\nranks = 2\ngpus = 2\n'
-        '[roles.one]\nkind = "looking.py:Looker"\ncount = 3\ngpus = 1\n'
+    text = (
+        '[roles.gang]\nkind = "looking.py:Looker"\nranks = 2\ngpus = 2\n'
+        '[roles.one]\nkind = "looking.py:Looker"\ncount = 3\ngpus = 1\ncpus = 3\n'
         '[roles.none]\nkind = "looking.py:Looker"\n'
     )
-    run = submit(path, "--nodes", "2")
+    run = submit(looking(tmp_path, text), "--nodes", "2")
     run.until(lambda: len([e for e in run.events() if "sees [" in e]) == 6, 60.0, "all look")
     seen: dict[str, list[str]] = {}
+    cores = len(os.sched_getaffinity(0))
     for text in run.events():
-        found = re.match(r"(\S+) on (\S+) sees \[(.*)\]", text)
+        found = re.match(r"(\S+) on (\S+) sees \[(.*)\] and (\d+) cores, runs (\d+) threads", text)
         if found:
             seen.setdefault(found[2], []).extend(g for g in found[3].split(",") if g)
             if found[1] == "none/0":
                 assert found[3] == ""
+            assert int(found[4]) == cores, text  # of a whole node: bound to no part of it
+            assert int(found[5]) == (3 if found[1].startswith("one/") else 1), text
     gpus = sorted(len(g) for g in seen.values())
     assert gpus == [3, 4], seen
     assert all(len(set(g)) == len(g) for g in seen.values()), f"a GPU given twice: {seen}"
@@ -72,9 +111,8 @@ def test_gpus_are_given_out_by_position(submit: Submit, tmp_path: Path) -> None:
 def test_two_runs_on_one_node_whose_slurmd_crashes_and_comes_back(
     submit: Submit, cluster: Cluster, net: Path, tmp_path: Path
 ) -> None:
-    site = tmp_path / "site.toml"
-    site.write_text(SHARED_NODES + 'options = ["--nodelist=node1"]\n')
-    words = ("--nodes", "1", "--site", str(site))
+    on_one = site(tmp_path, SHARED_NODES + 'options = ["--nodelist=node1"]\n')
+    words = ("--nodes", "1", "--site", str(on_one))
     first, second = submit(net, *words), submit(net, *words)
     works(first)
     works(second)
@@ -92,72 +130,69 @@ def test_two_runs_on_one_node_whose_slurmd_crashes_and_comes_back(
     assert not second.said_that("is lost")
 
 
-def test_a_lost_node_is_noticed_and_the_run_goes_on(
+def test_what_was_on_a_lost_node_goes_elsewhere_and_then_the_run_goes_on_with_fewer(
     submit: Submit, cluster: Cluster, net: Path
 ) -> None:
+    text = net.read_text().replace("count = 2\n", "count = 4\ngpus = 2\n", 1)
+    net.write_text(
+        text.replace('"50 per 1min"', '{ times = 50, per = "1min", then = "drop", floor = 2 }', 1)
+    )
     run = submit(net, "--nodes", "3")
-    works(run)
-    gone = next(h for s, h in run.hosts().items() if s.startswith("worker/") and h != "node1")
-    cluster.do("off", gone)
-    noticed_s = run.until(lambda: run.said_that(f"host {gone} is lost"), 20.0, "it is noticed")
+    works(run, num=7)
+
+    def lose(rest: int) -> float:
+        there = {h for s, h in run.hosts().items() if s.startswith("worker/")}
+        gone = max(there - {"node1"})
+        cluster.do("off", gone)
+        noticed_s = run.until(lambda: run.said_that(f"host {gone} is lost"), 20.0, "it is noticed")
+        run.until(
+            lambda: len(run.hosts()) == rest and gone not in run.hosts().values(), 30.0, "all up"
+        )
+        goes_on(run)
+        return noticed_s
+
+    noticed_s = lose(7)  # there is room on the others
     print(f"a lost node was noticed after {noticed_s:.1f} s")
     assert noticed_s < 5.0
-    run.until(lambda: len(run.hosts()) == 5 and gone not in run.hosts().values(), 30.0, "all up")
-    goes_on(run)
+    lose(5)  # there is none, and two of four workers are enough
+    given_up = [e for e in run.events() if "is given up, the others go on" in e]
+    assert len(given_up) == 2, given_up
     assert run.state() == "RUNNING"
+    assert run.attempt() == 1
 
 
-def test_without_the_heads_node_survivors_are_clean_and_the_run_resumes(
-    submit: Submit, cluster: Cluster, net: Path
+def test_without_the_heads_node_survivors_are_clean_and_the_runs_go_on(
+    submit: Submit, cluster: Cluster, net: Path, tmp_path: Path
 ) -> None:
-    run = submit(net, "--nodes", "3")
-    works(run)
+    requeued = submit(net, "--nodes", "3", "--site", str(site(tmp_path, SHARED_NODES)))
+    follows = site(tmp_path, SHARED_NODES + 'again = "successor"\n')
+    followed = submit(net, "--nodes", "3", "--site", str(follows))
+    runs = (requeued, followed)
+    for run in runs:
+        works(run)
     cluster.do("off", "node1")
-    mark = str(run.folder)
-    members = [f"{mark} {slot}" for slot in ("worker", "source", "sink", "helper")]
+    off_s = time.monotonic()
+    for run in runs:
+        mark = str(run.folder)
+        members = [f"{mark} {slot}" for slot in ("worker", "source", "sink", "helper")]
 
-    def clean() -> bool:
-        left = [p for n in ("node2", "node3") for p in cluster.processes(n, mark)]
-        return not any(m in p for p in left for m in members)
+        def clean(mark: str = mark, members: list[str] = members) -> bool:
+            left = [p for n in ("node2", "node3") for p in cluster.processes(n, mark)]
+            return not any(m in p for p in left for m in members)
 
-    clean_s = run.until(clean, 30.0, "survivors are clean")
+        run.until(clean, 30.0, "survivors are clean")
+    clean_s = time.monotonic() - off_s
     print(f"survivors were clean after {clean_s:.1f} s")
     assert clean_s < 10.0
-    run.until(lambda: run.state() != "RUNNING", 30.0, "the job was requeued by a survivor")
+    for run in runs:  # neither job holds its nodes for nobody
+        run.until(lambda run=run: run.state() != "RUNNING", 30.0, "a survivor saw to it")  # type: ignore[misc]
+    assert len(followed.lives()) == 2
+    assert followed.state() in ("CANCELLED", "COMPLETING")
     cluster.do("on", "node1")
-    run.until(lambda: run.attempt() == 2, 90.0, "another life")
-    works(run, 2)
-
-
-def test_a_preempted_elastic_host_leaves_and_comes_back(
-    submit: Submit, cluster: Cluster, net: Path
-) -> None:
-    net.write_text(net.read_text().replace("[roles.worker]\n", "[roles.worker]\nmax = 3\n", 1))
-    run = submit(net, "--nodes", "2")
-    works(run)
-    asked = ("--role", "worker", "--count", "1", "--partition", "spot", "--runs", str(run.runs))
-    run.bin("join", str(run.folder), *asked)
-    run.until(lambda: "worker/2" in run.hosts(), 40.0, "the elastic member is up")
-    assert run.hosts()["worker/2"] == "node3"
-    script = "#!/bin/sh\nsleep 4\n"
-    told = subprocess.run(
-        ["sbatch", "--parsable", "--nodes=1", "--exclusive", "--partition=main", "-o", "/dev/null"],
-        input=script,
-        text=True,
-        capture_output=True,
-        env=cluster.environment,
-        check=True,
-    )
-    run.until(lambda: "worker/2" not in run.hosts(), 40.0, "it leaves")
-    assert run.said_that("node3 leaves: it is being taken away")
-    goes_on(run)
-    run.until(lambda: run.state(told.stdout.strip()) == "COMPLETED", 60.0, "the other job runs")
-    run.until(lambda: "worker/2" in run.hosts(), 60.0, "it is back")
-    goes_on(run)
-    last_life = [e for e in run.events() if "worker/2 died" in e]
-    assert len(last_life) == 1, last_life
-    run.cancel()
-    run.until(lambda: not run.processes(), 20.0, "the array is cancelled too")
+    for run in runs:
+        run.until(lambda run=run: run.attempt() == 2, 90.0, "another life")  # type: ignore[misc]
+        works(run, 2)
+    assert len(requeued.lives()) == 1
 
 
 def test_a_stale_side_is_refused_when_the_link_heals(
@@ -183,9 +218,8 @@ def test_a_stale_side_is_refused_when_the_link_heals(
 def test_what_cannot_work_is_told_before_a_job_spends_time(
     cluster: Cluster, net: Path, tmp_path: Path
 ) -> None:
-    def told(*words: str, site: str = "", **environment: str) -> str:
-        path = tmp_path / "site.toml"
-        path.write_text(site)
+    def told(*words: str, site_text: str = "", **environment: str) -> str:
+        path = site(tmp_path, site_text)
         before = cluster.call("squeue", "-h", "-t", "all", "-o", "%i")
         text = cluster.call(
             *(str(ROOT / "bin" / "submit"), str(net), "--runs", str(tmp_path / "runs")),
@@ -196,17 +230,18 @@ def test_what_cannot_work_is_told_before_a_job_spends_time(
         assert cluster.call("squeue", "-h", "-t", "all", "-o", "%i") == before
         return text
 
-    assert "no partition 'gpu'; it has: main, spot" in told(site='partition = "gpu"')
+    assert "no partition 'gpu'; it has: cheap, main, spot" in told(site_text='partition = "gpu"')
     assert "4 nodes: the partition has 3" in told("--nodes", "4")
     assert "there is no room for worker/0" in told("--set", "roles.worker.gpus=5")
     assert "CUDA_VISIBLE_DEVICES is given out by the launcher" in told(
         "--set", 'roles.worker.env.CUDA_VISIBLE_DEVICES="0"'
     )
-    assert "no such key" in told(site='patition = "main"')
+    assert "there is no such file" in told(site_text='unpack = "/shared/none.tar"')
+    assert "no such key" in told(site_text='patition = "main"')
     assert "each node has for itself" in told(REALNET_SHARED_TMP="")
 
 
-def test_a_node_with_other_code_is_named_and_a_spare_steps_in(
+def test_nodes_with_other_code_or_another_folder_are_named_and_a_spare_steps_in(
     submit: Submit, cluster: Cluster, net: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
@@ -218,21 +253,20 @@ def test_a_node_with_other_code_is_named_and_a_spare_steps_in(
         f'#!/bin/sh\n[ "$SLURMD_NODENAME" = node2 ] && export PYTHONPATH={other}\nexec "$@"\n'
     )
     wrap.chmod(0o755)
-    site = tmp_path / "site.toml"
-    site.write_text(f'wrap = ["{wrap}"]\n')
-    run = submit(net, "--nodes", "2", "--spares", "1", "--site", str(site))
-    works(run)
-    assert run.said_that("excluded node2: code:"), run.events()
-    assert set(run.hosts().values()) == {"node1", "node3"}
-
-
-def test_the_batch_script_is_what_the_dry_run_shows(cluster: Cluster, net: Path) -> None:
-    shown = cluster.call(str(ROOT / "bin" / "submit"), str(net), "--nodes", "3", "--dry-run")
-    script = shown[shown.index("#!/bin/bash") : shown.index("# sbatch")]
-    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-    assert "--signal=B:USR2@600" in script
-    assert "--no-kill" in script
-    assert "node-0: " in shown
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    mount = ("mount", "-t", "tmpfs", "tmpfs", str(runs))  # not what the others have there
+    cluster.do("exec", "node3", *mount)
+    try:
+        quick = ("--set", 'run.gather="8s"')
+        words = ("--nodes", "1", "--spares", "2", *quick)
+        run = submit(net, *words, "--site", str(site(tmp_path, f'wrap = ["{wrap}"]\n')))
+        works(run)
+        assert run.said_that("excluded node2: code:"), run.events()
+        assert run.said_that(f"node3 has not come: is {run.folder} there"), run.events()
+        assert set(run.hosts().values()) == {"node1"}
+    finally:
+        cluster.do("exec", "node3", "umount", str(runs))
 
 
 # ------------------------------------------------------------ the demo
@@ -262,7 +296,7 @@ def test_the_demo_learns_over_three_nodes_and_two_lives(submit: Submit) -> None:
     demo = ROOT / "topologies" / "demo.toml"
     run = submit(demo, "--nodes", "3", *SHORT)
     first_s = run.until(lambda: step(run) >= 1, 200.0, "the first step")
-    told = run.bin("python", "-P", "-m", "realnet.cli", "startup", str(run.folder))
+    told = run.realnet("startup")
     print(told)
     assert [line.split()[5] for line in told.splitlines()] == [
         *("job", "head", "agents", "preflight", "processes", "warm", "version", "step")

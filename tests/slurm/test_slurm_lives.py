@@ -34,6 +34,7 @@ def test_a_run_looks_at_the_clock_itself_and_goes_on_as_another_job_or_by_hand(
 
     run.bin("resume", str(run.folder))  # two attempts, and no checkpoint came of them
     run.until(lambda: run.state(run.lives()[2]) == "FAILED", 30.0, "it is not tried a third time")
+    assert run.exit_code(run.lives()[2]) == 93
     assert "the last 2 attempts left no checkpoint at all" in run.output()
     shown = run.bin("resume", str(run.folder), "--anyway", "--dry-run")
     assert "export REALNET_ANYWAY=1" in shown

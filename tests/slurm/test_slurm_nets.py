@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -83,11 +84,12 @@ def test_one_copy_of_the_weights_crosses_each_link_however_many_read_it(
 def test_nodes_of_two_partitions_and_a_head_with_an_address_that_others_cannot_reach(
     submit: Submit, cluster: Cluster, net: Path, tmp_path: Path
 ) -> None:
+    """And one part of the job is preempted: the whole of it goes, and comes again."""
     text = net.read_text().replace("[roles.worker]\n", '[roles.worker]\npool = "rollouts"\n', 1)
     net.write_text(text + "\n[pools.main]\nnodes = 1\n[pools.rollouts]\nnodes = 2\n")
     site = tmp_path / "site.toml"
     site.write_text(
-        'partition = "main"\ninterface = "x0"\n'
+        'partition = "cheap"\ninterface = "x0"\n'
         '[pools.rollouts]\npartition = "spot"\nbefore = ["export FOR_ROLLOUTS=1"]\n'
     )
     for words in ("add x0 type veth peer name x1", "set x0 up", "set x1 up"):
@@ -101,8 +103,11 @@ def test_nodes_of_two_partitions_and_a_head_with_an_address_that_others_cannot_r
         assert hosts["source/0"] == "node1"
         assert run.said_that("most hosts reach the head at tcp://10.79.0.11:"), run.events()
         queue = run.cluster.call("squeue", "-h", "-o", "%i %P").splitlines()
-        assert {line.split()[1] for line in queue} == {"main", "spot"}
-        run.cluster.call("scancel", "--batch", "--signal=USR2", run.job)
+        assert {line.split()[1] for line in queue} == {"cheap", "spot"}
+        other = cluster.take("--nodelist=node3")
+        run.until(lambda: run.state(other) == "COMPLETED", 60.0, "the other job runs")
+        ended = json.loads((run.folder / "attempts" / "1" / "outcome.json").read_bytes())
+        assert ended["text"] == "asked to stop (SIGUSR2)"  # it was told in time, and stopped
         run.until(lambda: run.attempt() == 2, 90.0, "all parts go on in another life")
         works(run, 2)
         goes_on(run)
