@@ -13,7 +13,7 @@ VLLM   := .venv-vllm
 TRL    := .venv-trl
 
 .PHONY: run test test-long test-compiled test-slurm test-reference test-vllm setup-vllm-cpu check sim fuzz mutants compile bench bench-wire bench-loss bench-weights bench-embed install clean
-.PHONY: bench-weights-vllm bench-rl bench-rl-async bench-rl-engine bench-rl-demo bench-rl-modes bench-rl-trl bench-rl-stability
+.PHONY: bench-weights-vllm bench-adapters bench-rl bench-rl-async bench-rl-engine bench-rl-demo bench-rl-modes bench-rl-trl bench-rl-stability
 .DEFAULT_GOAL := run
 
 run: $(STAMP)                       ## train the demo (RUN=another.toml ARGS="--resume")
@@ -90,6 +90,9 @@ bench-wire: $(STAMP) $(BENCH)/.installed   ## asks and arrays beside Ray, xoscar
 
 bench-weights: $(STAMP)             ## weights by every link beside memcpy and gloo, one and four readers
 	$(BIN)/python bench/weights.py --benchmarks BENCHMARKS.md $(ARGS)
+
+bench-adapters: $(STAMP)            ## what a version of adapters moves, and what laying it over its base costs
+	$(BIN)/python bench/adapters.py $(ARGS)
 
 bench-weights-vllm: $(VLLM)/.installed  ## what an update costs a vLLM (CPU) that writes for 64
 	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR):$(CURDIR)/tests:$(CURDIR)/bench \

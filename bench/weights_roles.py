@@ -38,7 +38,7 @@ from realnet.roles.messages import (
     WriteRuns,
 )
 from realnet.roles.tables import Policy
-from realnet.roles.trainer.publisher import Publisher, SlotWriter
+from realnet.roles.trainer.publisher import Publisher, SlotWriter, Whole
 from realnet.roles.weights import ArenaSlots, WeightReader, layout
 from realnet.roles.weights.collective import Group, Store, reach_store
 from realnet.roles.weights.receiver import Receiver
@@ -130,7 +130,7 @@ class Writer(Actor[WriterConfig]):
         layers = max(self.config.mib // 32, 1)  # of 32 MiB, as in a model of a few billion
         self.arrays = [np.ones((4096, 2048), np.float32) for _ in range(layers)]
         self.room = [np.zeros_like(a) for a in self.arrays]
-        self.publisher = Publisher(self, self.server, self.clock.sleep, self.weights)
+        self.publisher = Publisher(self, self.server, self.clock.sleep)
         self.slots, self.number = SlotWriter(), 0
         self.store = await self.compute(Store, "127.0.0.1")
         self.groups: dict[int, Group] = {}
@@ -207,7 +207,7 @@ class Writer(Actor[WriterConfig]):
 
     async def publish(self) -> Held:
         version = self.next()
-        await self.publisher.publish(version)
+        await self.publisher.publish(version, Whole(self.weights))
         while True:
             announced = self.versions.value
             newest = announced.newest if announced is not None else None

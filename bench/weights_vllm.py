@@ -165,7 +165,8 @@ async def stalls(mib: int, rounds: int, streams: int, work: Path) -> dict[str, f
 
         transfers: list[float] = []
         taken: dict[str, list[float]] = {"stall": [], "activation": []}
-        apply = engine._apply
+        staging = engine._staging
+        load_staged = staging.load
         first = await asyncio.to_thread(put, 0)
         await engine.stage(first, made.room)
         keep = {"path": made.room.path, "manifest": msgspec.json.encode(first).decode()}
@@ -180,7 +181,8 @@ async def stalls(mib: int, rounds: int, streams: int, work: Path) -> dict[str, f
             await engine.stage(await asyncio.to_thread(put, number), made.room)
             transfer_s = time.monotonic() - begun_s
             resident = turn % 2 == 0
-            engine._apply = (lambda _: engine._call("load_resident")) if resident else apply
+            resident_now = lambda _: engine._call("load_resident")  # noqa: E731
+            staging.load = resident_now if resident else load_staged
             await engine.swap()
             ends_s = await load.all_write(str(version(number)))
             if turn < 2:

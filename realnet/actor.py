@@ -52,12 +52,16 @@ class Beside(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a process of a role is to live, as far as memory goes. `base` as in RunInfo."""
+    """Where a process of a role is to live, as far as memory goes. `base` as in RunInfo.
+
+    `beside` are the roles of its network, itself among them, by name.
+    """
 
     base: Path
     ranks: int = 1
     gpus: int = 0
     rank: int = 0
+    beside: Mapping[str, Beside] = {}
 
 
 class Need(NamedTuple):

@@ -302,9 +302,28 @@ class Canary(Message):
     exact: bool = True
 
 
+class Over(Message):
+    """What a version of adapters is laid over, and how it becomes whole weights.
+
+    X.weight of the whole is base X.weight + alpha / rank * X.lora_B.weight X.lora_A.weight, by sums
+    that are the same everywhere (`weights/merging.py`), in `dtype`; what has no adapter is the
+    base's. `digest` is the base's. `whole_digest`, if not empty, is that of the whole.
+    """
+
+    base: Version
+    digest: str
+    rank: int
+    alpha: int
+    dtype: str
+    whole_digest: str = ""
+
+
 class Manifest(Message):
     """What a version consists of. `digest` is xxh3_128 (hex) of its `num_bytes` bytes; with
-    `buckets`, which cover all of them in order, of the buckets' digests one after another."""
+    `buckets`, which cover all of them in order, of the buckets' digests one after another.
+
+    With `over` it is of adapters alone. `key` is what the trainer knows a base by.
+    """
 
     version: Version
     tensors: tuple[Tensor, ...]
@@ -312,6 +331,8 @@ class Manifest(Message):
     digest: str
     buckets: tuple[Bucket, ...] = ()
     canary: Canary | None = None
+    over: Over | None = None
+    key: str = ""
 
 
 class Location(Message):
@@ -327,11 +348,14 @@ class Location(Message):
 class SlotOpened(Message):
     """Write the version's bytes into this slot, then ask `CommitVersion` (or `CommitPart`).
 
-    The slot is in the memory of `host`; from another one, send `WriteRuns`.
+    The slot is in the memory of `host`; from another one, send `WriteRuns`. With `held` there is
+    none: that base is there already, as this. `links` are those by which readers may have versions.
     """
 
     location: Location
     host: str = ""
+    held: Manifest | None = None
+    links: tuple[str, ...] = ()
 
 
 class OpenSlot(Request[SlotOpened]):
@@ -339,12 +363,16 @@ class OpenSlot(Request[SlotOpened]):
 
     With several `writers` (ranks), all ask, and all get the same slot. Who asks a second time has
     died meanwhile: the slot is begun again, and what the others wrote into it is void.
+
+    With `key` it is a base that versions of adapters are laid over: it is written once, and nothing
+    is written where one of this key is held.
     """
 
     version: Version
     num_bytes: int
     writers: int = 1
     writer: int = 0
+    key: str = ""
 
 
 class CommitVersion(Request[Nothing]):
@@ -392,7 +420,8 @@ class Source(Message):
 
     `link`: "shm" (map or copy `location` on `host`), "stream" (ask `at`, an actor), "disk" (the
     safetensors file `at`, on a disk that all see or on `host`), "gloo" or "nccl" (join the update
-    that `at` leads). `host` is empty for what every host can use.
+    that `at` leads), "cuda_ipc" (borrow it on the GPU `at`; `location` is the guard). `host` is
+    empty for what every host can use.
     """
 
     link: str
@@ -415,12 +444,14 @@ class Held(Message):
 class Announced(Message):
     """State of a parameter server: the newest whole version and the older ones still held.
 
-    `relays` are the hosts with a living relay: who is there waits for its copy.
+    `relays` are the hosts with a living relay: who is there waits for its copy. `bases` are what
+    versions of adapters are laid over.
     """
 
     newest: Held | None
     older: tuple[Held, ...] = ()
     relays: tuple[str, ...] = ()
+    bases: tuple[Held, ...] = ()
 
 
 class Chunk(Message):
@@ -483,12 +514,15 @@ class CopyHeld(Request[Nothing]):
     """A relay says which whole, checked copies it has on its host: these, and no others.
 
     Asked of the parameter server, which announces them until the relay dies or says otherwise.
+    With `awaited`, readers on that host wait for its copies. A trainer that lends versions on its
+    GPU says so before it commits them, and is not awaited.
     """
 
     safe = True
     relay: str
     host: str
     sources: tuple[tuple[Version, Source], ...] = ()
+    awaited: bool = True
 
 
 class PolicyStatus(Message):

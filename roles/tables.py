@@ -215,3 +215,19 @@ class Schedule(Shared):
 
 
 # ---------------------------------------------------------------- training
+
+
+class Lora(Config):
+    """`lora`: adapters of low rank are trained, and nothing else (needs peft)."""
+
+    rank: Annotated[int, doc("of the two matrices of an adapter; 0: no adapters", ge=0)] = 0
+    alpha: Annotated[int, doc("what an adapter adds counts alpha / rank times", ge=1)] = 16
+    targets: Annotated[
+        tuple[str, ...],
+        doc('matrices with adapters, by the ends of their names ("q_proj"); []: all in the blocks'),
+    ] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse fields that have no effect."""
+        if not self.rank and self.targets:
+            raise ValueError(f"lora.targets = {list(self.targets)} without lora.rank: give a rank")

@@ -20,13 +20,13 @@ from transformers import DynamicCache, PreTrainedModel
 
 from realnet.config import Bytes
 from realnet.roles.generator.engine import Engine, EngineConfig, FakeConfig, make_engine
-from realnet.roles.generator.room import Room
 from realnet.roles.generator.vllm.config import VllmConfig
 from realnet.roles.messages import Delta, Generate, Manifest, Sampling, Version
 from realnet.roles.models.build import build_model, named_weights
 from realnet.roles.models.reference import load_tokenizer
 from realnet.roles.tables import Policy
 from realnet.roles.weights import fill, layout
+from realnet.roles.weights.room import Room
 
 CONTEXT = 128
 POLICY = Policy(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from realnet.roles.trainer.fsdp.learner import ShardedLearner
 from realnet.roles.trainer.fsdp.shard import Shard
 from realnet.roles.trainer.learner import Learner, NonFinite
 from realnet.roles.trainer.learner_config import LearnerConfig
+from realnet.roles.trainer.outgoing import What
 from realnet.roles.trainer.publisher import Elsewhere
 from realnet.roles.weights import ArenaSlots, tensors
 from realnet.roles.weights.slices import digest_part, untiled
@@ -164,11 +167,22 @@ def five(stage: Stage, tell: Tell) -> dict[str, Any]:
 
 
 def published(stage: Stage, tell: Tell) -> dict[str, Any]:
-    """A step, and a version of what came of it that each rank wrote its slices of."""
+    """A step, and a version of what came of it that each rank wrote its slices of.
+
+    With adapters, the base is a version of its own.
+    """
     made = stage.learner(tell)
     made.refer(stage.folder)
     steps(made, (0,))
-    plan = made.plan(NOW)
+    key = made.base_key() if made.config.lora.rank else ""
+    result = {what: _published(stage, made, what) for what in ("version", "base")}
+    digest = made.whole_digest(NOW) if key else ""
+    told = {"weights": weights(made), "key": key, "digest": digest}
+    return {**result["version"], **told, "base": result["base"]}
+
+
+def _published(stage: Stage, made: ShardedLearner, what: What) -> dict[str, Any]:
+    plan = made.plan(NOW, what)
     size = ArenaSlots.slot_bytes(plan.num_bytes)
     path = stage.folder / "arena"
     path.write_bytes(b"")
@@ -176,19 +190,66 @@ def published(stage: Stage, tell: Tell) -> dict[str, Any]:
     arena = ArenaSlots(str(path), 3, size)
     arena.begin(1)
     where = arena.location(1)
-    parts = made.publish(NOW, SlotOpened(where, this_host()))
+    parts = made.publish(NOW, SlotOpened(where, this_host()), what)
     wrong = untiled(plan, [tensor for part in parts for tensor in part.tensors])
     with arena.view(1) as view:
         same = all(digest_part(part, view) == part.digest for part in parts)
         found = {name: array.copy() for name, array in tensors(plan, view).items()}
     try:
-        made.publish(NOW, SlotOpened(where, "another"))
+        made.publish(NOW, SlotOpened(where, "another"), what)
         said = ""
     except Elsewhere as error:
         said = str(error)
     share = [sum(t.num_bytes for t in part.tensors) for part in parts]
-    told = {"found": found, "weights": weights(made), "share": share, "said": said}
+    gathered = {name: array.copy() for name, array, _ in made.outgoing(what)}
+    told = {"found": found, "gathered": gathered, "share": share, "said": said, "plan": plan}
     return {**told, "wrong": wrong, "same": same, "bytes": plan.num_bytes}
+
+
+def publication_memory(stage: Stage, tell: Tell) -> dict[str, int]:
+    """What rank 0 takes beside what it has: to write its slices, and to have all in one place."""
+    made = stage.learner(tell)
+    plan = made.plan(NOW, "version")
+    size = ArenaSlots.slot_bytes(plan.num_bytes)
+    path = stage.folder / "arena"
+    path.write_bytes(b"")
+    os.truncate(path, size)
+    arena = ArenaSlots(str(path), 1, size)
+    arena.begin(0)
+    opened = SlotOpened(arena.location(0), this_host())
+    mine = made.publish(NOW, opened, "version")[0]
+    largest = max(t.num_bytes for t in mine.tensors)
+    return {
+        "sliced": peak(lambda: made.publish(NOW, opened, "version")),
+        "whole": peak(made.weights),
+        "version": plan.num_bytes,
+        "largest": largest,
+    }
+
+
+def peak(work: Callable[[], Any]) -> int:
+    """By how many bytes the memory of this process alone grows at the most while it works."""
+    gc.collect()
+    before, most, over = _own_bytes(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not over.wait(0.0005):
+            most = max(most, _own_bytes())
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    result = work()
+    over.set()
+    watching.join()
+    del result
+    return max(most - before, 0)
+
+
+def _own_bytes() -> int:
+    """Memory without files and shared pages."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
 def canaries(stage: Stage, tell: Tell) -> dict[str, Any]:

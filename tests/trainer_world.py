@@ -78,7 +78,7 @@ class FakeLearner:
     def canary(self, version: Version) -> None:
         return None
 
-    def weights(self) -> list[tuple[str, np.ndarray, str]]:
+    def outgoing(self, what: str) -> list[tuple[str, np.ndarray, str]]:
         return [("value", np.full(100, self.value, np.int64), "int64")]
 
     def save(self, folder: Path) -> None:

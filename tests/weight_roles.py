@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import math
+import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,16 +25,19 @@ from realnet.roles.messages import (
     Version,
     WriteRuns,
 )
+from realnet.roles.parameter_server import ParameterServer
 from realnet.roles.tables import Policy
-from realnet.roles.trainer.publisher import Publisher
-from realnet.roles.weights import WeightsDamaged, WeightsGone, tensors
+from realnet.roles.trainer import publisher as publisher_module
+from realnet.roles.trainer.publisher import Publisher, Whole
+from realnet.roles.weights import WeightsDamaged, WeightsGone, layout, tensors
 from realnet.roles.weights.receiver import Receiver
 
 SHAPE = (512, 1024)
+LAYERS = 8  # a bucket each, where buckets are small
 
 
 class WriterConfig(Config):
-    layers: int = 8
+    layers: int = LAYERS
 
 
 class Writer(Actor[WriterConfig]):
@@ -44,14 +51,44 @@ class Writer(Actor[WriterConfig]):
         return [(f"layers.{i}.w", np.full(SHAPE, self.number + i, "f4"), "fp32") for i in layers]
 
     async def run(self) -> None:
-        publisher = Publisher(self, self.server, self.clock.sleep, self.weights)
+        # A bucket for each layer, so that a broadcast has a middle.
+        small = functools.partial(layout, bucket_bytes=4 * math.prod(SHAPE))
+        publisher_module.layout = small  # type: ignore[assignment]
+        publisher = Publisher(self, self.server, self.clock.sleep)
         self.number, wanted = 0, self.run_info.folder / "publish"
         while True:
             if wanted.exists() and int(wanted.read_text() or 0) > self.number:
-                await publisher.publish(Version("policy", 0, self.number))
+                await publisher.publish(Version("policy", 0, self.number), Whole(self.weights))
                 self.event(f"published {self.number}")
                 self.number += 1
             await self.clock.sleep(0.05)
+
+
+def in_mid_broadcast(flag: Path) -> None:
+    """Once, if the flag is there: have this process get a signal amid the buckets of a broadcast.
+
+    The file says which one; whoever gets it has taken the file away.
+    """
+    from realnet.roles.weights.collective import Group
+
+    land, landed = Group._land, iter(range(10**6))
+
+    def struck(self: Group, *args: Any) -> None:
+        land(self, *args)
+        if next(landed) % LAYERS == LAYERS // 2 and flag.exists():
+            kind = flag.read_text()
+            flag.unlink()
+            os.kill(os.getpid(), signal.Signals[kind])
+
+    Group._land = struck  # type: ignore[method-assign]
+
+
+class Server(ParameterServer):
+    """A parameter server that can be struck while it sends."""
+
+    async def start(self) -> None:
+        in_mid_broadcast(self.run_info.folder / "strike.sender")
+        await super().start()
 
 
 class Reader(Actor[Config]):
@@ -63,6 +100,7 @@ class Reader(Actor[Config]):
 
     async def start(self) -> None:
         self.receiver = Receiver(self, self.weights, member=str(self.address))
+        in_mid_broadcast(self.run_info.folder / f"strike.{self.address.role}-{self.address.index}")
 
     async def stop(self) -> None:
         await self.compute(self.receiver.close)

@@ -76,7 +76,7 @@ class _Told:
             cls, role = self.classes[name], self.plan.roles[name]
             shared = shared_values(cls, role.policy, self.plan.shared)
             gpus = role.gpus or self.plan.roles[slot.roles[0]].gpus
-            place = Place(Path(self.plan.base), role.ranks, gpus, slot.rank)
+            place = Place(Path(self.plan.base), role.ranks, gpus, slot.rank, self._beside(role))
             need = cls.needs(self.configs[name], shared, place)
             host, gpu, unknown = host + need.host_bytes, gpu + need.gpu_bytes, need.unknown
             for what, size in need.parts.items():
@@ -109,14 +109,17 @@ class _Told:
         """Say what roles say of themselves, for the roles beside them."""
         for name, role in self.plan.roles.items():
             cls = self.classes[name]
-            beside = {
-                other: Beside(self.configs[other], plan.count, plan.kind)
-                for other, plan in self.plan.roles.items()
-                if not role.policy or plan.policy in ("", role.policy)
-            }
             shared = shared_values(cls, role.policy, self.plan.shared)
-            said = cls.remarks(self.configs[name], shared, beside)
+            said = cls.remarks(self.configs[name], shared, self._beside(role))
             yield from (f"{name:<20} {remark}" for remark in said)
+
+    def _beside(self, role: RolePlan) -> dict[str, Beside]:
+        """Return the roles of a role's network: those that work on its policy, or on none."""
+        return {
+            other: Beside(self.configs[other], plan.count, plan.kind)
+            for other, plan in self.plan.roles.items()
+            if not role.policy or plan.policy in ("", role.policy)
+        }
 
     def tables(self) -> Iterable[str]:
         """Show the tables inside roles' tables: a preset is told with all its fields."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from realnet.errors import ConfigError
-from realnet.roles.messages import Canary, Floats, Ints, Version
+from realnet.roles.messages import Canary, Floats, Ints, Manifest, Over, Version
 
 MOST = 1e-4
 """The largest difference of a log-probability where both sides compute in fp32."""
@@ -48,6 +48,19 @@ def judge(canary: Canary, scored: Sequence[Floats], version: Version, where: str
         "Tokens of this generator would be trained on as if they were of another policy: compare "
         "model, dtype and engine of the two"
     )
+
+
+def judge_whole(over: Over, whole: Manifest, where: str) -> None:
+    """Raise CanaryFailed unless adapters and base made, bit for bit, what the trainer made of them.
+
+    A trainer that said no digest of its own proves by its scores alone.
+    """
+    if over.whole_digest and over.whole_digest != whole.digest:
+        raise CanaryFailed(
+            f"canary of {whole.version}: laid over its base it has digest {over.whole_digest} at "
+            f"the trainer, {where} made {whole.digest} of it. The sums are the same on every "
+            "machine: another realnet is at work on one of the two"
+        )
 
 
 def _kl(gap: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:

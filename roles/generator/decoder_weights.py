@@ -41,11 +41,13 @@ class Weights(NamedTuple):
 
 def read_weights(
     shape: Shape,
-    items: Mapping[str, np.ndarray[Any, Any]],
+    items: Mapping[str, Any],
     dtype: torch.dtype,
     device: torch.device,
 ) -> Weights:
-    """Return the weights named as in a Hugging Face folder. bf16 arrives as uint16.
+    """Return the weights named as in a Hugging Face folder.
+
+    They are numpy arrays, bf16 as uint16, or tensors.
 
     Raises ConfigError when one is missing, unknown, or of another size.
     """
@@ -69,7 +71,7 @@ class _Reader:
     def __init__(
         self,
         shape: Shape,
-        items: Mapping[str, np.ndarray[Any, Any]],
+        items: Mapping[str, Any],
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
@@ -108,13 +110,9 @@ class _Reader:
         array = self.left.pop(name, None)
         if array is None:
             raise ConfigError(f"these weights lack {name}: they are not of this {self._shape}")
-        if array.shape != size:
-            raise ConfigError(f"weight {name} is {array.shape}; this model's is {size}")
-        if not array.flags.writeable:
-            array = array.copy()
-        tensor = torch.from_numpy(array)
-        if array.dtype == np.uint16:
-            tensor = tensor.view(torch.bfloat16)
+        if tuple(array.shape) != size:
+            raise ConfigError(f"weight {name} is {tuple(array.shape)}; this model's is {size}")
+        tensor = array if isinstance(array, torch.Tensor) else _as_tensor(array)
         return tensor.to(device=self._device, dtype=self._dtype, copy=True)
 
     def _linear(self, prefix: str, parts: Mapping[str, int], inputs: int) -> Linear:
@@ -149,3 +147,8 @@ def is_quick(device: torch.device, dtype: torch.dtype) -> bool:
     own for a token a row. In a coarser dtype the same would round at other places.
     """
     return device.type == "cpu" and dtype is torch.float32
+
+
+def _as_tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
+    tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+    return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor

@@ -27,14 +27,14 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
-import numpy as np
-
 from realnet.config import Config, doc
 from realnet.errors import ConfigError, RealnetError
-from realnet.roles.generator.room import Room
 from realnet.roles.generator.vllm.config import VllmConfig
 from realnet.roles.messages import Delta, Floats, Generate, Ints, Manifest, Version
 from realnet.roles.tables import Policy
+from realnet.roles.weights.room import Room
+
+_HALF = 0.5  # of a device, at the most, for each of two engines
 
 
 class EngineDied(RealnetError):
@@ -69,10 +69,36 @@ class EngineConfig(Config):
     block: Annotated[int, doc("tokens a row between looks at the outside world", ge=1)] = 8
     flush: Annotated[int, doc("tokens of a request before a part of it is sent", ge=1)] = 32
     prefill: Annotated[int, doc("most prompt tokens in one forward pass", ge=1)] = 8192
+    pinned: Annotated[
+        Literal["auto", "second", "live"],
+        doc(
+            "answers that one version must write, once the next one is here: second, by a second "
+            "engine, started when it is needed; live: the next one waits for them, and what is "
+            "pinned to another is refused; auto: live where two vLLMs would take more than "
+            "the device has (vllm.memory), else second"
+        ),
+    ] = "auto"
     device: Annotated[str, doc('"cpu", "cuda", "cuda:1"; empty: a GPU if there is one')] = ""
     threads: Annotated[int, doc("of torch on the CPU", ge=1)] = 1
     vllm: Annotated[VllmConfig, doc('of kind = "vllm"')] = VllmConfig()
     fake: Annotated[FakeConfig, doc('of kind = "fake"')] = FakeConfig()
+
+    def __post_init__(self) -> None:
+        """Refuse a second engine that could not start."""
+        if self.pinned == "second" and not self._two_fit:
+            raise ValueError(
+                f'pinned = "second" with vllm.memory = {self.vllm.memory:g}: two vLLMs would take '
+                'more than the device has. Write memory = 0.5 or less, or pinned = "live"'
+            )
+
+    @property
+    def keeps_second(self) -> bool:
+        """Whether there may be a second engine."""
+        return self._two_fit if self.pinned == "auto" else self.pinned == "second"
+
+    @property
+    def _two_fit(self) -> bool:
+        return self.kind != "vllm" or bool(self.vllm.kv_cache) or self.vllm.memory <= _HALF
 
 
 class Surroundings(Protocol):
@@ -87,6 +113,13 @@ class Engine(Protocol):
 
     takes_weights: bool
     """Whether versions have bytes for it; a version of an engine without is only a name."""
+
+    opens_loans: bool
+    """Whether a process of its own opens what is lent on `device`; else the generator's does."""
+
+    @property
+    def device(self) -> str:
+        """The GPU, by its uuid, out of whose memory it can take weights; "" if it cannot."""
 
     @property
     def version(self) -> Version | None:
@@ -147,6 +180,10 @@ class Core(Protocol):
     """
 
     @property
+    def device(self) -> str:
+        """As `Engine.device`."""
+
+    @property
     def version(self) -> Version | None:
         """The version that writes now."""
 
@@ -174,10 +211,10 @@ class Core(Protocol):
     def poke(self) -> None:
         """End the step that is running after its current token."""
 
-    def stage(self, weights: Mapping[str, np.ndarray[Any, Any]], version: Version) -> None:
+    def stage(self, weights: Mapping[str, Any], version: Version) -> None:
         """Prepare weights beside the running ones; copies what it keeps, or raises and keeps none.
 
-        bf16 comes as uint16.
+        They are numpy arrays, bf16 as uint16, or tensors on the GPU `device`.
         """
 
     def swap(self) -> None:

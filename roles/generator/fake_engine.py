@@ -63,6 +63,10 @@ class FakeEngine:
         return self._version
 
     @property
+    def device(self) -> str:
+        return ""
+
+    @property
     def num_running(self) -> int:
         return len(self._rows)
 
@@ -95,7 +99,7 @@ class FakeEngine:
         ready, self._ready = self._ready, []
         return ready
 
-    def stage(self, weights: Mapping[str, np.ndarray[Any, Any]], version: Version) -> None:
+    def stage(self, weights: Mapping[str, Any], version: Version) -> None:
         self._staged = version
 
     def swap(self) -> None:

@@ -10,27 +10,33 @@ import asyncio
 from realnet.roles.generator.engine import Engine
 
 
-class Lane:
-    """An engine and its users."""
+class Users:
+    """How many use something."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self._users = 0
+    def __init__(self) -> None:
+        self._count = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def hold(self) -> Lane:
-        """Count one more user: a lane with users keeps its weights."""
-        self._users += 1
+    def hold(self) -> None:
+        """Count one more."""
+        self._count += 1
         self._idle.clear()
-        return self
 
     def release(self) -> None:
-        """Count one user less."""
-        self._users -= 1
-        if not self._users:
+        """Count one less."""
+        self._count -= 1
+        if not self._count:
             self._idle.set()
 
     async def idle(self) -> None:
-        """Wait until nobody uses this lane."""
+        """Wait until there are none."""
         await self._idle.wait()
+
+
+class Lane(Users):
+    """An engine and its users."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__()
+        self.engine = engine

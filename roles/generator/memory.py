@@ -14,6 +14,8 @@ from realnet.roles.tables import Policy
 def generation_need(engine: EngineConfig, policy: Policy, place: Place) -> Need:
     """Return what one generator needs: weights, a second copy at a swap, keys and values.
 
+    On the host it has room for one version, from which an engine takes it.
+
     Keys and values are of all slots at the longest context; vLLM does with less than that by
     letting requests wait, so for it they are what `vllm.kv_cache` says, or else of one request.
     """
@@ -28,8 +30,13 @@ def generation_need(engine: EngineConfig, policy: Policy, place: Place) -> Need:
     cache = memory.kv_cache(shape, slots * policy.context, width)
     if engine.kind == "vllm" and engine.vllm.kv_cache:
         cache = int(engine.vllm.kv_cache)
-    parts = {"weights": weights, "new weights": weights, "keys and values": cache}
+    parts = {"weights": weights, "keys and values": cache}
+    if engine.kind == "torch":
+        parts["new weights"] = weights  # beside the running ones, until the swap
+    if engine.keeps_second and any(b.kind == "evaluator" for b in place.beside.values()):
+        parts["second engine"] = weights + cache  # for versions that are measured
     on_gpu = not engine.device.startswith("cpu") and (place.gpus > 0 or engine.device != "")
-    if not on_gpu:
-        return Need(sum(parts.values()), parts=parts)
-    return Need(weights, weights + cache, {"weights": weights, "keys and values": cache})
+    if on_gpu:
+        return Need(weights, sum(parts.values()), parts)
+    parts["room for a version"] = weights
+    return Need(sum(parts.values()), parts=parts)

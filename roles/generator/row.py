@@ -6,8 +6,10 @@ Knows no engine and no torch. Called by both engines.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from realnet.errors import RealnetError
@@ -86,6 +88,12 @@ class Inbox:
         while self._arrived:
             taken.append(self._arrived.popleft())
         return taken
+
+
+def continued(request: Generate, written: Sequence[Delta]) -> Generate:
+    """Return the request for what is left of an answer after these deltas."""
+    tokens = [request.tokens_so_far, *(delta.token_ids for delta in written)]
+    return msgspec.structs.replace(request, tokens_so_far=np.concatenate(tokens))
 
 
 def check(request: Generate, vocab_size: int) -> None:

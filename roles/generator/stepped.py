@@ -12,13 +12,14 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 
 from realnet.errors import ensure
 from realnet.roles.generator.engine import Core, Surroundings
-from realnet.roles.generator.room import Room
 from realnet.roles.messages import Delta, Floats, Generate, Ints, Manifest, Version
-from realnet.roles.weights import tensors
+from realnet.roles.weights.room import Room
 
 
 class SteppedEngine:
     """See `engine.Engine`. `block` is how many tokens a row gets in one step."""
+
+    opens_loans = False
 
     def __init__(
         self,
@@ -47,6 +48,10 @@ class SteppedEngine:
     @property
     def version(self) -> Version | None:
         return self.core.version
+
+    @property
+    def device(self) -> str:
+        return self.core.device
 
     @property
     def num_running(self) -> int:
@@ -113,7 +118,7 @@ class SteppedEngine:
     # ------------------------------------------------------------ weights
 
     async def stage(self, manifest: Manifest, room: Room) -> None:
-        weights = tensors(manifest, room.view()) if self.takes_weights else {}
+        weights = room.weights(manifest) if self.takes_weights else {}
         await self._around.compute(
             self.core.stage, weights, manifest.version, label="stage weights"
         )

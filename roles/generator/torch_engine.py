@@ -32,6 +32,7 @@ from realnet.roles.generator.scoring import score
 from realnet.roles.messages import Delta, Floats, Generate, Ints, Version
 from realnet.roles.models.shape import Shape
 from realnet.roles.tables import Policy
+from realnet.roles.weights import cuda_ipc
 
 CPU_PREFILL = 1024  # tokens in one forward pass
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -72,6 +73,10 @@ class TorchEngine:
     @property
     def version(self) -> Version | None:
         return self._version
+
+    @property
+    def device(self) -> str:
+        return cuda_ipc.uuid_of(self._device)
 
     @property
     def num_running(self) -> int:
@@ -215,7 +220,7 @@ class TorchEngine:
     # ------------------------------------------------------------ weights
 
     @torch.inference_mode()
-    def stage(self, weights: Mapping[str, np.ndarray[Any, Any]], version: Version) -> None:
+    def stage(self, weights: Mapping[str, Any], version: Version) -> None:
         self._staged = (read_weights(self._shape, weights, self._dtype, self._device), version)
 
     @torch.inference_mode()

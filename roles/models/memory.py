@@ -9,13 +9,14 @@ Knows shapes and tables, not torch. Called by the roles' `needs`, for `realnet p
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from realnet.actor import Beside, Need, Place
 from realnet.errors import ConfigError
 from realnet.roles.models.reference import NEW, described, load_tokenizer
 from realnet.roles.models.shape import Shape, shape_of
-from realnet.roles.tables import Policy
+from realnet.roles.tables import Lora, Policy
 
 WIDTH = {"fp32": 4, "bf16": 2}  # bytes of a number
 FINE = 4  # bytes of a number that the optimizer moves
@@ -65,6 +66,28 @@ def num_adapters(shape: Shape, rank: int, targets: Collection[str]) -> int:
     }  # fmt: skip
     chosen = [n for name, n in sides.items() if name in targets or not targets]
     return shape.num_hidden_layers * rank * sum(chosen)
+
+
+def trained_adapters(beside: Mapping[str, Beside]) -> Lora | None:
+    """Return the adapters that one of these roles trains, if one does."""
+    tables = [getattr(role.config, "lora", None) for role in beside.values()]
+    return next((t for t in tables if isinstance(t, Lora) and t.rank), None)
+
+
+def shelf_need(policy: Policy, place: Place, slots: int) -> Need:
+    """Return what a role needs that keeps so many versions in memory.
+
+    Versions of adapters are small; what they are laid over is kept once.
+    """
+    shape = known_shape(policy, place.base)
+    if shape is None:
+        return Need(unknown=UNREAD)
+    whole = num_weights(shape) * WIDTH[policy.dtype]
+    lora = trained_adapters(place.beside)
+    if lora is None:
+        return Need(slots * whole, parts={"versions": slots * whole})
+    versions = slots * num_adapters(shape, lora.rank, lora.targets) * WIDTH[policy.dtype]
+    return Need(versions + whole, parts={"versions": versions, "their base": whole})
 
 
 def kept_a_token(shape: Shape) -> int:

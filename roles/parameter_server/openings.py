@@ -8,6 +8,8 @@ Knows nothing of memory: generations are told. Called by the parameter server.
 
 from __future__ import annotations
 
+import msgspec
+
 from realnet.errors import RealnetError
 from realnet.roles.messages import Manifest, OpenSlot, Tensor, Version
 from realnet.roles.weights.layout import layout
@@ -43,7 +45,10 @@ class Opening:
 
     def whole(self) -> Manifest:
         """Return what the version consists of, without digests. Raises RealnetError if it is not
-        whole, and says what is missing, or there twice."""
+        whole, and says what is missing, or there twice.
+
+        What is said of the version as a whole (canary, base, key), any writer may say.
+        """
         pieces = [t for part in self.parts.values() for t in part.tensors]
         tensors = {t.name: t for t in pieces}
         ordered = sorted(tensors.values(), key=_place)
@@ -53,7 +58,13 @@ class Opening:
             wrong = f"writers plan another number of bytes than {plan.num_bytes}"
         if wrong:
             raise RealnetError(f"{self.version} is not whole: {wrong}")
-        return plan
+        said = self.parts.values()
+        return msgspec.structs.replace(
+            plan,
+            canary=next((p.canary for p in said if p.canary is not None), None),
+            over=next((p.over for p in said if p.over is not None), None),
+            key=next((p.key for p in said if p.key), ""),
+        )
 
 
 def _place(tensor: Tensor) -> tuple[int, int]:

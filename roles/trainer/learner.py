@@ -4,12 +4,9 @@ A blocking library with no actor, no clock and no wire in it; the trainer calls 
 thread. It owns the model, the optimizer and one random generator, and nothing else has state: a
 learner that was saved and loaded continues bit for bit (on one thread).
 
-    groups -> lay_out -> reference logprobs -> give_credit -> epochs x minibatches:
-    proximal logprobs -> micro-batches: logprobs -> token_loss -> gradients -> one update
+    groups -> lay_out -> reference logprobs -> give_credit -> epochs x minibatches of updates
 
-A step is `epochs` passes over `minibatches` updates. Answers whose advantage is zero, or whose
-tokens are all too old, count in every mean but are never run through the model: their gradient is
-exactly zero (unless a KL in the loss gives them one).
+How a step is cut into updates is in `learner_step.py`, what goes out in `outgoing.py`.
 """
 
 from __future__ import annotations
@@ -22,13 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from realnet.errors import CheckpointError, RealnetError
-from realnet.roles.algorithms.advantages import Array
-from realnet.roles.algorithms.kl import divergence
-from realnet.roles.algorithms.normalise import token_scale
-from realnet.roles.algorithms.schedules import rate
+from realnet.errors import CheckpointError
 from realnet.roles.checkpoints.origin import RUN
-from realnet.roles.messages import Canary, Group, Version
+from realnet.roles.messages import Canary, Group, Manifest, Version
 from realnet.roles.models.blocks import recompute_blocks
 from realnet.roles.models.build import build_model, export_hf, load_named_weights
 from realnet.roles.models.reference import NEW
@@ -36,15 +29,19 @@ from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.tables import Policy
 from realnet.roles.trainer import learner_files, learner_lora, learner_reference
 from realnet.roles.trainer.canary import make_canary
-from realnet.roles.trainer.learner_batch import Age, Sample, give_credit, lay_out
+from realnet.roles.trainer.learner_batch import Age, give_credit, lay_out
 from realnet.roles.trainer.learner_config import START, LearnerConfig, NonFinite
 from realnet.roles.trainer.learner_optimizers import AdamW, Named
-from realnet.roles.trainer.learner_part import Floats, Known, Part, Row, make_part
+from realnet.roles.trainer.learner_part import Floats, Part, Row
 from realnet.roles.trainer.learner_pass import Scorer
 from realnet.roles.trainer.learner_run import run_part
+from realnet.roles.trainer.learner_step import Step
 from realnet.roles.trainer.learner_undo import Undo
 from realnet.roles.trainer.learner_vitals import Vitals
 from realnet.roles.trainer.learner_warm_start import Demos, Report, warm_start
+from realnet.roles.trainer.outgoing import Outgoing, Weights, What
+
+_ANY = Version("", 0, 0)  # where only names and shapes count
 
 __all__ = ["Demos", "Learner", "LearnerConfig", "NonFinite", "Report"]
 
@@ -131,9 +128,9 @@ class Learner:
         updates = config.epochs * config.minibatches
         undo = self._mark(updates)
         try:
-            reference = self._refer_to(batch.samples)
-            give_credit(batch, self.rule, self._penalties(batch.samples, reference))
-            vitals = self._train(batch.samples, reference)
+            step = Step(self, batch.samples)
+            give_credit(batch, self.rule, step.penalties())
+            vitals = step.train()
         except NonFinite as error:
             undo.put_back()
             raise NonFinite(
@@ -148,7 +145,7 @@ class Learner:
 
         Each row is (ids [L], where [T]); temperature 0 is the policy's. Changes nothing.
         """
-        scored = self._score(self.scorer, rows, temperature)
+        scored = self.score_rows(self.scorer, rows, temperature)
         return [logp.astype(np.float32) for logp in scored]
 
     def canary(self, version: Version) -> Canary:
@@ -160,23 +157,44 @@ class Learner:
 
         Adapters are merged into what they stand beside.
         """
-        if self.config.lora.rank:
-            every = {name: w.detach() for name, w in self.model.named_parameters()}
-            return learner_lora.merged(every, self.config.lora)
-        return self.named
+        return self._outgoing.named("whole")
 
-    def weights(self) -> list[tuple[str, npt.NDArray[np.generic], str]]:
+    def weights(self) -> Weights:
         """Return (name, array, dtype) of every weight: "float32", or "bfloat16" as its uint16 bits.
 
         The arrays of a model on the CPU are its memory: copy them before the next step.
         """
-        result: list[tuple[str, npt.NDArray[np.generic], str]] = []
-        for name, weight in self.published():
-            there = weight.detach().cpu().contiguous()
-            dtype = str(there.dtype).removeprefix("torch.")
-            bits = there.view(torch.uint16) if there.dtype == torch.bfloat16 else there
-            result.append((name, bits.numpy(), dtype))
-        return result
+        return self.outgoing("whole")
+
+    def outgoing(self, what: What) -> Weights:
+        """Return what goes out, as `weights` does: a version, or the base of versions."""
+        return self._outgoing.arrays(what)
+
+    def live(self) -> Iterable[tuple[str, torch.Tensor]]:
+        """Return the weights of a version where they are: copy them before the next step."""
+        return self._outgoing.named("version")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        found: torch.device = next(self.model.parameters()).device
+        return found
+
+    def plan(self, version: Version, what: What) -> Manifest:
+        """Return how what goes out lies in memory."""
+        return self._outgoing.plan(version, what)
+
+    def base_key(self) -> str:
+        """Return what tells this base from others."""
+        return self._outgoing.digest(_ANY, "base")
+
+    def whole_digest(self, version: Version) -> str:
+        """Return the digest of the merged weights, as whoever merges them has it."""
+        return self._outgoing.digest(version, "whole")
+
+    @property
+    def _outgoing(self) -> Outgoing:
+        return Outgoing(self.model, self.config.lora)
 
     def kept(self) -> dict[str, torch.Tensor]:
         """Return the weights that a checkpoint holds.
@@ -272,90 +290,19 @@ class Learner:
         more = {"lora_rank": lora.rank, "lora_alpha": lora.alpha} if lora.rank else {}
         return {"steps": self.steps, **more}
 
-    # ---------------------------------------------------------------- one step
-
-    def _refer_to(self, samples: list[Sample]) -> Known:
-        """Return what the reference says of every token, when there is one."""
-        if self.reference is None:
-            if self.rule.kl != "off":
-                raise RealnetError("a KL was asked for and no reference was taken: call refer()")
-            return {}
-        members = [i for i, sample in enumerate(samples) if len(sample.where)]
-        logp = self._score(self.reference, [samples[i].row for i in members])
-        return dict(zip(members, logp, strict=True))
-
-    def _penalties(self, samples: list[Sample], reference: Known) -> list[Array] | None:
-        """Return what a KL in the reward takes off each token, [n] of [T]; None without one."""
-        if self.rule.kl != "reward":
-            return None
-        result = [np.zeros(len(sample.where)) for sample in samples]
-        for i, logp in reference.items():
-            apart = divergence(torch.from_numpy(logp - samples[i].behave), self.rule.kl_estimator)
-            result[i] = self.rule.kl_beta * apart.numpy()
-        return result
-
-    def _train(self, samples: list[Sample], reference: Known) -> Vitals:
-        """Do all updates of a step."""
-        vitals = Vitals()
-        config = self.config
-        self.optimizer.lr = config.lr * rate(
-            self.steps, config.schedule, config.warm_up, self.horizon, config.lr_end
-        )
-        cuts = [self._cut(len(samples)) for _ in range(config.epochs)]
-        proximal: dict[int, Floats] = {}
-        if self.rule.proximal == "recompute" and config.epochs * config.minibatches > 1:
-            # the first update's proximal policy is the policy itself: no pass for its answers
-            first = set(cuts[0][0]) if config.epochs == 1 else set()
-            later = [i for i, s in enumerate(samples) if s.teaches and i not in first]
-            logp = self._score(self.scorer, [samples[i].row for i in later])
-            proximal = dict(zip(later, logp, strict=True))
-        for cut in cuts:
-            for minibatch in cut:
-                self._update(samples, minibatch, proximal, reference, vitals)
-        return vitals
-
-    def _cut(self, count: int) -> list[list[int]]:
-        """Deal `count` answers, in random order, into minibatches of nearly equal size."""
-        order = torch.randperm(count, generator=self.rng).tolist()
-        n = self.config.minibatches
-        return [order[i * count // n : (i + 1) * count // n] for i in range(n)]
-
-    def _update(
-        self,
-        samples: list[Sample],
-        minibatch: list[int],
-        proximal: Known,
-        reference: Known,
-        vitals: Vitals,
-    ) -> None:
-        """Do one optimizer update; micro-batches do not change its gradient."""
-        by = self.rule.normalise_by
-        scales, divisor = token_scale(
-            [samples[i].counted for i in minibatch],
-            self.rule.normalise,
-            by if isinstance(by, int) else self.policy.max_tokens,
-        )
-        share = {i: scale / divisor for i, scale in zip(minibatch, scales, strict=True)}
-        members = [i for i in minibatch if samples[i].teaches]
-        if not members:
-            return
-        cuts = self._parts([samples[i].width for i in members])
-        chosen = [[members[k] for k in cut] for cut in cuts]
-        parts = [make_part(samples, c, share, proximal, reference) for c in chosen]
-        total, norm = self._apply(parts, vitals)
-        vitals.add_update(total, norm)
-
     # ---------------------------------------------------------------- where the model is
 
-    def _parts(self, widths: Sequence[int]) -> list[list[int]]:
+    def parts(self, widths: Sequence[int]) -> list[list[int]]:
         """Cut sequences, by their lengths, into micro-batches; return positions in `widths`."""
         return self.scorer.parts(widths)
 
-    def _score(self, scorer: Scorer, rows: Sequence[Row], temperature: float = 0.0) -> list[Floats]:
+    def score_rows(
+        self, scorer: Scorer, rows: Sequence[Row], temperature: float = 0.0
+    ) -> list[Floats]:
         """Return the log-probabilities of each row. Shapes: [T_i]."""
         return [logp.double().cpu().numpy() for logp in scorer.score(rows, temperature)]
 
-    def _apply(self, parts: Sequence[Part], vitals: Vitals) -> tuple[float, float]:
+    def apply(self, parts: Sequence[Part], vitals: Vitals) -> tuple[float, float]:
         """Update once with these micro-batches; return loss and gradient norm, or raise."""
         optimizer = self.optimizer
         total = sum(
@@ -393,5 +340,6 @@ class Learner:
     def _scorer(self, model: Any) -> Scorer:
         config = self.config
         return Scorer(
-            model, self.policy.temperature, config.rows, config.micro_tokens, config.autocast
+            *(model, self.policy.temperature, config.rows, config.micro_tokens, config.autocast),
+            config.attention,
         )

@@ -18,7 +18,7 @@ from realnet.roles.algorithms.contradictions import Contradiction, refuse_policy
 from realnet.roles.algorithms.presets import Algorithm, Loss, Rule, expand, opened
 from realnet.roles.checkpoints.origin import RUN
 from realnet.roles.models.reference import model_folder, origin_of
-from realnet.roles.tables import Policy
+from realnet.roles.tables import Lora, Policy
 
 START = "start"  # the reference: the policy as it was at step 0
 
@@ -52,22 +52,6 @@ class Fsdp(Config):
     collective: Annotated[
         Seconds, doc("how long a rank waits for the others before it fails, and the gang with it")
     ] = Seconds(600.0)
-
-
-class Lora(Config):
-    """`lora`: adapters of low rank are trained, and nothing else (needs peft)."""
-
-    rank: Annotated[int, doc("of the two matrices of an adapter; 0: no adapters", ge=0)] = 0
-    alpha: Annotated[int, doc("what an adapter adds counts alpha / rank times", ge=1)] = 16
-    targets: Annotated[
-        tuple[str, ...],
-        doc('matrices with adapters, by the ends of their names ("q_proj"); []: all in the blocks'),
-    ] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse fields that have no effect."""
-        if not self.rank and self.targets:
-            raise ValueError(f"lora.targets = {list(self.targets)} without lora.rank: give a rank")
 
 
 class LearnerConfig(Config):
@@ -118,6 +102,13 @@ class LearnerConfig(Config):
         Literal["packed", "padded"],
         doc("answers laid end to end in one row, or each in a row as wide as the longest"),
     ] = "packed"
+    attention: Annotated[
+        Literal["auto", "sdpa", "flex", "flash"],
+        doc(
+            "over packed rows: sdpa, torch's own over small batches; flex (torch, compiled) and "
+            "flash (flash-attn, or torch's) on GPUs; auto: flash where it can be had, else sdpa"
+        ),
+    ] = "auto"
     autocast: Annotated[
         Literal["off", "bf16"],
         doc("compute in bf16 with fp32 weights; for weights in bf16 too, [policy].dtype"),
@@ -170,6 +161,38 @@ def check_rule(config: LearnerConfig, policy: Policy) -> None:
             f'autocast = "{config.autocast}" computes in bf16 from fp32 weights, but '
             f'[policy].dtype = "{policy.dtype}": remove autocast, or set [policy].dtype = "fp32"'
         )
+
+
+def check_attention(config: LearnerConfig, policy: Policy) -> None:
+    """Raise ConfigError for an attention that cannot be had, as far as it shows without torch."""
+    asked, key = config.attention, "[roles.trainer].attention"
+    if asked in ("auto", "sdpa"):
+        return
+    instead = 'write "auto", or "sdpa"'
+    if config.rows == "padded":
+        raise Contradiction(
+            f'{key} = "{asked}" is for packed rows, and rows = "padded": remove one of the two'
+        )
+    if config.device == "cpu":
+        raise ConfigError(f'{key} = "{asked}" needs a GPU, and device = "cpu": {instead}')
+    if asked == "flash" and policy.dtype == "fp32" and config.autocast == "off":
+        raise Contradiction(
+            f'{key} = "flash" computes in bf16: set [policy].dtype = "bf16" or '
+            f'autocast = "bf16", or {instead}'
+        )
+    if asked == "flash" and not _has_flash():
+        raise ConfigError(
+            f'{key} = "flash", and neither flash-attn is installed nor has torch a kernel of its '
+            f"own (2.10 has): pip install flash-attn, or {instead}"
+        )
+
+
+def _has_flash() -> bool:
+    """Tell whether there is a kernel for it, importing neither."""
+    torch = importlib.util.find_spec("torch")
+    places = torch.submodule_search_locations if torch is not None else None
+    own = any((Path(p) / "nn" / "attention" / "varlen.py").is_file() for p in places or ())
+    return own or importlib.util.find_spec("flash_attn") is not None
 
 
 def check_alone(ranks: int) -> None:

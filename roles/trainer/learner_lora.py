@@ -1,9 +1,10 @@
 """Adapters of low rank (LoRA): a frozen model, and two small matrices beside each chosen one.
 
-peft makes the layers; what they compute is base(x) + alpha / rank * B(A(x)). Everybody else knows
-the merged weight, base + alpha / rank * B A, under the name that it has without adapters: what is
-published, exported or measured against is a plain model. So every link, engine, late joiner and
-kept version works as without adapters, and a canary compares the two ways to compute one thing.
+peft makes the layers; what they compute is base(x) + alpha / rank * B(A(x)). Engines, exports and
+references know the merged weight, base + alpha / rank * B A, under the name that it has without
+adapters: a plain model. What is published are the adapters, and the frozen weights once; whoever
+receives them makes the same merged bits (`weights/merging.py`), and a canary compares the two ways
+to compute one thing.
 
 Knows models and, in one function, peft, which is imported when adapters are asked for and not
 before. Called by the learner and its shards.
@@ -21,11 +22,14 @@ import torch
 
 from realnet.errors import CheckpointError, ConfigError, listed
 from realnet.roles.models.blocks import decoder_blocks
-from realnet.roles.trainer.learner_config import Lora
+from realnet.roles.tables import Lora
 from realnet.roles.trainer.learner_files import check_weights, write_tensors
+from realnet.roles.weights.adapters import DOWN, UP
+from realnet.roles.weights.merging import digits_of
 
 _KIND = "default"  # what peft calls an adapter that nobody gave a name
 _DOWN, _UP, _BASE = f".lora_A.{_KIND}.weight", f".lora_B.{_KIND}.weight", ".base_layer."
+_AT_ONCE = 2**22  # sums in fp64 that are there at once
 Named = list[tuple[str, torch.Tensor]]
 Tensors = Mapping[str, torch.Tensor]
 
@@ -79,6 +83,11 @@ def plain_name(name: str) -> str:
     return name.replace(_BASE, ".")
 
 
+def adapter_name(name: str) -> str:
+    """Return what an adapter's matrix is called in a version."""
+    return name.removesuffix(_DOWN) + DOWN if name.endswith(_DOWN) else name.removesuffix(_UP) + UP
+
+
 def beside(name: str) -> str:
     """Return what a matrix and its adapter have in common in their names; alone it is its name."""
     stem, found, _ = name.partition(_BASE)
@@ -93,13 +102,14 @@ def frozen(model: Any) -> Named:
 def merged(tensors: Tensors, lora: Lora) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the weights of the model without adapters that computes the same, by their names there.
 
-    Weights without an adapter are yielded as they are.
+    Weights without an adapter are yielded as they are; with rank 0, all of them.
     """
     for name, weight in tensors.items():
         if is_adapter(name):
             continue
         stem, found, _ = name.partition(_BASE)
-        down = tensors.get(f"{stem}{_DOWN}") if found and name.endswith(".weight") else None
+        has_adapter = lora.rank and found and name.endswith(".weight")
+        down = tensors.get(f"{stem}{_DOWN}") if has_adapter else None
         up = None if down is None else tensors[f"{stem}{_UP}"]
         whole = weight if down is None or up is None else merge(weight, down, up, lora)
         yield plain_name(name), whole
@@ -107,10 +117,28 @@ def merged(tensors: Tensors, lora: Lora) -> Iterator[tuple[str, torch.Tensor]]:
 
 @torch.no_grad()
 def merge(base: torch.Tensor, down: torch.Tensor, up: torch.Tensor, lora: Lora) -> torch.Tensor:
-    """Return base + alpha / rank * up down, added up in fp32 or finer, in the base's dtype."""
+    """Return base + alpha / rank * up down: added up exactly, rounded to fp32, and to base's dtype.
+
+    The sums are those of `weights/merging.py`, so that whoever lays adapters over a base has the
+    same bits.
+    """
+    digits = digits_of(lora.rank)
+    left = _stepped(up.double() * (lora.alpha / lora.rank), 1, digits)
+    right = _stepped(down.double(), 0, digits)
     wide = torch.promote_types(base.dtype, torch.float32)
-    added = (up.to(wide) @ down.to(wide)).mul_(lora.alpha / lora.rank)
-    return added.add_(base.to(wide)).to(base.dtype)
+    result = torch.empty_like(base)
+    rows = max(1, _AT_ONCE // max(1, base.shape[1]))
+    for a in range(0, base.shape[0], rows):
+        total = (left[a : a + rows] @ right).to(wide)
+        result[a : a + rows] = total.add_(base[a : a + rows].to(wide))
+    return result
+
+
+def _stepped(factor: torch.Tensor, axis: int, digits: int) -> torch.Tensor:
+    """As `merging.stepped`."""
+    _, exponent = torch.frexp(factor.abs().amax(axis, keepdim=True))
+    step = ((exponent.long() - digits + 1023) << 52).view(torch.float64)
+    return (factor / step).round() * step
 
 
 @contextlib.contextmanager

@@ -17,15 +17,21 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from realnet.errors import ConfigError
 from realnet.roles.algorithms.batching import micro_batches
-from realnet.roles.models.packed_attention import can_pack, pack, use_packed_attention
+from realnet.roles.models.attention_kinds import Asked, choose, prepared
+from realnet.roles.models.packed_attention import can_pack, use_packed_attention
+from realnet.roles.models.packing import pack
 from realnet.roles.trainer.learner_part import Row
 
 FORWARD = "realnet_logits_at"  # a model's own `logits_at`, for one that is cut over ranks
 
 
 class Scorer:
-    """A model, and how it is run. `packed` tells which way rows are laid out."""
+    """A model, and how it is run. `packed` tells which way rows are laid out.
+
+    `bf16` tells whether blocks compute in bf16 where the model's weights do not say it.
+    """
 
     def __init__(
         self,
@@ -34,14 +40,25 @@ class Scorer:
         rows: Literal["packed", "padded"] = "padded",
         micro_tokens: int = 4096,
         autocast: Literal["off", "bf16"] = "off",
+        attention: Asked = "auto",
+        bf16: bool | None = None,
     ) -> None:
         self.model = model
         self.temperature = temperature
         self.micro_tokens = micro_tokens
         self.autocast = autocast
         self.packed = rows == "packed" and can_pack(model)
+        first = next(model.parameters())
+        if bf16 is None:
+            bf16 = autocast == "bf16" or first.dtype is torch.bfloat16
+        self.attention = choose(attention, first.device.type, bf16=bf16)
         if self.packed:
             use_packed_attention(model)
+        elif self.attention != "sdpa" and attention != "auto":
+            raise ConfigError(
+                f'[roles.trainer].attention = "{attention}" is for packed rows, and those of '
+                f'{type(model).__name__} are padded: write "auto", or "sdpa"'
+            )
 
     def logprobs(self, rows: Sequence[Row], temperature: float | None = None) -> torch.Tensor:
         """Return log pi(ids[t] | ids[:t]) at the positions asked for, row after row. Shape: [T].
@@ -89,7 +106,7 @@ class Scorer:
         self, ids: torch.Tensor, at: torch.Tensor, keywords: dict[str, Any]
     ) -> torch.Tensor:
         if "packing" in keywords:
-            packing = keywords["packing"].to(ids.device)
+            packing = prepared(keywords["packing"], ids.device, self.attention)
             keywords = {"packing": packing, "position_ids": packing.positions}
         run = getattr(self.model, FORWARD, None)
         if run is None:

@@ -15,9 +15,8 @@ import torch
 
 from realnet.roles.models.build import DTYPES, build_model, named_weights
 from realnet.roles.models.tokenizer import Tokenizer
-from realnet.roles.tables import Policy
+from realnet.roles.tables import Lora, Policy
 from realnet.roles.trainer import learner_files, learner_lora
-from realnet.roles.trainer.learner_config import Lora
 
 
 class Saved:

@@ -37,9 +37,16 @@ def training_need(config: LearnerConfig, policy: Policy, place: Place) -> Need:
         shape, tokens, width, recompute=config.activations == "recompute"
     )
     parts["logits"] = memory.logits(shape, tokens, width)
+    if config.backend == "plain" and place.gpus and not lora.rank and _lends(place):
+        parts["version that is lent"] = memory.num_weights(shape) * memory.WIDTH[policy.dtype]
     total = sum(parts.values())
     if config.device == "cpu" or (config.device == "auto" and not place.gpus):
         return Need(total, parts=parts)
     fine = memory.FINE if config.backend == "fsdp" else memory.WIDTH[policy.dtype]
     whole = memory.num_weights(shape) * fine if place.rank == 0 else 0
     return Need(whole, total, parts)
+
+
+def _lends(place: Place) -> bool:
+    """Tell whether versions are lent on the GPU: a parameter server beside this has that link."""
+    return any("cuda_ipc" in getattr(b.config, "links", ()) for b in place.beside.values())

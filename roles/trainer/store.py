@@ -29,6 +29,7 @@ from realnet.roles.tables import Policy
 from realnet.roles.trainer import records
 from realnet.roles.trainer.assembly import Assembly, Hopeless
 from realnet.roles.trainer.batches import Batches
+from realnet.roles.trainer.handing import Handing
 from realnet.roles.trainer.record_writer import RecordWriter
 from realnet.roles.trainer.records import Batch, Ended, Forked, Handed, Issued, Redo
 from realnet.roles.trainer.staleness import Lateness, stale
@@ -68,8 +69,7 @@ class Store:
         self.unfit_step = 0  # the same, since the last step
         self.on_aside: Callable[[int, str], None] = lambda ticket, reason: None
         self._writer = RecordWriter(journal, full)
-        self._redo: set[int] = set()  # open tickets that nobody has: to go out again
-        self._holders: dict[int, str] = {}  # ticket that is out -> who was given it
+        self._handing = Handing()
         self._batches = Batches(policy, self.assembly, lambda count: self.ledger.oldest(count))
         self._first_segment: dict[int, int] = {}  # where the oldest sample of an open ticket is
 
@@ -160,8 +160,7 @@ class Store:
         """
         parent, number = at.branch, at.number
         branch = self.lineage.resume(at)
-        self._redo = set(self.ledger.tickets(TicketState.WAITING))
-        self._holders.clear()  # whoever had them may be no more: a resumed run can lack its role
+        self._handing.begin(self.ledger.tickets(TicketState.WAITING))
         useless = self._stale(branch)
         if asked and asked != self.asks:
             useless += tuple(self.assembly.partial())
@@ -183,7 +182,7 @@ class Store:
         """Return how many tickets may go out now, again or new; none before a publication."""
         if self.published < 0:
             return 0
-        return self.ledger.room(self.published, inside=len(self._redo))
+        return self.ledger.room(self.published, inside=len(self._handing.again))
 
     async def take(self, want: int, *, first: bool, asker: str = "") -> Pairs | None:
         """Give tickets out once that is durable; None: there is no room now.
@@ -196,15 +195,14 @@ class Store:
         """
         if self.published < 0:
             return None
-        chosen = sorted(self._redo)
+        chosen = self._handing.again
         if first:
-            chosen = self._outstanding(asker, want)
-            self._redo.update(chosen)
+            out = Intervals(self.ledger.outstanding())
+            chosen = self._handing.came_back(out, asker, want)
         able = min(self.room(), want if not first else self.ledger.out)
         again = chosen[:able] if want else []
         if again or first:
-            self._redo.difference_update(again)
-            self._holders.update(dict.fromkeys(again, asker))
+            self._handing.give(again, asker)
             return Intervals.of(again).pairs()
         start, end = self.ledger.issued, self.ledger.issued + able
         if end == start:
@@ -213,21 +211,9 @@ class Store:
         try:
             await self._keep(Issued(start, end, rewards, asker))
         except BaseException:  # the asker never learns of them: give them to the next one
-            self._redo.update(range(start, end))
+            self._handing.take_back(range(start, end))
             raise
         return ((start, end),)
-
-    def _outstanding(self, asker: str, want: int) -> list[int]:
-        """Return what an asker had, and of what nobody has so many that it has what it wants."""
-        out = list(Intervals(self.ledger.outstanding()))
-        mine = [t for t in out if self._holders.get(t) == asker]
-        if not want:
-            for ticket in mine:
-                del self._holders[ticket]
-            return mine
-        nobodys = [t for t in out if t not in self._holders or t in self._redo]
-        spare = [t for t in nobodys if self._holders.get(t) != asker]
-        return sorted(mine + spare[: max(0, want - len(mine))])
 
     async def report(self, handed: Iterable[int], set_aside: Iterable[tuple[int, str]]) -> None:
         """Enter what a prompter tells.
@@ -339,7 +325,7 @@ class Store:
                 return self._arrive(record, segment)
             case Issued(start, end, rewards, asker):
                 self.ledger.admit(start, end)
-                self._holders.update(dict.fromkeys(range(start, end), asker))
+                self._handing.give_new(range(start, end), asker)
                 if rewards:
                     self.standings.enter(start, rewards, self.step)
             case Handed(tickets):
@@ -389,8 +375,7 @@ class Store:
             self.unfit_step += 1
             return
         self.ledger.buffer(ticket)
-        self._redo.discard(ticket)
-        self._holders.pop(ticket, None)
+        self._handing.forget(ticket)
         self.unfit_run = 0
 
     def _end(self, ticket: int, reason: str, *, dropped: bool) -> bool:
@@ -409,13 +394,12 @@ class Store:
             if self.ledger.is_open(ticket) or self.assembly.whole(ticket) is not None:
                 self.ledger.requeue(ticket)
                 self._forget(ticket)
-                self._redo.add(ticket)
+                self._handing.take_back([ticket])
 
     def _forget(self, ticket: int) -> None:
         self.assembly.forget(ticket)
         self._first_segment.pop(ticket, None)
-        self._redo.discard(ticket)
-        self._holders.pop(ticket, None)
+        self._handing.forget(ticket)
 
     def _wanted(self, ticket: int) -> bool:
         return self.ledger.is_open(ticket)

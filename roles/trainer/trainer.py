@@ -11,7 +11,6 @@ from its checkpoint and journal like one that was resumed. What must survive is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,27 +27,23 @@ from realnet.roles.face.track import check_trackers
 from realnet.roles.journal import Journal, JournalFull
 from realnet.roles.ledger import IllegalMove
 from realnet.roles.messages import (
-    Canary,
     CommitPart,
     CommitVersion,
-    Group,
+    CopyHeld,
     GroupClosed,
-    Manifest,
     Measurements,
     OpenSlot,
     PolicyStatus,
     ReportTickets,
     Scored,
-    SlotOpened,
     Slots,
     TakeSlots,
-    Version,
     WriteRuns,
 )
 from realnet.roles.models.check import check_policy
 from realnet.roles.tables import Policy, Schedule, Task
 from realnet.roles.tasks.curriculum import fingerprint
-from realnet.roles.trainer.beginning import Beginning, built_as
+from realnet.roles.trainer.beginning import Beginning
 from realnet.roles.trainer.bell import Bell
 from realnet.roles.trainer.demonstrations import demonstrations
 from realnet.roles.trainer.ending import Ending
@@ -57,16 +52,17 @@ from realnet.roles.trainer.fsdp.records import Order, Report
 from realnet.roles.trainer.keeper import Keeper
 from realnet.roles.trainer.learner_config import (
     LearnerConfig,
-    NonFinite,
     check_alone,
+    check_attention,
     check_lora,
     check_reference,
     check_rule,
 )
 from realnet.roles.trainer.memory import training_need
-from realnet.roles.trainer.publisher import Elsewhere, Publisher
+from realnet.roles.trainer.publication import Publication
 from realnet.roles.trainer.reading import Reading
 from realnet.roles.trainer.selection import unfit_groups
+from realnet.roles.trainer.stepping import Stepping
 from realnet.roles.trainer.store import Store
 
 if TYPE_CHECKING:
@@ -106,7 +102,7 @@ class Trainer(Actor[TrainerConfig]):
     scored = Inlet(Scored, window=1024)
     closed = Inlet(GroupClosed, joined_by="policy", window=256)
     measured = StateIn(Measurements, joined_by="policy", optional=True)
-    server = Ask(OpenSlot, CommitVersion, CommitPart, WriteRuns, joined_by="policy")
+    server = Ask(OpenSlot, CommitVersion, CommitPart, WriteRuns, CopyHeld, joined_by="policy")
     status = StateOut(PolicyStatus, joined_by="policy")
 
     @classmethod
@@ -119,6 +115,7 @@ class Trainer(Actor[TrainerConfig]):
         """Refuse a policy that cannot be built, a loss that does not fit it, demos that are not."""
         check_policy(shared[Policy], base)
         check_rule(config, shared[Policy])
+        check_attention(config, shared[Policy])
         check_lora(config)
         check_reference(config, shared[Policy], base)
         check_best(shared[Schedule].save.best, shared[Task])
@@ -147,7 +144,6 @@ class Trainer(Actor[TrainerConfig]):
         self._draining = self._finished = False
         self._full_told_s = -_PAUSE_S
         self._asides = 0
-        self._share_memory = True  # the ranks with the parameter server, until one does not
         self._policy, self._schedule = self.one(Policy), self.one(Schedule)
         name = self.policy_name or ONLY
         folder = self._folder = policy_folder(self.run_info.folder, name)
@@ -172,30 +168,31 @@ class Trainer(Actor[TrainerConfig]):
         self._reading = Reading(folder, self.config.samples, self._learner.score)
         save, every = self._schedule.save, self._schedule.eval
         self._keeper = Keeper(self, store, self._learner, folder, save, every)
-        self._publisher = Publisher(self, self.server, self.clock.sleep, self._learner.weights)
+        self._publication = Publication(
+            *(self, self.server, self.clock.sleep, self._learner, self.config),
+            self._policy.dtype,
+            self.config.canary,
+        )
         beginning = Beginning(self, store, self._keeper, self._learner, folder)
         await beginning.begin(self.config, self._schedule, self.all(Task))
+        self._steps = Stepping(
+            *(self, store, self._learner, self._reading, self._failures, self._bell.ring),
+            dynamic=self.config.rule.dynamic_sampling,
+        )
         self._began_s = self.clock.now() - store.trained_s
         store.on_aside = self._tell_aside
         self._ready.set()
 
     def _build(self) -> Learner:
-        from realnet.roles.models.reference import load_tokenizer
-        from realnet.roles.trainer.learner import Learner
+        from realnet.roles.trainer.building import build_learner
 
-        base = self.run_info.base
-        policy, steps = self._policy, self._schedule.until.steps
-        tokenizer = load_tokenizer(policy, base)
-        policy, told = built_as(policy, base, self._folder / "checkpoints")
+        learner, told = build_learner(
+            *(self._policy, self.config, self.run_info.base, self._folder / "checkpoints"),
+            *(self._schedule.until.steps, self.num_ranks, self._tell),
+        )
         if told:
             self._notice(f"{self.address} begins with the weights of {told}")
-        if self.config.backend == "fsdp":
-            from realnet.roles.trainer.fsdp.crew import Crew
-            from realnet.roles.trainer.fsdp.learner import ShardedLearner
-
-            crew = Crew(self.num_ranks, self._tell)
-            return ShardedLearner(policy, self.config, tokenizer, base, steps, crew)
-        return Learner(policy, self.config, tokenizer, base, horizon=steps)
+        return learner
 
     # ------------------------------------------------------------ the ranks of a gang
 
@@ -331,89 +328,19 @@ class Trainer(Actor[TrainerConfig]):
 
     async def _step(self, wait_s: float) -> dict[str, float] | None:
         """Train on one batch; return its row of metrics, or None when there is none."""
-        store = self._store
         async with self._stepping:
-            groups = store.batch_ready()
-            if groups is None or self._draining:
-                return None
-            if await store.retire(groups):
-                self._bell.ring()
-                return None
-            start_s = self.clock.now()
-            self.progress(f"step {store.step + 1}")
-            await store.begin_step(groups)
-            try:
-                signs = await self.compute(self._train, groups, store.version, label="train")
-            except NonFinite as error:
-                await self._failed(groups, str(error))
-                return None
-            unfit, store.unfit_step = store.unfit_step, 0
-            store.trained(groups)
-            self._failures.finite()
-        step_s = self.clock.now() - start_s
-        timing = {"wait_s": wait_s, "step_s": step_s, "branch": float(store.version.branch)}
-        more = {"skipped": float(self._failures.skipped)}
-        if self.config.rule.dynamic_sampling:
-            more["groups_unfit"] = float(unfit)
-        return {**signs, **store.signs(), **timing, **more}
-
-    def _train(self, groups: Sequence[Group], version: Version) -> dict[str, float]:
-        """Write a few answers down and take the step, in the compute thread."""
-        self._reading.write(groups, version)
-        return self._learner.step(groups, version, self._age)
-
-    def _age(self, version: Version) -> int:
-        return self._store.lineage.age(version, self._store.version)
-
-    async def _failed(self, groups: Sequence[Group], reason: str) -> None:
-        """Keep a batch that gave no finite loss, and drop its tickets."""
-        step = self._store.step + 1
-        path = await self.compute(self._failures.keep, step, groups, reason, label="keep batch")
-        await self._store.dropped(groups, f"no finite loss in step {step}")
-        self._bell.ring()
-        self.event(f"step {step} was not taken: {reason}; batch kept in {path}", step=step)
-        self._failures.judge(step, reason)
+            return None if self._draining else await self._steps.take(wait_s)
 
     async def _publish(self) -> float:
         """Publish the current version and open the room that it gives; return the seconds."""
         start_s = self.clock.now()
         version = self._store.version
-        canary = await self._canary(version)
-        if not await self._publish_slices(version, canary):
-            await self._publisher.publish(version, canary)
+        await self._publication.publish(version, first=self._store.published < 0)
         self._store.published = version.number
         self._show()
         self._bell.ring()
         self.progress(f"collects for step {version.number + 1}")
         return self.clock.now() - start_s
-
-    async def _publish_slices(self, version: Version, canary: Canary | None) -> bool:
-        """Have each rank of a gang write its slices, if all are on the parameter server's host."""
-        if self.config.backend != "fsdp" or not self._share_memory:
-            return False
-        learner: Any = self._learner
-        plan = await self.compute(learner.plan, version, label="read weights")
-
-        async def write(opened: SlotOpened) -> Sequence[Manifest]:
-            parts: list[Manifest] = await self.compute(
-                learner.publish, version, opened, label="write version"
-            )
-            return parts
-
-        try:
-            await self._publisher.publish_parts(version, plan.num_bytes, write, canary)
-        except Elsewhere as error:
-            self.event(f"the leader brings whole weights together to publish: {error}")
-            self._share_memory = False
-        return self._share_memory
-
-    async def _canary(self, version: Version) -> Canary | None:
-        """Return what generators are to check themselves by: in a life's first, and each N-th."""
-        every = self.config.canary
-        due = self._store.published < 0 or (every > 0 and version.number % every == 0)
-        if not due:
-            return None
-        return await self.compute(self._learner.canary, version, label="score canary")
 
     def _show(self) -> None:
         store = self._store

@@ -9,8 +9,8 @@ The store and gloo listen on one address, that of the sender's host, never on al
 keys, so they are for hosts that trust their network. A member that stands still makes every other
 fail after `timeout_s`, and no later.
 
-torch is imported here and in `cuda_ipc.py` only. Blocking: called in threads, by `updates.py` (the
-sender) and `receiver.py`. Knows nothing of who takes part, or of what it carries.
+torch is imported here, in `cuda_ipc.py` and `lending.py` only. Blocking: called in threads, by
+`updates.py` (the sender) and `receiver.py`. Knows nothing of who takes part, or of what it carries.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ Knows layouts; knows nothing of where the bytes are kept. Called by whoever writ
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -60,9 +61,38 @@ def fill(manifest: Manifest, view: memoryview, arrays: Iterable[Array]) -> Manif
         return sealed(manifest, [s.result() for s in summed])
 
 
+class Sum:
+    """Sums up the arrays of a version as they come, in the manifest's order; none is kept."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._left = deque(manifest.tensors)
+        self._sums = [xxhash.xxh3_128() for _ in manifest.buckets]
+        self._starts = [b.offset_bytes for b in manifest.buckets]
+
+    def add(self, name: str, array: Array) -> None:
+        """Take the next array."""
+        ensure(
+            bool(self._left) and self._left[0].name == name,
+            f"{name} of {self._manifest.version} is not the next to be summed up",
+        )
+        tensor = self._left.popleft()
+        _check_array(tensor, array)
+        if tensor.num_bytes:
+            _add_to(self._sums[bisect_right(self._starts, tensor.offset_bytes) - 1], tensor, array)
+
+    def sealed(self) -> Manifest:
+        """Return the manifest with its digests, when all arrays have come."""
+        ensure(not self._left, f"{self._manifest.version} was summed up in part")
+        return sealed(self._manifest, [str(s.hexdigest()) for s in self._sums])
+
+
 def summed_up(manifest: Manifest, arrays: Iterable[Array]) -> Manifest:
     """Return a manifest with the digests of arrays, in its order, that are not copied."""
-    return sealed(manifest, [_sum_up(group) for group in _groups(manifest, arrays)])
+    total = Sum(manifest)
+    for tensor, array in zip(manifest.tensors, arrays, strict=True):
+        total.add(tensor.name, array)
+    return total.sealed()
 
 
 Group = list[tuple[Tensor, Array]]
@@ -73,14 +103,18 @@ def _groups(manifest: Manifest, arrays: Iterable[Array]) -> list[Group]:
     groups: list[Group] = [[] for _ in manifest.buckets]
     starts = [b.offset_bytes for b in manifest.buckets]
     for tensor, array in zip(manifest.tensors, arrays, strict=True):
-        ensure(
-            array.shape == tensor.size and array.dtype == stored(tensor.dtype),
-            f"{tensor.name} is {array.dtype}{list(array.shape)}, planned {tensor.dtype}"
-            f"{list(tensor.size)}",
-        )
+        _check_array(tensor, array)
         if tensor.num_bytes:
             groups[bisect_right(starts, tensor.offset_bytes) - 1].append((tensor, array))
     return groups
+
+
+def _check_array(tensor: Tensor, array: Array) -> None:
+    ensure(
+        array.shape == tensor.size and array.dtype == stored(tensor.dtype),
+        f"{tensor.name} is {array.dtype}{list(array.shape)}, planned {tensor.dtype}"
+        f"{list(tensor.size)}",
+    )
 
 
 def _copy(group: Group, bytes_: npt.NDArray[np.uint8]) -> None:
@@ -94,9 +128,13 @@ def _copy(group: Group, bytes_: npt.NDArray[np.uint8]) -> None:
 def _sum_up(group: Group) -> str:
     hasher = xxhash.xxh3_128()
     for tensor, array in group:
-        hasher.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-        hasher.update(bytes(-tensor.num_bytes % ALIGN))
+        _add_to(hasher, tensor, array)
     return str(hasher.hexdigest())
+
+
+def _add_to(hasher: Any, tensor: Tensor, array: Array) -> None:
+    hasher.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    hasher.update(bytes(-tensor.num_bytes % ALIGN))
 
 
 def sealed(manifest: Manifest, digests: Sequence[str]) -> Manifest:

@@ -1,6 +1,7 @@
 """Which of a version's sources is nearest, decided without IO.
 
-    shm on this host, then a collective update, then a stream, then a file
+    the trainer's GPU, if it is ours too, then shm on this host, then a collective update, then a
+    stream, then a file
 
 A host with a living relay takes versions from that alone, so that one copy crosses the network:
 until it has one, there is nothing to take.
@@ -18,11 +19,12 @@ from pathlib import Path
 
 from realnet.roles.messages import Announced, Held, Source
 
-ORDER = ("shm", "nccl", "gloo", "stream", "disk")
+ORDER = ("cuda_ipc", "shm", "nccl", "gloo", "stream", "disk")
 HOST = "REALNET_HOST"
 
 
 WHEN = {
+    "cuda_ipc": "cuda_ipc, out of the trainer's GPU, where a generator works on the same one",
     "shm": "shm on this role's own host",
     "nccl": "nccl, a broadcast to all GPUs that are there",
     "gloo": "gloo, a broadcast to all that are there",
@@ -31,10 +33,21 @@ WHEN = {
 }
 
 
-def links_in_words(links: Collection[str], relays: Collection[str]) -> list[str]:
-    """Return how versions will be had, for `realnet plan`: `relays` are the roles that relay."""
+def links_in_words(
+    links: Collection[str], relays: Collection[str], *, adapters: bool = False
+) -> list[str]:
+    """Return how versions will be had, for `realnet plan`.
+
+    `relays` are the roles that relay; with `adapters` that is what versions are of.
+    """
     order = [WHEN[link] for link in ORDER if link in links]
     told = [f"versions are had by the first that does: {'; '.join(order)}"]
+    if adapters:
+        once = [link for link in ("shm", "stream", "disk") if link in links]
+        told.append(
+            "versions are of adapters alone; what they are laid over goes once, by "
+            f"{' or '.join(once) or 'nothing: add stream to links'}"
+        )
     if relays:
         told.append(
             f"on a host with {' or '.join(sorted(relays))} that alone takes a version over the "

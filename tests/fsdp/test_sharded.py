@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from realnet.errors import CheckpointError
+from realnet.roles.messages import Manifest, Over
 from realnet.roles.trainer import learner_files, learner_reference
+from realnet.roles.weights import fill, tensors
+from realnet.roles.weights.adapters import whole_layout
+from realnet.roles.weights.merging import lay_over
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 Play = Callable[..., Any]
@@ -157,13 +162,11 @@ def test_one_process_measures_against_the_reference_that_a_gang_kept(tmp_path: P
         assert torch.equal(weight, dict(fine.named)[name].to(torch.bfloat16))
 
 
-@pytest.mark.parametrize(("lora", "dtype"), [(0, "fp32"), (4, "bf16")])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_each_rank_writes_its_slices_and_they_are_the_whole_version(
-    play: Play, lora: int, dtype: str, tmp_path: Path
+    play: Play, dtype: str, tmp_path: Path
 ) -> None:
-    if lora:
-        pytest.importorskip("peft")
-    given: dict[str, Any] = {"configs": [{"lora": {"rank": lora}}], "folder": str(tmp_path)}
+    given: dict[str, Any] = {"configs": [{}], "folder": str(tmp_path)}
     made = play("published", 2, **given, policy={"model": "new:qwen2", "dtype": dtype})
     assert (made["wrong"], made["same"]) == ("", True)
     assert list(made["found"]) == list(made["weights"])
@@ -171,6 +174,52 @@ def test_each_rank_writes_its_slices_and_they_are_the_whole_version(
         np.testing.assert_array_equal(made["found"][name], weight)
     assert max(made["share"]) < 0.6 * made["bytes"], "about a half each"
     assert "not on another" in made["said"]
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_ranks_write_adapters_alone_and_over_their_base_they_are_the_merged_weights(
+    play: Play, dtype: str, tmp_path: Path
+) -> None:
+    """Bit for bit, though each rank wrote other rows, and the sums are done elsewhere."""
+    pytest.importorskip("peft")
+    lora = {"rank": 4, "alpha": 6}
+    given: dict[str, Any] = {"configs": [{"lora": lora}], "folder": str(tmp_path)}
+    made = play("published", 2, **given, policy={"model": "new:qwen2", "dtype": dtype})
+    base = made["base"]
+    for one in (made, base):
+        assert (one["wrong"], one["same"]) == ("", True)
+        assert max(one["share"]) < 0.6 * one["bytes"], "about a half each"
+        for name, weight in one["gathered"].items():
+            np.testing.assert_array_equal(one["found"][name], weight)
+    assert made["bytes"] < base["bytes"]
+    adapters, below = filled(made), filled(base)
+    over = Over(below[0].version, below[0].digest, **lora, dtype=dtype)
+    manifest = msgspec.structs.replace(adapters[0], over=over)
+    out = bytearray(whole_layout(below[0], manifest).num_bytes)
+    whole = lay_over(below[0], below[1], manifest, adapters[1], memoryview(out))
+    assert whole.digest == made["digest"]
+    found = tensors(whole, out)
+    assert list(found) == list(made["weights"])
+    for name, weight in made["weights"].items():
+        np.testing.assert_array_equal(found[name], weight)
+
+
+def filled(published: dict[str, Any]) -> tuple[Manifest, memoryview]:
+    room = memoryview(bytearray(published["bytes"]))
+    return fill(published["plan"], room, published["found"].values()), room
+
+
+def test_a_rank_that_writes_its_slices_needs_room_for_one_of_them(
+    play: Play, tmp_path: Path
+) -> None:
+    """And not for its shard: cast to bf16, that is half of a half of the model here."""
+    shape = {"hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8,
+             "num_key_value_heads": 8, "intermediate_size": 1024}  # fmt: skip
+    policy = {"shape": shape, "dtype": "bf16"}
+    made = play("publication_memory", 2, folder=str(tmp_path), policy=policy)
+    slack = 4 * 2**20
+    assert made["sliced"] < 3 * made["largest"] + slack < made["version"] / 4
+    assert made["whole"] > made["version"] / 2, "what it is where all comes together"
 
 
 def test_shards_that_are_not_there_are_missed_by_name(tmp_path: Path) -> None:

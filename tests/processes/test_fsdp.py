@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from exact_run import exact
 from real_run import RealRun
 
 DEMO = Path(__file__).parent.parent.parent / "topologies" / "demo.toml"
@@ -75,3 +76,39 @@ def test_a_killed_rank_brings_the_gang_back_from_its_checkpoint_and_nobody_else(
     newest = run.folder / "checkpoints" / "step_000016" / "learner"
     assert len(list(newest.glob("shard-*.safetensors"))) == 2
     assert (run.folder / "export" / "model.safetensors").is_file()
+
+
+LEARNS = f"""
+extends = "{DEMO}"
+[run]
+until = {{ steps = 24 }}
+eval  = "12 steps"
+save  = {{ every = "24 steps", keep = 1 }}
+[policy]
+max_age = 0
+[tasks]
+addz_test_forced = false
+[roles.trainer]
+ranks = 2
+backend = "fsdp"
+minibatches = 1   # a second one of a step meets weights that the first one moved
+"""
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_gang_learns_and_at_zero_staleness_its_ratios_are_one(
+    start: Callable[..., RealRun], tmp_path: Path
+) -> None:
+    """Two ranks over gloo, in fp32: what one process learns in so many steps, and exactly."""
+    (tmp_path / "learns.toml").write_text(LEARNS)
+    run = start(tmp_path / "learns.toml")
+    assert run.wait(850) == 0, run.output()
+    scores = [r["eval/addz_test/pass@1"] for r in run.rows() if "eval/addz_test/pass@1" in r]
+    print(scores)
+    assert scores[0] < 0.35
+    assert scores[-1] > 0.6  # one evaluation has a standard error of 0.03
+    exact(run, 24)
+    proved = [r["canary"] for r in run.rows() if "canary" in r]
+    assert proved
+    assert max(proved) < 1e-4

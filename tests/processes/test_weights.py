@@ -113,3 +113,58 @@ def test_a_broadcast_to_those_who_are_there_and_a_stream_for_those_who_come_late
     run.until(lambda: said(run, "by gloo without reader/0: not ready in time") == 1)
     run.process.send_signal(signal.SIGINT)
     assert run.wait(60) == 130
+
+
+def strike(run: RealRun, whom: str, kind: signal.Signals) -> Path:
+    """Have a process get a signal in the middle of the next broadcast."""
+    flag = run.folder / f"strike.{whom}"
+    part = flag.with_suffix(".part")
+    part.write_text(kind.name)
+    part.replace(flag)
+    return flag
+
+
+def test_who_is_struck_in_mid_broadcast_costs_nobody_a_version(
+    start: Callable[..., RealRun], tmp_path: Path
+) -> None:
+    """A member frozen amid the buckets, then the sender killed there."""
+    pytest.importorskip("torch")
+    run = started(
+        start,
+        tmp_path,
+        'count = 3\n[run]\nhung = "5min"\n',  # who stands still here is not killed for it
+        server=f'kind = "{ROLES}:Server"\nlinks = ["gloo", "stream"]\n'
+        'patience = "10s"\ntimeout = "4s"',
+    )
+    readers = ("reader/0", "reader/1", "reader/2")
+    publish(run.folder, 1)
+    have(run, 0, *readers)
+    publish(run.folder, 2)
+    have(run, 1, *readers)
+    assert [said(run, f"{reader} has 1 by gloo") for reader in readers] == [1, 1, 1]
+    flag = strike(run, "reader-2", signal.SIGSTOP)
+    publish(run.folder, 3)
+    have(run, 2, "reader/0", "reader/1")
+    assert not flag.exists(), "it was in the broadcast"
+    run.until(lambda: said(run, "by gloo failed (epoch 1") == 1)
+    (told,) = [e for e in run.events() if "by gloo failed (epoch 1" in e]
+    assert "reader/2" in told.partition("no word from ")[2]
+    publish(run.folder, 4)
+    have(run, 3, "reader/0", "reader/1")
+    assert not said(run, "reader/2 has 2"), "it still stands"
+    run.kill("reader/2", signal.SIGCONT)
+    have(run, 3, "reader/2")
+    publish(run.folder, 5)
+    have(run, 4, *readers)
+    publish(run.folder, 6)
+    have(run, 5, *readers)
+    assert [said(run, f"{reader} has 5 by gloo") for reader in readers] == [1, 1, 1]
+    flag = strike(run, "sender", signal.SIGKILL)
+    publish(run.folder, 7)
+    have(run, 6, *readers)
+    assert not flag.exists()
+    assert said(run, "parameter_server/0 died: killed by SIGKILL") == 1
+    publish(run.folder, 8)
+    have(run, 7, *readers)
+    run.process.send_signal(signal.SIGINT)
+    assert run.wait(60) == 130

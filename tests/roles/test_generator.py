@@ -26,7 +26,6 @@ from realnet.roles.driver.driver import Driver, DriverConfig
 from realnet.roles.generator.engine import EngineConfig, FakeConfig
 from realnet.roles.generator.fake_engine import FakeEngine
 from realnet.roles.generator.generator import Generator, GeneratorConfig
-from realnet.roles.generator.room import Room
 from realnet.roles.generator.stepped import SteppedEngine
 from realnet.roles.messages import (
     Announced,
@@ -46,6 +45,7 @@ from realnet.roles.messages import (
 from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.tables import Policy
 from realnet.roles.weights import ArenaSlots, fill, layout
+from realnet.roles.weights.room import Room
 from realnet.waits import Waits
 from realnet.ways import LocalWay, Take, Way
 
@@ -331,7 +331,7 @@ async def test_new_versions_are_swapped_in_mid_answer(tmp_path: Path) -> None:
         assert [v for v, _ in spans] == sorted(v for v, _ in spans)
         assert spans[-1][0] == 1
         assert sum(n for _, n in spans) == 48
-        assert generator._main.engine.version == Version("policy", 0, 1)
+        assert generator._main.version == Version("policy", 0, 1)
 
 
 async def test_pinned_versions(tmp_path: Path) -> None:
@@ -347,11 +347,88 @@ async def test_pinned_versions(tmp_path: Path) -> None:
         await asyncio.sleep(0)
         rest.versions.set(announce(5, 4))
         assert await early == {5}
+        assert await numbers(5) == {5}
+        assert generator._pinning.second is None, "the engine of the newest versions has it"
         both = await asyncio.gather(*(numbers(n) for n in (4, 5, 4, 4, 5)))
         assert both == [{4}, {5}, {4}, {4}, {5}]
         with pytest.raises(Refused, match=r"policy v0\.3 is pinned, but no longer held.*v0\.4"):
             await numbers(3)
-        assert generator._main.engine.version == Version("policy", 0, 5)
+        assert generator._main.version == Version("policy", 0, 5)
+
+
+async def read(
+    rest: Rest, pinned: int, told: Callable[[], None] = lambda: None
+) -> list[tuple[int, int]]:
+    """The versions that wrote a pinned answer, and how many tokens each. `told`: of each delta."""
+    request = generate(Version("policy", 0, pinned), max_tokens=48)
+    found: list[tuple[int, int]] = []
+    async for delta in rest.generator.stream(request, deadline_s=20.0):
+        found.append((delta.version.number, len(delta.token_ids)))
+        told()
+    return found
+
+
+async def test_a_pinned_answer_that_a_swap_meets_is_written_to_its_end_by_its_version(
+    tmp_path: Path,
+) -> None:
+    async with net(tmp_path) as made:
+        rest, _, generator = await whole(made, fake(mean=50.0, rate=300.0))
+        rest.versions.set(announce(0))
+        spans = await read(rest, 0, lambda: rest.versions.set(announce(1, 0)))
+        assert {version for version, _ in spans} == {0}
+        assert sum(count for _, count in spans) == 48
+        assert generator._main.version == Version("policy", 0, 1), "it was not held up"
+        assert generator._pinning.second is not None
+        assert generator._pinning.second.engine.version == Version("policy", 0, 0)
+
+
+async def test_without_a_second_engine_a_swap_waits_and_other_pins_are_refused(
+    tmp_path: Path,
+) -> None:
+    config = fake(mean=50.0, rate=300.0)
+    engine = msgspec.structs.replace(config.engine, pinned="live")
+    async with net(tmp_path) as made:
+        rest, _, generator = await whole(made, GeneratorConfig(engine=engine))
+        rest.versions.set(announce(0))
+        during: list[asyncio.Task[Any]] = []
+
+        def told() -> None:
+            rest.versions.set(announce(1, 0))
+            assert generator._main.version == Version("policy", 0, 0), "it waits for this answer"
+            if not during and generator._pinning._next is not None:
+                during.append(asyncio.create_task(read(rest, 0)))
+
+        spans = await read(rest, 0, told)
+        assert spans == [(0, 8)] * 6
+        await soon(lambda: generator._main.version == Version("policy", 0, 1))
+        with pytest.raises(Refused, match=r"v0\.0 is pinned, and policy v0\.1 writes here"):
+            await during[0]
+        with pytest.raises(Refused, match="there is no second engine"):
+            await read(rest, 0)
+        assert {version for version, _ in await read(rest, 1)} == {1}
+        assert generator._pinning.second is None
+
+
+async def test_an_engine_goes_forward_whatever_is_announced(tmp_path: Path) -> None:
+    """Old and doubled versions: of a server that has forgotten, or a state that comes late."""
+    async with net(tmp_path) as made:
+        rest, _, generator = await whole(made, fake())
+        swaps: list[str] = []
+        rest.versions.set(announce(3))
+        await soon(lambda: generator._main.version == Version("policy", 0, 3))
+        swap = generator._main.swap
+
+        async def counted() -> float:
+            swaps.append("swap")
+            return await swap()
+
+        generator._main.swap = counted  # type: ignore[method-assign]
+        for numbers in ((2, 1), (3, 2), (3,)):
+            rest.versions.set(announce(*numbers))
+            await soon(lambda n=numbers: generator._known.newest.number == n[0])  # type: ignore
+        rest.versions.set(announce(4, 3))
+        await soon(lambda: generator._main.version == Version("policy", 0, 4))
+        assert swaps == ["swap"]
 
 
 async def test_closing_a_stream_frees_the_engine(tmp_path: Path) -> None:
@@ -361,8 +438,7 @@ async def test_closing_a_stream_frees_the_engine(tmp_path: Path) -> None:
         deltas = rest.generator.stream(generate(max_tokens=48), deadline_s=20.0)
         await anext(deltas)
         await deltas.aclose()
-        await generator._main.idle()
-        await soon(lambda: generator._main.engine.num_running == 0)
+        await soon(lambda: generator._main.num_running == 0)
 
 
 async def test_damaged_weights_are_an_event_and_the_next_version_is_taken(tmp_path: Path) -> None:
@@ -396,7 +472,7 @@ async def test_damaged_weights_are_an_event_and_the_next_version_is_taken(tmp_pa
         )
         rest.versions.set(announced[0])
         await soon(lambda: any("digest differs" in str(row.get("text")) for row in made.rows))
-        assert generator._main.engine.version is None
+        assert generator._main.version is None
         rest.versions.set(announced[1])
         reply = await ask
         for rollout in reply.rollouts:

@@ -34,6 +34,7 @@ from realnet.roles.trainer.learner_batch import BadRollout, Batch, give_credit, 
 from realnet.roles.trainer.learner_config import LearnerConfig
 from realnet.roles.trainer.learner_optimizers import AdamW
 from realnet.roles.trainer.learner_pass import Scorer
+from realnet.roles.trainer.learner_step import Step
 
 SHAPE: dict[str, int | float | bool] = {
     "hidden_size": 16,
@@ -416,8 +417,8 @@ def test_a_kl_in_the_reward_is_taken_off_where_it_stands(tmp_path: Path) -> None
     loss = Loss(kl="reward", kl_beta=0.5, kl_estimator="k1")
     one = far_reference(tmp_path, loss=loss, algorithm="reinforce_pp")
     made = lay_out(batch(1, seed=3), age, 1, one.rule, 16)
-    reference = one._refer_to(made.samples)
-    penalties = one._penalties(made.samples, reference)
+    step = Step(one, made.samples)
+    reference, penalties = step._reference, step.penalties()
     assert penalties is not None
     for i, sample in enumerate(made.samples):
         expected = 0.5 * (sample.behave - reference[i])

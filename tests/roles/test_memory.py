@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from realnet.actor import Place
+from realnet.actor import Beside, Place
 from realnet.config import Bytes
 from realnet.roles.generator.engine import EngineConfig
 from realnet.roles.generator.memory import generation_need
@@ -15,6 +15,7 @@ from realnet.roles.generator.vllm.config import VllmConfig
 from realnet.roles.models import memory
 from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.parameter_server import ParameterServer, ParameterServerConfig
+from realnet.roles.relay.relay import Relay, RelayConfig
 from realnet.roles.tables import Policy
 from realnet.roles.trainer.learner_config import LearnerConfig, Lora
 from realnet.roles.trainer.memory import training_need
@@ -93,12 +94,51 @@ def test_adapters_alone_have_gradients_and_moments() -> None:
 def test_a_generator_holds_keys_of_all_slots_and_a_server_its_versions() -> None:
     about = policy("qwen2.5-7b")
     torch = generation_need(EngineConfig(slots=16), about, Place(Path(), 1, 1))
-    assert torch.gpu_bytes == 2 * LARGE + 16 * 2048 * 57_344
+    assert torch.gpu_bytes == 2 * (2 * LARGE) + 16 * 2048 * 57_344, "twice, until the swap"
     vllm = EngineConfig(kind="vllm", vllm=VllmConfig(kv_cache=Bytes(2**30)))
     assert generation_need(vllm, about, Place(Path(), 1, 1)).parts["keys and values"] == 2**30
     assert generation_need(EngineConfig(kind="fake"), about, Place(Path())).host_bytes == 0
     need = ParameterServer.needs(ParameterServerConfig(), {Policy: about}, Place(Path()))
     assert need.host_bytes == 4 * 2 * LARGE
+
+
+def test_who_keeps_versions_of_adapters_keeps_their_base_once() -> None:
+    about = policy("qwen2.5-7b")
+    trainer = Beside(LearnerConfig(lora=Lora(rank=16)), 1, "trainer")
+    place = Place(Path(), beside={"trainer": trainer})
+    shape = memory.known_shape(about, Path())
+    assert shape is not None
+    versions = 2 * memory.num_adapters(shape, 16, ())
+    assert versions // 2**20 == 77  # docs/topologies.md says so
+    for cls, config, slots in (
+        (ParameterServer, ParameterServerConfig(), 4),
+        (Relay, RelayConfig(), 3),
+    ):
+        need = cls.needs(config, {Policy: about}, place)  # type: ignore[arg-type]
+        assert need.parts == {"versions": slots * versions, "their base": 2 * LARGE}
+        assert need.host_bytes == sum(need.parts.values())
+
+
+def test_a_plan_says_what_versions_are(tmp_path: Path) -> None:
+    more = "[roles.trainer]\nlora = { rank = 16 }\n"
+    told = planned("gsm8k", "qwen2.5-1.5b", tmp_path, more)
+    said = "versions are of adapters alone; what they are laid over goes once, by shm or stream"
+    assert said in told
+    assert "their base 2.9 GiB" in told
+
+
+def test_one_gpu_lends_its_versions_and_counts_the_buffer(tmp_path: Path) -> None:
+    told = planned("one_gpu", "qwen2.5-1.5b", tmp_path)
+    assert "first that does: cuda_ipc, out of the trainer's GPU, where a generator works" in told
+    assert "version that is lent 2.9 GiB" in told
+    without = planned(
+        "one_gpu",
+        "qwen2.5-1.5b",
+        tmp_path / "without",
+        '[roles.parameter_server]\nlinks = ["shm"]\n',
+    )
+    assert "version that is lent" not in without
+    assert "cuda_ipc" not in without
 
 
 def test_a_model_that_is_not_here_is_not_counted_and_that_is_said() -> None:

@@ -178,7 +178,7 @@ async def act(life: Life, outside: Outside, history: list[tuple[int, ...]], move
         await outside.give_up(life)
     else:
         await outside.deliver(life)
-    assert all(store.ledger.is_open(ticket) for ticket in store._redo)
+    assert all(store.ledger.is_open(ticket) for ticket in store._handing.again)
     store.ledger.check()
 
 

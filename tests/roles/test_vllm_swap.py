@@ -32,7 +32,7 @@ class Worker:
 def engine(failures: int, monkeypatch: pytest.MonkeyPatch) -> tuple[VllmEngine, Worker]:
     made = VllmEngine(config_of("vllm"), POLICY, VOCAB, Path(), Path(), 0, Around())
     worker = Worker(failures)
-    monkeypatch.setattr(made, "_core", worker)
+    monkeypatch.setattr(made, "_core", worker)  # workers are called through it
     made._version = version(0)
     made._staged = version(1)
     return made, worker

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -29,6 +30,7 @@ from realnet.roles.messages import (
     Version,
 )
 from realnet.roles.weights import ArenaSlots, WeightsDamaged, WeightsGone, check, disk, fill, layout
+from realnet.roles.weights import receiver as receiver_module
 from realnet.roles.weights.digests import summed_up
 from realnet.roles.weights.layout import stored
 from realnet.roles.weights.receiver import Receiver
@@ -386,6 +388,35 @@ async def test_a_stream_goes_on_where_its_sender_died() -> None:
     sender.deaths, sender.after = 3, 0
     with pytest.raises(WeightsGone, match=r"did not come from ps/0 \(\d+ of \d+ bytes\)"):
         await receiver.receive(held, memoryview(out))
+
+
+class Silent(Sender):
+    """A sender that gives one chunk each time it is asked, and then nothing at all."""
+
+    async def stream(
+        self, request: FetchVersion, *, deadline_s: float | None = None, to: str | None = None
+    ) -> AsyncIterator[Chunk]:
+        self.asked.append((request, to))
+        yield next(chunks(self.manifest, memoryview(self.room), request.offset_bytes))
+        await asyncio.Event().wait()
+
+
+async def test_a_stream_that_brings_nothing_is_given_up_and_another_link_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiver_module, "STALL_S", 0.05)
+    manifest, room = made()
+    sender = Silent(manifest, room)
+    receiver = Receiver(Around(), sender, host="here")
+    stream = Source("stream", "", "ps/0")
+    out = bytearray(manifest.num_bytes)
+    with pytest.raises(WeightsGone, match=r"did not come from ps/0 \(\d+ of \d+ bytes\)"):
+        await receiver.receive(Held(manifest, Location("", 0, 0), (stream,)), memoryview(out))
+    chunk = 960 * 1024
+    assert [request.offset_bytes for request, _ in sender.asked] == [0, chunk, 2 * chunk]
+    file = Source("disk", "", str(disk.write(tmp_path, manifest, memoryview(room))))
+    await receiver.receive(Held(manifest, Location("", 0, 0), (stream, file)), memoryview(out))
+    assert (out, receiver.link) == (room, "disk")
 
 
 async def test_what_one_source_has_damaged_comes_from_the_next(tmp_path: Path) -> None:

@@ -74,6 +74,10 @@ class VllmCore:
         return self._version
 
     @property
+    def device(self) -> str:
+        return ""
+
+    @property
     def num_running(self) -> int:
         return len(self._rows)
 

@@ -15,24 +15,24 @@ or of where weights come from. Called by the generator.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from realnet.errors import ConfigError, RealnetError, ensure
 from realnet.roles.generator.engine import EngineConfig, EngineDied, Surroundings
-from realnet.roles.generator.room import Room
 from realnet.roles.generator.row import check
+from realnet.roles.generator.vllm.deltas import deltas_of, starts_of
 from realnet.roles.generator.vllm.environment import prepare
 from realnet.roles.generator.vllm.model import arguments, check_weights, expected, folder_of, told
+from realnet.roles.generator.vllm.staging import Staging
 from realnet.roles.messages import Delta, Floats, Generate, Ints, Manifest, Version
 from realnet.roles.tables import Policy
+from realnet.roles.weights.room import Room
 
 _JOIN_S = 10.0  # until the kernel has ended a killed process
 _STEP_S = 0.5  # most that a swap waits for a token of the version before
@@ -43,6 +43,7 @@ class VllmEngine:
     """See `engine.Engine`. `work` is a folder for what vLLM must find on disk."""
 
     takes_weights = True
+    opens_loans = True
 
     def __init__(
         self,
@@ -75,10 +76,17 @@ class VllmEngine:
         self._names: dict[str, Version] = {}
         self._known: dict[str, tuple[int, ...]] = {}
         self.cached_tokens = 0  # of prompts, that the prefix cache gave
+        self._device = ""
+        workers = config.vllm.tensor_parallel
+        self._staging = Staging(self._call, workers, self._dead, self._die)
 
     @property
     def version(self) -> Version | None:
         return self._version
+
+    @property
+    def device(self) -> str:
+        return self._device
 
     @property
     def num_running(self) -> int:
@@ -101,6 +109,7 @@ class VllmEngine:
         from realnet.roles.generator.vllm.sampling import check_effective
 
         check_effective(self._llm.input_processor, self._llm.model_config.logprobs_mode)
+        self._device = await self._staging.device()
 
     def _build(self) -> Any:
         prepare(self._config)
@@ -182,8 +191,17 @@ class VllmEngine:
                 if not written:
                     self.cached_tokens += output.num_cached_tokens or 0
                 finished = output.finished
-                starts = _starts(part, state)
-                for delta in self._deltas(part, starts, written, version, finished):
+                count = len(part.token_ids)
+                self.tokens += count
+                if count:
+                    self._wrote.set()
+                finish = str(part.finish_reason) if finished else ""
+                starts = starts_of(part, state)
+                try:
+                    deltas = list(deltas_of(part, starts, written, self._names, version, finish))
+                except RealnetError as error:
+                    raise self._die(str(error)) from error
+                for delta in deltas:
                     yield delta
                 written += len(part.token_ids)
         finally:
@@ -223,36 +241,6 @@ class VllmEngine:
         except EngineDeadError:
             raise self._die("vLLM's engine is dead") from None
 
-    def _deltas(
-        self,
-        part: Any,
-        starts: Sequence[tuple[str, int]],
-        written: int,
-        version: Version,
-        finished: bool,
-    ) -> Iterator[Delta]:
-        """Cut what came into deltas of one version each. `starts` says where versions begin."""
-        count = len(part.token_ids)
-        ids = np.array(part.token_ids, np.int32)
-        logprobs = np.array(part.logprobs.logprobs if count else (), np.float32)
-        if len(logprobs) != count:
-            raise self._die(f"vLLM gave {count} tokens and {len(logprobs)} log-probabilities")
-        finish = str(part.finish_reason) if finished else ""
-        self.tokens += count
-        if count:
-            self._wrote.set()
-        cuts = [max(0, start - written) for _, start in starts[1:]]
-        ends = [min(cut, count) for cut in cuts] + [count]
-        begin = 0
-        for (name, _), end in zip(starts, ends, strict=True):
-            if end > begin:
-                version = self._names[name]
-                last = finish if end == count else ""
-                yield Delta(ids[begin:end], logprobs[begin:end], version, last)
-                begin = end
-        if count == 0 and finish:
-            yield Delta(*_EMPTY, version, finish)
-
     async def abort(self) -> None:
         if self._llm is not None:
             running = list(self._llm.output_processor.request_states)
@@ -266,45 +254,15 @@ class VllmEngine:
         check_weights(manifest.version, found, self._known, self._policy.dtype)
         async with self._turn:
             self._names[name] = manifest.version
-            read, write = os.pipe()
             try:
-                table = {
-                    "path": room.path,
-                    "manifest": msgspec.json.encode(manifest).decode(),
-                    "tell": f"/proc/{os.getpid()}/fd/{write}",
-                }
-                await self._call("init_weight_transfer_engine", {"init_info": table})
-                told = await self._told(read, self._config.vllm.tensor_parallel)
-            finally:
-                os.close(read)
-                os.close(write)
-            if told:
-                raise RealnetError(f"{name} is not used, vLLM keeps {self._version}: {told}")
+                await self._staging.stage(manifest, room)
+            except EngineDied:
+                raise
+            except RealnetError as error:
+                raise RealnetError(
+                    f"{name} is not used, vLLM keeps {self._version}: {error}"
+                ) from error
             self._staged = manifest.version
-
-    async def _told(self, pipe: int, workers: int) -> str:
-        """Wait until each worker has checked the version; return what one found wrong, or ""."""
-        loop = asyncio.get_running_loop()
-        news = asyncio.Event()
-        heard = b""
-        os.set_blocking(pipe, False)
-        loop.add_reader(pipe, news.set)
-        dead = asyncio.ensure_future(self._dead.wait())
-        try:
-            while heard != b"+" * workers:
-                if heard.endswith(b"\n"):
-                    return heard.lstrip(b"+").decode(errors="replace").strip()
-                waits = asyncio.ensure_future(news.wait())
-                await asyncio.wait({waits, dead}, return_when=asyncio.FIRST_COMPLETED)
-                waits.cancel()
-                if dead.done():
-                    raise self._die("vLLM's engine is dead")
-                news.clear()
-                heard += os.read(pipe, 4096)
-            return ""
-        finally:
-            loop.remove_reader(pipe)
-            dead.cancel()
 
     async def swap(self) -> float:
         async with self._turn:
@@ -314,7 +272,7 @@ class VllmEngine:
             await self._written()
             start_s = time.monotonic()
             await self._pause()
-            await self._apply(staged)
+            await self._staging.load(staged)
             await self._core("set_weight_version_async", str(staged))
             self._version, self._staged = staged, None
             self._wrote.clear()
@@ -332,20 +290,6 @@ class VllmEngine:
         """Freeze all requests; with kv = "recompute" they will read all they have again."""
         clear = self._config.kv == "recompute"
         await self._core("pause_scheduler_async", mode="keep", clear_cache=clear)
-
-    async def _apply(self, version: Version) -> None:
-        """Load the staged version: all of it. A half one is loaded again, from the start."""
-        for attempt in (1, 2):
-            try:
-                await self._call("start_weight_update")
-                await self._call("update_weights", {"update_info": {"version": str(version)}})
-                await self._call("finish_weight_update")
-                return
-            except EngineDied:
-                raise
-            except Exception as error:  # of vLLM's model loading, told by its process
-                if attempt == 2:
-                    raise self._die(f"vLLM could not load {version}: {error}") from error
 
     async def _call(self, method: str, keywords: dict[str, Any] | None = None) -> None:
         """Call a method of every worker."""
@@ -379,10 +323,3 @@ class VllmEngine:
             [at[token].logprob for at, token in zip(given, ids[1:].tolist(), strict=True)],
             np.float32,
         )
-
-
-def _starts(part: Any, state: Any) -> list[tuple[str, int]]:
-    """Return where in the answer each version begins, as far as it is written."""
-    if state is not None:
-        return list(state.weight_version_starts)
-    return [(span.version, span.start) for span in part.weight_versions or ()]

@@ -36,6 +36,7 @@ from vllm.model_executor.model_loader.reload import (
 
 from realnet.errors import RealnetError
 from realnet.roles.messages import Manifest
+from realnet.roles.weights import cuda_ipc, lending
 from realnet.roles.weights.digests import check
 from realnet.roles.weights.layout import Array, tensors
 
@@ -44,11 +45,13 @@ OK = b"+"
 
 @dataclass
 class Prepare(WeightTransferInitInfo):
-    """A version that lies in `path`. `manifest` is a `Manifest` as JSON."""
+    """A version that lies in `path`, or is lent by `loan`, a `DeviceHandle` as JSON. `manifest` is
+    a `Manifest` as JSON; without one, only the name of this worker's GPU is asked for."""
 
     path: str
     manifest: str
     tell: str  # a pipe: one byte from each worker, or a line that says why not
+    loan: str = ""
 
 
 @dataclass
@@ -68,13 +71,18 @@ class RealnetTransfer(WeightTransferEngine[Prepare, Apply]):
         super().__init__(*args)
         self._manifest: Manifest | None = None
         self._map: mmap.mmap | None = None
+        self._lent: torch.Tensor | None = None
         self._checking: threading.Thread | None = None
         self._damage = ""
 
     def init_transfer_engine(self, init_info: Prepare) -> None:
         """Map a version and begin to check it."""
+        if not init_info.manifest:
+            _tell(init_info.tell, b"=" + cuda_ipc.uuid_of(self.device).encode() + b"\n")
+            return
         manifest = msgspec.json.decode(init_info.manifest, type=Manifest)
         self._manifest, self._map, self._damage = manifest, None, "it was not checked"
+        self._lent = None
         self._checking = threading.Thread(
             target=self._check, args=(init_info, manifest), name="check version", daemon=True
         )
@@ -82,13 +90,18 @@ class RealnetTransfer(WeightTransferEngine[Prepare, Apply]):
 
     def _check(self, staged: Prepare, manifest: Manifest) -> None:
         try:
-            self._map = _mapped(staged.path, manifest.num_bytes)
-            check(manifest, memoryview(self._map), "as vLLM's worker maps it")
+            if staged.loan:
+                handle = msgspec.json.decode(staged.loan, type=cuda_ipc.DeviceHandle)
+                device = cuda_ipc.device(handle.device)
+                self._lent = lending.open_checked(handle, manifest, device)
+            else:
+                self._map = _mapped(staged.path, manifest.num_bytes)
+                check(manifest, memoryview(self._map), "as vLLM's worker maps it")
             self._damage = ""
-        except (OSError, ValueError, RealnetError) as error:
+        except (OSError, ValueError, RuntimeError, RealnetError) as error:
             self._damage = str(error) or type(error).__name__
-        with open(staged.tell, "wb", buffering=0) as pipe:
-            pipe.write(self._damage.encode()[:1000] + b"\n" if self._damage else OK)
+        line = " ".join(self._damage.split()).encode()[:1000]
+        _tell(staged.tell, line + b"\n" if line else OK)
 
     def start_weight_update(self) -> None:
         """vLLM wants it called; everything is done in `receive_weights`, all or nothing."""
@@ -105,18 +118,29 @@ class RealnetTransfer(WeightTransferEngine[Prepare, Apply]):
         if manifest is None or checking is None or str(manifest.version) != update_info.version:
             raise ValueError(f"{update_info.version} was not prepared")
         checking.join()
-        if self._damage or self._map is None:
+        if self._damage:
             raise ValueError(f"{manifest.version} is not used: {self._damage}")
-        views = tensors(manifest, memoryview(self._map))
-        load(self.model, self.model_config, self.vllm_config, as_torch(views))
+        if self._lent is not None:
+            weights: Iterable[tuple[str, torch.Tensor]] = lending.views(
+                manifest, self._lent
+            ).items()
+        else:
+            assert self._map is not None
+            weights = as_torch(tensors(manifest, memoryview(self._map)))
+        load(self.model, self.model_config, self.vllm_config, weights)
 
     def finish_weight_update(self) -> None:
         """Let go of the mapped bytes: everything was copied."""
-        self._manifest = self._map = self._checking = None
+        self._manifest = self._map = self._lent = self._checking = None
 
     def shutdown(self) -> None:
         """Let go of the mapped bytes."""
         self.finish_weight_update()
+
+
+def _tell(pipe: str, what: bytes) -> None:
+    with open(pipe, "wb", buffering=0) as file:
+        file.write(what)
 
 
 def load(

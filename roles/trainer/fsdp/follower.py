@@ -21,6 +21,7 @@ from realnet.roles.trainer.fsdp import meeting
 from realnet.roles.trainer.fsdp.records import Order, Report
 from realnet.roles.trainer.fsdp.shard import Shard
 from realnet.roles.trainer.learner_config import LearnerConfig
+from realnet.roles.trainer.outgoing import What
 
 
 class Surroundings(Protocol):
@@ -111,7 +112,10 @@ def obey(shard: Shard, order: Order) -> Report:
         case "publish":
             assert order.version is not None
             assert order.opened is not None
-            return shard.publish(order.version, order.opened)
+            what: What = "base" if order.base else "version"
+            return shard.outgoing.write(order.version, order.opened, what)
+        case "sum_up":
+            return Report(digest=shard.outgoing.sum_up_base())
         case _:
             raise RealnetError(f"{order.move!r} is no move of a rank that has met the others")
     return Report()

@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from realnet.errors import CheckpointError
@@ -34,7 +33,10 @@ from realnet.roles.trainer.learner_config import START, LearnerConfig, NonFinite
 from realnet.roles.trainer.learner_part import Floats, Part, Row, rows_part
 from realnet.roles.trainer.learner_pass import Scorer, width
 from realnet.roles.trainer.learner_vitals import Vitals
+from realnet.roles.trainer.outgoing import Weights, What, as_array
 from realnet.roles.trainer.publisher import Elsewhere
+from realnet.roles.weights import digest, layout
+from realnet.roles.weights.digests import Sum
 
 
 class ShardedLearner(Learner):
@@ -93,31 +95,59 @@ class ShardedLearner(Learner):
 
     # ---------------------------------------------------------------- weights out
 
-    def weights(self) -> list[tuple[str, npt.NDArray[np.generic], str]]:
+    def weights(self) -> Weights:
         """Return (name, array, dtype) of every weight, whole, in the policy's dtype."""
-        result: list[tuple[str, npt.NDArray[np.generic], str]] = []
-
-        def take(name: str, weight: torch.Tensor) -> None:
-            there = weight.to(DTYPES[self.policy.dtype]).cpu().contiguous()
-            dtype = str(there.dtype).removeprefix("torch.")
-            bits = there.view(torch.uint16) if there.dtype == torch.bfloat16 else there
-            result.append((name, bits.numpy(), dtype))
-
-        self._gather(take)
+        result: Weights = []
+        dtype = DTYPES[self.policy.dtype]
+        self._gather(lambda name, weight: result.append((name, *as_array(weight.to(dtype)))))
         return result
 
-    def plan(self, version: Version) -> Manifest:
-        """Return how a version of the cut model lies in memory."""
-        self._spread()
-        return self._shard.plan(version)
+    def outgoing(self, what: What) -> Weights:
+        """Return what goes out, brought together here: where a rank is on another host."""
+        if what == "whole" or not self.config.lora.rank:
+            return self.weights()
+        found: Weights = []
+        if what == "version":
+            self._gather(
+                None, lambda n, w: found.append((learner_lora.adapter_name(n), *as_array(w)))
+            )
+            return found
+        dtypes = {t.name: t.dtype for t in self.plan(Version("", 0, 0), "base").tensors}
 
-    def publish(self, version: Version, opened: SlotOpened) -> list[Manifest]:
+        def take(name: str, weight: torch.Tensor) -> None:
+            found.append((name, *as_array(weight.to(getattr(torch, dtypes[name])))))
+
+        self._gather(take, merged=False)
+        return found
+
+    def plan(self, version: Version, what: What) -> Manifest:
+        """Return how a version of the cut model, or its base, lies in memory."""
+        self._spread()
+        return self._shard.outgoing.plan(version, what)
+
+    def base_key(self) -> str:
+        """Return what tells this base from others: what every rank has of it, summed up."""
+        self._spread()
+        mine, reports = self._move(Order("sum_up"), self._shard.outgoing.sum_up_base)
+        return digest("".join([mine, *(report.digest for report in reports)]).encode())
+
+    def whole_digest(self, version: Version) -> str:
+        """Return the digest of the merged weights; they come together one after the other."""
+        self._spread()
+        dtype = DTYPES[self.policy.dtype]
+        names = ((n, w.shape) for n, w in learner_lora.frozen(self._shard.model))
+        text = str(dtype).removeprefix("torch.")
+        total = Sum(layout(version, ((learner_lora.plain_name(n), text, s) for n, s in names)))
+        self._gather(lambda name, weight: total.add(name, as_array(weight.to(dtype))[0]))
+        return total.sealed().digest
+
+    def publish(self, version: Version, opened: SlotOpened, what: What) -> list[Manifest]:
         """Have every rank write its slices into an open slot; return what each wrote.
 
         Raises Elsewhere where a rank does not share the slot's memory.
         """
-        order = Order("publish", version=version, opened=opened)
-        mine, reports = self._move(order, lambda: self._shard.publish(version, opened))
+        order = Order("publish", version=version, opened=opened, base=what == "base")
+        mine, reports = self._move(order, lambda: self._shard.outgoing.write(version, opened, what))
         parts = []
         for report in (mine, *reports):
             if report.part is None:
@@ -147,9 +177,11 @@ class ShardedLearner(Learner):
         )
         return whole
 
-    def _gather(self, take: Take, take_adapter: Take | None = None) -> None:
+    def _gather(
+        self, take: Take | None, take_adapter: Take | None = None, *, merged: bool = True
+    ) -> None:
         self._spread()
-        self._move(Order("gather"), lambda: self._shard.gather(take, take_adapter))
+        self._move(Order("gather"), lambda: self._shard.gather(take, take_adapter, merged=merged))
 
     # ---------------------------------------------------------------- checkpoints
 
@@ -214,12 +246,14 @@ class ShardedLearner(Learner):
 
     # ---------------------------------------------------------------- where the model is
 
-    def _parts(self, widths: Sequence[int]) -> list[list[int]]:
+    def parts(self, widths: Sequence[int]) -> list[list[int]]:
         rounds = deal(self.scorer.parts(widths), widths, self._crew.ranks)
         return [part for one in rounds for part in one if part]  # empty ones stand at the end
 
-    def _score(self, scorer: Scorer, rows: Sequence[Row], temperature: float = 0.0) -> list[Floats]:
-        cuts = self._parts([width(row) for row in rows])
+    def score_rows(
+        self, scorer: Scorer, rows: Sequence[Row], temperature: float = 0.0
+    ) -> list[Floats]:
+        cuts = self.parts([width(row) for row in rows])
         if not cuts:
             return []
         dealt = self._dealt([rows_part([rows[i] for i in cut]) for cut in cuts])
@@ -244,7 +278,7 @@ class ShardedLearner(Learner):
         self._move(Order("mark", updates=updates), lambda: self._shard.mark(updates))
         return _All(lambda: self._move(Order("put_back"), self._shard.put_back))
 
-    def _apply(self, parts: Sequence[Part], vitals: Vitals) -> tuple[float, float]:
+    def apply(self, parts: Sequence[Part], vitals: Vitals) -> tuple[float, float]:
         dealt, lr = self._dealt(parts), self.optimizer.lr
         orders = [Order("update", parts=mine, lr=lr) for mine in dealt[1:]]
         own, reports = self._move(orders, lambda: self._shard.update(dealt[0], lr))

@@ -13,7 +13,7 @@ from realnet.roles.trainer.learner_part import Floats, Part
 
 Move = Literal[
     "meet", "spread", "refer", "score", "mark", "update", "put_back", "gather", "read", "stage",
-    "write", "publish",
+    "write", "publish", "sum_up",
 ]  # fmt: skip
 
 
@@ -37,6 +37,7 @@ class Report(Message):
     files: tuple[Written, ...] = ()
     error: str = ""  # why a checkpoint or a version could not be written
     part: Manifest | None = None  # the slices that it wrote of a version
+    digest: str = ""  # of its slices of a base
 
 
 class Order(Request[Report]):
@@ -48,7 +49,8 @@ class Order(Request[Report]):
     state, before `updates` updates; put_back: return to it. gather: help the leader to read whole
     weights. read, stage, write: a
     checkpoint's files in `folder`; with `base`, of the frozen weights beside adapters too.
-    publish: each rank's slices of `version`, into the slot that was `opened`.
+    publish: each rank's slices of `version`, a base if `base`, into the slot that was `opened`.
+    sum_up: the digest of each rank's slices of the base.
     """
 
     move: Move

@@ -27,13 +27,14 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 from torch.distributed.device_mesh import DeviceMesh
 
 from realnet.errors import RealnetError, ensure
-from realnet.roles.messages import Manifest, SlotOpened, Version
 from realnet.roles.models.blocks import recompute_blocks
-from realnet.roles.models.build import DTYPES, build_empty, build_model
+from realnet.roles.models.build import build_empty, build_model
+from realnet.roles.models.packed_attention import can_pack, use_packed_attention
 from realnet.roles.models.tokenizer import Tokenizer
-from realnet.roles.tables import Policy
+from realnet.roles.tables import Lora, Policy
 from realnet.roles.trainer import learner_lora
 from realnet.roles.trainer.fsdp import files, meeting, sharded
+from realnet.roles.trainer.fsdp.outgoing import RankOutgoing
 from realnet.roles.trainer.fsdp.records import Report, Written
 from realnet.roles.trainer.learner_config import LearnerConfig
 from realnet.roles.trainer.learner_optimizers import AdamW, Named
@@ -42,11 +43,6 @@ from realnet.roles.trainer.learner_pass import Scorer
 from realnet.roles.trainer.learner_run import run_part
 from realnet.roles.trainer.learner_undo import Undo
 from realnet.roles.trainer.learner_vitals import Vitals
-from realnet.roles.trainer.publisher import SlotWriter
-from realnet.roles.weights import layout
-from realnet.roles.weights import slices as cut_slices
-from realnet.roles.weights.layout import Array
-from realnet.roles.weights.sources import this_host
 
 Take = Callable[[str, torch.Tensor], None]
 _IDLE: Row = (np.zeros(2, np.int64), np.ones(1, np.int64))
@@ -75,7 +71,7 @@ class Shard:
         self.named: Named = []
         self.optimizer: AdamW
         self.rng = torch.Generator()
-        self._slots = SlotWriter()
+        self.outgoing: RankOutgoing
         self._undo: Undo | None = None
         self._writing: Future[Any] | None = None
 
@@ -95,6 +91,7 @@ class Shard:
         self.scorer = self._scorer(self.model)
         self.named = [(n, w) for n, w in self.model.named_parameters() if w.requires_grad]
         config = self.config
+        self.outgoing = RankOutgoing(self.model, self.policy, config.lora, self.rank, self._sums)
         self.optimizer = AdamW(
             self.named, config.lr, config.betas, config.epsilon, config.weight_decay
         )
@@ -119,13 +116,18 @@ class Shard:
         ensure(model is not None, "rank 0 cuts a model that it has")
         if self.config.activations == "recompute":
             recompute_blocks(model)
-        self._scorer(model)  # attention is chosen before the model is cut
+        if self.config.rows == "packed" and can_pack(model):
+            use_packed_attention(model)  # before the model is cut
         bf16 = self.policy.dtype == "bf16" or self.config.autocast == "bf16"
         return sharded.cut(model, self.mesh, self.device, bf16=bf16)
 
     def _scorer(self, model: Any) -> Scorer:
         config = self.config
-        return Scorer(model, self.policy.temperature, config.rows, config.micro_tokens)
+        bf16 = self.policy.dtype == "bf16" or config.autocast == "bf16"
+        return Scorer(
+            *(model, self.policy.temperature, config.rows, config.micro_tokens, "off"),
+            *(config.attention, bf16),
+        )
 
     # ---------------------------------------------------------------- passes
 
@@ -189,10 +191,17 @@ class Shard:
 
     # ---------------------------------------------------------------- whole weights
 
-    def gather(self, take: Take | None = None, take_adapter: Take | None = None) -> None:
+    def gather(
+        self,
+        take: Take | None = None,
+        take_adapter: Take | None = None,
+        *,
+        merged: bool = True,
+    ) -> None:
         """Bring every weight together, one after the other; rank 0 takes each in fp32.
 
-        Adapters are merged into what they stand beside; rank 0 may have them as they are, too.
+        Adapters are merged into what they stand beside, unless not `merged`; rank 0 may have them
+        as they are, too.
         """
         self.model.reshard()
         every = self.model.named_parameters()
@@ -202,45 +211,9 @@ class Shard:
                 if take_adapter is not None and learner_lora.is_adapter(name):
                     take_adapter(name, weight)
             if take is not None:
-                for name, weight in learner_lora.merged(whole, self.config.lora):
+                lora = self.config.lora if merged else Lora()
+                for name, weight in learner_lora.merged(whole, lora):
                     take(name, weight)
-
-    # ---------------------------------------------------------------- slices of a version
-
-    def plan(self, version: Version) -> Manifest:
-        """Return how a version lies in memory, from names and whole shapes alone."""
-        dtype = str(DTYPES[self.policy.dtype]).removeprefix("torch.")
-        named = learner_lora.frozen(self.model)
-        items = ((learner_lora.plain_name(n), dtype, tuple(w.shape)) for n, w in named)
-        return layout(version, items)
-
-    def publish(self, version: Version, opened: SlotOpened) -> Report:
-        """Write this rank's slices into an open slot on this host; no rank holds a whole tensor.
-
-        An adapter is merged row by row: rank r has the same rows of the matrix and of B, and takes
-        part in bringing A, which is small, together.
-        """
-        self.model.reshard()
-        slices: list[tuple[str, Sequence[int], Sequence[int]]] = []
-        arrays: list[Array] = []
-        every = self.model.named_parameters()
-        for _, group in itertools.groupby(every, lambda item: learner_lora.beside(item[0])):
-            local: dict[str, torch.Tensor] = {}
-            places: dict[str, tuple[Sequence[int], Sequence[int]]] = {}
-            for name, weight in group:
-                if learner_lora.is_adapter(name) and ".lora_A." in name:
-                    local[name] = sharded.whole_tensor(weight)
-                else:
-                    local[name] = weight.detach().to_local()
-                    places[learner_lora.plain_name(name)] = sharded.place(weight)
-            for name, weight in learner_lora.merged(local, self.config.lora):
-                start, size = places[name]
-                slices.append((name, start, size))
-                arrays.append(_array(weight.to(DTYPES[self.policy.dtype])))
-        if opened.host != this_host():
-            return Report(error=f"rank {self.rank} is on {this_host()}, not on {opened.host}")
-        mine = cut_slices.part(self.plan(version), slices, self.rank)
-        return Report(part=self._slots.write_part(mine, opened.location, arrays))
 
     # ---------------------------------------------------------------- checkpoints
 
@@ -284,9 +257,3 @@ class Shard:
         """Return what is trained, and with `base` what is frozen, by its name in a checkpoint."""
         named = [*self.named, *(learner_lora.frozen(self.model) if base else [])]
         return {f"{files.WEIGHT}{name}": weight.detach() for name, weight in named}
-
-
-def _array(weight: torch.Tensor) -> Array:
-    there = weight.cpu().contiguous()
-    found: Array = (there.view(torch.uint16) if there.dtype == torch.bfloat16 else there).numpy()
-    return found
