@@ -160,12 +160,12 @@ class Rig:
                 whole = model(self.models[number])
                 end = position + count
                 if self.stale and cache is not None:
-                    rows = whole(
-                        torch.tensor(ids[position - 1 : end - 1])[None], past_key_values=cache
-                    ).logits[0]
+                    ids_now = torch.tensor(ids[position - 1 : end - 1])[None]
+                    rows = whole(ids_now, None, None, cache).logits[0]
                 else:
                     cache = DynamicCache()
-                    rows = whole(torch.tensor(ids[: end - 1])[None], past_key_values=cache).logits
+                    # By its place: transformers 5.24 gave the cache another name.
+                    rows = whole(torch.tensor(ids[: end - 1])[None], None, None, cache).logits
                     rows = rows[0, position - 1 :]
                 logp = (rows / temperature).log_softmax(-1)
                 wanted = logp.gather(1, torch.tensor(ids[position:end])[:, None])[:, 0].numpy()

@@ -358,8 +358,9 @@ def test_stale_swap_is_old_keys_under_new_weights() -> None:
         ids = torch.tensor([prompt + tokens])
         prefix = len(prompt) + old - 1  # tokens whose keys and values A wrote
         if old:
-            A(ids[:, :prefix], past_key_values=cache, use_cache=True)
-            rest = B(ids[:, prefix:], past_key_values=cache, use_cache=True).logits[0]
+            # By its place: transformers 5.24 gave the cache another name.
+            A(ids[:, :prefix], None, None, cache, use_cache=True)
+            rest = B(ids[:, prefix:], None, None, cache, use_cache=True).logits[0]
         else:
             rest = B(ids).logits[0][len(prompt) - 1 :]
         wanted = [float(rest[i].log_softmax(-1)[t]) for i, t in enumerate(tokens[old:])]
