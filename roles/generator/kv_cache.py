@@ -5,54 +5,71 @@ Knows only its layout. Called by `decoder` (reads, writes) and by `torch_engine`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from realnet.roles.models.shape import Shape
 
 
 class KVCache:
-    """Layout: [layer, row, position, 2 x kv head (keys, then values), head_dim].
+    """Layout: [layer, keys or values, row, kv head, position, head_dim].
 
-    Positions lie beside each other within a row, so that moving a row is one contiguous copy, and
-    writing a token of each row is one `index_copy_`. Rows in use are the first ones, so that
-    attention reads a view. It starts as zeros: what no token wrote is masked, but NaN times a zero
-    probability would be NaN.
+    A head's positions lie beside each other: keys, or values, of the first rows are one batch of
+    matrices, a view, whatever their length. Rows in use are the first ones. It starts as zeros:
+    what no token wrote is masked, but NaN times a zero probability would be NaN.
     """
 
     def __init__(
         self, shape: Shape, rows: int, context: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        heads = 2 * shape.num_key_value_heads
-        size = (shape.num_hidden_layers, rows, context, heads, shape.head_dim)
+        layers, heads, width = shape.num_hidden_layers, shape.num_key_value_heads, shape.head_dim
         self.rows = rows
         self.context = context
-        self.kv_heads = shape.num_key_value_heads
-        self.data = torch.zeros(size, dtype=dtype, device=device)
-        self.starts = torch.arange(rows, device=device) * context  # of each row, in `_flat`
-        self._flat = self.data.view(shape.num_hidden_layers, rows * context, -1)
+        self.device = device
+        self.data = torch.zeros(layers, 2, rows, heads, context, width, dtype=dtype, device=device)
+        self._flat = self.data.view(layers, -1, width)
+        self._heads = heads
+        # Of each layer: keys and values [row x kv head, position, head_dim].
+        self._lines = [tuple(layer.flatten(1, 2).unbind()) for layer in self.data]
+        starts = torch.arange(2 * rows * heads, device=device) * context
+        self._starts = starts.view(2, rows, heads).transpose(0, 1).reshape(rows, -1).contiguous()
 
-    def write_one(self, layer: int, where: torch.Tensor, kv: torch.Tensor) -> None:
-        """Write one token for each row. `where` [n] is `starts` plus the position."""
-        self._flat[layer].index_copy_(0, where, kv.reshape(kv.shape[0], -1))
+    def places(self, positions: torch.Tensor) -> torch.Tensor:
+        """Return where tokens at `positions` [n] of the first n rows go, the same in any layer."""
+        return (self._starts[: positions.shape[0]] + positions[:, None]).view(-1)
 
-    def write_many(self, layer: int, rows: torch.Tensor, start: int, kv: torch.Tensor) -> None:
-        """Write `kv` [m, T, 2 x kv head, head_dim] at positions start .. start + T of `rows`."""
-        self.data[layer, rows, start : start + kv.shape[1]] = kv
+    def write_one(self, layer: int, places: torch.Tensor, kv: torch.Tensor) -> None:
+        """Write one token for each row: keys, then values [n, 2 x kv head x head_dim]."""
+        self._flat[layer].index_copy_(0, places, kv.reshape(places.shape[0], -1))
+
+    def write_many(
+        self, layer: int, rows: torch.Tensor, start: int, keys: torch.Tensor, values: torch.Tensor
+    ) -> None:
+        """Write [m, kv head, T, head_dim] at positions start .. start + T of `rows` [m]."""
+        there = self.data[layer, :, :, :, start : start + keys.shape[2]]
+        there[0][rows] = keys
+        there[1][rows] = values
 
     def first(self, layer: int, rows: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return views of keys and values of the first rows: [rows, kv head, length, head_dim]."""
-        return self._split(self.data[layer, :rows, :length])
+        """Return views of keys and values of the first rows: [rows x kv head, length, head_dim]."""
+        keys, values = self._lines[layer]
+        lines = rows * self._heads
+        return keys[:lines, :length], values[:lines, :length]
 
     def some(
         self, layer: int, rows: torch.Tensor, length: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return copies of keys and values of `rows`: [m, kv head, length, head_dim]."""
-        return self._split(self.data[layer, rows, :length])
+        keys, values = self.data[layer, :, :, :, :length].unbind()
+        return keys[rows], values[rows]
 
-    def copy_row(self, source: int, target: int, length: int) -> None:
-        """Make the first `length` positions of `target` those of `source`."""
-        self.data[:, target, :length] = self.data[:, source, :length]
-
-    def _split(self, both: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        heads = both.transpose(1, 2)
-        return heads[:, : self.kv_heads], heads[:, self.kv_heads :]
+    def copy_rows(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
+        """Make the first `length` positions of `targets` those of `sources` (no row is both)."""
+        there = self.data[:, :, :, :, :length]
+        if len(sources) == 1:
+            there[:, :, targets[0]] = there[:, :, sources[0]]
+        elif sources:
+            device = self.device
+            from_, to = torch.tensor([sources, targets], device=device)
+            there[:, :, to] = there[:, :, from_]

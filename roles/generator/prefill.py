@@ -44,8 +44,8 @@ def prefill(
         chunk = max(1, budget // len(part))
         for start in range(0, width, chunk):
             decoder.prefill(cache, where, tokens[:, start : start + chunk], start)
-    for first, row in copies:
-        cache.copy_row(first, row, len(prefixes[row]))
+    longest = max((len(prefixes[row]) for _, row in copies), default=0)
+    cache.copy_rows([first for first, _ in copies], [row for _, row in copies], longest)
 
 
 def batches(lengths: Mapping[int, int], budget: int) -> list[list[int]]:

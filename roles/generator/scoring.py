@@ -20,7 +20,7 @@ from realnet.roles.messages import Floats, Ints
 
 def score(decoder: Decoder, cache: KVCache, sequences: Sequence[Ints]) -> list[Floats]:
     """Return log pi(ids[t] | ids[:t]) for t >= 1 of each sequence. `cache` has a row for each."""
-    device = cache.starts.device
+    device = cache.device
     longest = max(len(ids) for ids in sequences)
     padded = np.zeros((len(sequences), longest), np.int64)
     for line, ids in zip(padded, sequences, strict=True):

@@ -21,7 +21,8 @@ import torch
 
 from realnet.errors import ConfigError, ensure
 from realnet.roles.generator import sampler
-from realnet.roles.generator.decoder import Decoder, Weights, read_weights
+from realnet.roles.generator.decoder import Decoder
+from realnet.roles.generator.decoder_weights import Weights, read_weights
 from realnet.roles.generator.dice import uniforms
 from realnet.roles.generator.engine import EngineConfig, SwapUndone
 from realnet.roles.generator.kv_cache import KVCache
@@ -32,6 +33,7 @@ from realnet.roles.messages import Delta, Floats, Generate, Ints, Version
 from realnet.roles.models.shape import Shape
 from realnet.roles.tables import Policy
 
+CPU_PREFILL = 1024  # tokens in one forward pass
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -114,7 +116,7 @@ class TorchEngine:
                 self._end(waiting, "abort")
             for index in [i for i, r in enumerate(self._rows) if r.id == request_id]:
                 self._end(self._rows[index], "abort")
-                self._leave(index)
+                self._leave([index])
 
     def _join(self) -> None:
         """Give free rows to waiting requests, all prefilled together."""
@@ -131,7 +133,10 @@ class TorchEngine:
 
     def _prefill(self, first: int) -> None:
         prefixes = {i: self._rows[i].ids[: self._rows[i].length - 1] for i in self._from(first)}
-        prefill(self._decoder, self._cache, prefixes, self._config.prefill, self._device)
+        budget = self._config.prefill
+        if self._device.type == "cpu":  # what a pass makes stays in the core's own cache
+            budget = min(budget, CPU_PREFILL)
+        prefill(self._decoder, self._cache, prefixes, budget, self._device)
 
     def _write(self, steps: int) -> None:
         """Write up to `steps` tokens in each row, and deal with rows that end.
@@ -145,60 +150,63 @@ class TorchEngine:
             self._knobs = sampler.knobs_of([row.request.sampling for row in rows], device)
         knobs = self._knobs
         state = np.array([(r.ids[r.length - 1], r.length - 1, r.left, r.drawn) for r in rows])
-        tokens, positions, left = torch.from_numpy(state[:, :3].T.copy()).to(device)
+        tokens, start, left = torch.from_numpy(state[:, :3].T.copy()).to(device)
         seeds = np.array([row.seed for row in rows], np.uint64)
-        uniform = torch.from_numpy(uniforms(seeds, state[:, 3], steps)).to(device)
+        uniform = torch.from_numpy(uniforms(seeds, state[:, 3], steps)[..., None]).to(device)
         length = int(state[:, 1].max()) + 1
+        positions, last = start.clone(), start + left - 1
         alive = torch.ones(count, dtype=torch.bool, device=device)
-        stopped = torch.zeros_like(alive)
-        written = torch.zeros_like(left)
         drawn = []
         for step in range(steps):
             width = min(length + step, self._context)
             logits = self._decoder.decode(self._cache, tokens, positions, width)
-            tokens, logprobs = sampler.draw(logits, knobs, uniform[step, :, None])
+            tokens, logprobs = sampler.draw(logits, knobs, uniform[step])
             drawn.append((tokens, logprobs))
-            written += alive
+            alive &= positions < last
             if knobs.stops is not None:
-                stopped |= (tokens[:, None] == knobs.stops).any(1) & alive
-            alive = (written < left) & ~stopped
+                alive &= (tokens[:, None] != knobs.stops).all(1)
             positions += alive
             if self._poked or (device.type == "cpu" and not alive.any()):
                 break
-        self._harvest(drawn, written, alive, stopped)
+        written = positions - start + ~alive  # a row that ended stays where its last token was read
+        self._harvest(drawn, written, alive)
 
     def _harvest(
         self,
         drawn: list[tuple[torch.Tensor, torch.Tensor]],
         written: torch.Tensor,
         alive: torch.Tensor,
-        stopped: torch.Tensor,
     ) -> None:
         """Move a block's tokens to their rows; send what is due; let go of rows that ended."""
         tokens = torch.stack([t for t, _ in drawn], 1).cpu().numpy()
         logprobs = torch.stack([p for _, p in drawn], 1).cpu().numpy()
-        counts = written.tolist()
-        alive_list, stopped_list = alive.tolist(), stopped.tolist()
+        counts, alive_list = written.tolist(), alive.tolist()
         for index, row in enumerate(self._rows):
             count = counts[index]
             row.write(tokens[index, :count], logprobs[index, :count])
             if not alive_list[index]:
-                self._end(row, "stop" if stopped_list[index] else "length")
+                stopped = int(tokens[index, count - 1]) in row.request.sampling.stop_ids
+                self._end(row, "stop" if stopped else "length")
             elif row.unsent >= self._config.flush:
                 self._end(row, "")
-        for index in reversed([i for i, lives in enumerate(alive_list) if not lives]):
-            self._leave(index)
+        self._leave([i for i, lives in enumerate(alive_list) if not lives])
 
     def _end(self, row: Row, finish: str) -> None:
         """Send what a row wrote; with `finish` it is its last."""
         self._ready.append((row.id, row.delta(self._version, finish)))
 
-    def _leave(self, index: int) -> None:
-        """Free a row; the last one moves into its place, so that rows in use stay the first."""
-        last = self._rows.pop()
-        if index < len(self._rows):
-            self._cache.copy_row(len(self._rows), index, last.length - 1)
-            self._rows[index] = last
+    def _leave(self, ended: Sequence[int]) -> None:
+        """Free rows; the last ones move into their places, so that rows in use stay the first."""
+        if not ended:
+            return
+        gone, kept = set(ended), len(self._rows) - len(ended)
+        holes = [i for i in ended if i < kept]
+        movers = [i for i in range(kept, len(self._rows)) if i not in gone]
+        longest = max((self._rows[i].length - 1 for i in movers), default=0)
+        self._cache.copy_rows(movers, holes, longest)
+        for source, target in zip(movers, holes, strict=True):
+            self._rows[target] = self._rows[source]
+        del self._rows[kept:]
         self._knobs = None
 
     def _from(self, first: int) -> range:

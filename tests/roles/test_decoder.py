@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from realnet.errors import ConfigError
-from realnet.roles.generator.decoder import Decoder, read_weights
+from realnet.roles.generator.decoder import Decoder
+from realnet.roles.generator.decoder_weights import read_weights
 from realnet.roles.generator.kv_cache import KVCache
 from realnet.roles.models.build import build_model, named_weights
 from realnet.roles.models.reference import load_tokenizer
