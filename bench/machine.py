@@ -1,4 +1,4 @@
-"""Where and when something was measured: date, machine, versions, load."""
+"""Where and when something was measured: date, machine, versions, load; and how it is kept."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import datetime
 import importlib.metadata
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+Keep = Callable[[dict[str, Any]], None]  # writes down what a part has measured so far
 VERSIONS = ("realnet-rl", "torch", "transformers", "numpy")
 
 

@@ -1,8 +1,8 @@
-"""The demo as `make run` trains it, and asynchronous against synchronous with real compute.
+"""The demo as `make run` trains it, once for each of some seeds, from nothing to its report.
 
-The demo: wall time from the command to its end, the largest memory of all its processes together
-(sum of proportional shares), and its own measures of held-out problems. The two modes: η = 1 and
-η = 0 of one topology from one warm start, in rounds; time to one accuracy as in `rl_learning.py`.
+Measured: wall time from the command to its end, the largest memory of all its processes together
+(sum of proportional shares), its own measures of held-out problems (drawn at temperature 1, greedy,
+and both with thinking forced), and whether its ledger balances and its report is there.
 
 Called by `rl.py`.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,38 +20,37 @@ from pathlib import Path
 from typing import Any
 
 from demo_policy import TOPOLOGY
-from rl_learning import EVERY, TARGET, Point, make_base, seconds_to, train_realnet
+from machine import Keep
 
-STEPS = 30
-MODES = {"async": 1, "sync": 0}
 _LOOK_S = 1.0
+MEASURES = {
+    "p1": "eval/addz_test/pass@1",
+    "greedy": "eval/addz_test/greedy",
+    "forced_p1": "eval/addz_test_forced/pass@1",
+}
 
 
-def measure(arguments: argparse.Namespace, console: Any) -> dict[str, Any]:
-    """Run the demo once, then the rounds."""
-    with tempfile.TemporaryDirectory(prefix="rb") as folder:
-        demo = run_demo(Path(folder), arguments.quick)
-    console.print(f"demo: {demo}", markup=False)
-    rounds = []
-    for seed in range(1 if arguments.quick else arguments.rounds):
-        base = make_base(arguments.folder, seed)
-        found: dict[str, Any] = {}
-        for name in MODES if seed % 2 == 0 else reversed(MODES):
-            steps = EVERY if arguments.quick else STEPS
-            with tempfile.TemporaryDirectory(prefix="rb") as folder:
-                found[name] = train_realnet(Path(folder) / name, base, MODES[name], steps, seed)
-            console.print(f"round {seed + 1} {name}: {found[name]}", markup=False)
-        rounds.append(found)
-    return {"demo": demo, "rounds": rounds}
+def measure(
+    arguments: argparse.Namespace, console: Any, before: dict[str, Any], keep: Keep
+) -> dict[str, Any]:
+    """Run the demo with one seed after the other."""
+    runs = list(before.get("runs", []))
+    for seed in range(len(runs), 1 if arguments.quick else arguments.seeds):
+        with tempfile.TemporaryDirectory(prefix="rb") as folder:
+            runs.append({"seed": seed, **run_demo(Path(folder), seed, arguments.quick)})
+        console.print(f"demo: {runs[-1]}", markup=False)
+        keep({"runs": runs})
+    return {"runs": runs}
 
 
-def run_demo(folder: Path, quick: bool) -> dict[str, float]:
+def run_demo(folder: Path, seed: int, quick: bool) -> dict[str, Any]:
     """Run the demo to its end; return what it says and what it took."""
-    sets = ("run.until.steps=10", "roles.trainer.warm_start.steps=20") if quick else ()
+    sets = [f"policy.seed={seed}", f"tasks.addz.seed={seed}"]
+    sets += ["run.until.steps=10", "roles.trainer.warm_start.steps=20"] if quick else []
     told = [word for text in sets for word in ("--set", text)]
     command = [sys.executable, "-P", "-m", "realnet.cli", "run", str(TOPOLOGY), "--runs"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    start_s, peak = time.monotonic(), 0.0
+    load, start_s, peak = os.getloadavg()[0], time.monotonic(), 0.0
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [*command, str(folder / "runs"), *told], env=env, stdout=log, stderr=log
@@ -61,23 +59,27 @@ def run_demo(folder: Path, quick: bool) -> dict[str, float]:
             peak = max(peak, _memory_gb(process.pid))
             time.sleep(_LOOK_S)
     took_s = time.monotonic() - start_s
+    said = (folder / "log").read_text(encoding="utf-8")
     if process.returncode:
-        raise RuntimeError((folder / "log").read_text(encoding="utf-8")[-3000:])
-    path = next((folder / "runs").glob("*/metrics.jsonl"))
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    measured = [r for r in rows if r["actor"].startswith("evaluator/") and _share(r) is not None]
+        raise RuntimeError(said[-3000:])
+    run = next((folder / "runs").glob("*/metrics.jsonl")).parent
+    if not (run / "report.html").is_file() or not (run / "ledger.json").is_file():
+        raise RuntimeError(f"no report, or no ledger that was closed:\n{said[-3000:]}")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+    measured = [found for row in rows if (found := _measures(row))]
     return {
         "seconds": took_s,
         "peak_gb": peak,
-        "base": _share(measured[0]) or 0.0,
-        "final": _share(measured[-1]) or 0.0,
+        "base": measured[0],
+        "final": measured[-1],
+        "load": load,
     }
 
 
-def _share(row: dict[str, Any]) -> float | None:
-    """Return the demo's own held-out pass@1 in a row of its evaluator."""
-    found = [v for k, v in row.items() if "addz_test/" in k and k.endswith("pass@1")]
-    return float(found[0]) if found else None
+def _measures(row: dict[str, Any]) -> dict[str, float]:
+    """Return the held-out measures in a row of metrics.jsonl; none unless all are in it."""
+    found = {name: row[key] for name, key in MEASURES.items() if key in row}
+    return found if "p1" in found else {}
 
 
 def _memory_gb(root: int) -> float:
@@ -102,51 +104,41 @@ def _memory_gb(root: int) -> float:
     return total * 1024 / 1e9
 
 
-def _curves(measured: dict[str, Any], name: str) -> list[list[Point]]:
-    return [[Point(*p) for p in r[name]] for r in measured.get("rounds", [])]
-
-
 def figures(measured: dict[str, Any]) -> dict[str, float | None]:
-    """Return the flat figures."""
-    demo = measured.get("demo", {})
-    ratios = []
-    for ours, slow in zip(_curves(measured, "async"), _curves(measured, "sync"), strict=True):
-        mine, other = seconds_to(ours, TARGET), seconds_to(slow, TARGET)
-        if mine and other:
-            ratios.append(other / mine)
+    """Return the flat figures: of all seeds the worst."""
+    runs = measured.get("runs", [])
+
+    def ends(name: str, when: str) -> list[float]:
+        return [run[when][name] for run in runs if name in run[when]]
+
     return {
-        "demo_accuracy_base": demo.get("base"),
-        "demo_accuracy_final": demo.get("final"),
-        "demo_seconds": demo.get("seconds"),
-        "demo_peak_gb": demo.get("peak_gb"),
-        "async_vs_sync_demo": statistics.median(ratios) if ratios else None,
+        "demo_accuracy_base": max(ends("p1", "base"), default=None),
+        "demo_accuracy_final": min(ends("p1", "final"), default=None),
+        "demo_greedy_final": min(ends("greedy", "final"), default=None),
+        "demo_seconds": max((run["seconds"] for run in runs), default=None),
+        "demo_peak_gb": max((run["peak_gb"] for run in runs), default=None),
     }
 
 
 def lines(measured: dict[str, Any]) -> list[str]:
-    """Return the tables in Markdown."""
-    demo = measured["demo"]
-    out = (
-        []
-        if not demo
-        else [
-            f"`make run` after installation: {demo['seconds']:.0f} s, at most "
-            f"{demo['peak_gb']:.2f} GB, held-out pass@1 {demo['base']:.2f} -> {demo['final']:.2f}.",
-            "",
-        ]
-    )
-    out += [
-        f"Time to pass@1 {TARGET:g} from one warm start a round, without evaluation in the run:",
+    """Return the table in Markdown."""
+    out = [
+        "`make run` after installation, warm start and reinforcement learning with one seed each. "
+        "Held-out problems (192), before and after: drawn at temperature 1, greedy, and drawn with "
+        "thinking forced. The figures above are the worst seed's.",
         "",
-        "| round | mode | seconds to the target | seconds a step | last step: pass@1 |",
-        "|---|---|---|---|---|",
+        "| seed | pass@1 | greedy | pass@1, made to think | seconds | GB | load |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for name, eta in MODES.items():
-        for number, points in enumerate(_curves(measured, name), 1):
-            reached, last = seconds_to(points, TARGET), points[-1]
-            shown = "not reached" if reached is None else f"{reached:.1f}"
-            out.append(
-                f"| {number} | {name}, η = {eta} | {shown} | {last.seconds / last.step:.2f} | "
-                f"{last.step}: {last.accuracy:.2f} |"
-            )
+    for run in measured["runs"]:
+        shown = [_change(run, name) for name in MEASURES]
+        out.append(
+            f"| {run['seed']} | {' | '.join(shown)} | {run['seconds']:.0f} | "
+            f"{run['peak_gb']:.2f} | {run['load']:.1f} |"
+        )
     return out
+
+
+def _change(run: dict[str, Any], name: str) -> str:
+    before, after = (run[when].get(name) for when in ("base", "final"))
+    return "" if before is None or after is None else f"{before:.2f} -> {after:.2f}"

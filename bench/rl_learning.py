@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from demo_policy import TOPOLOGY, Demo, accuracy, load, read_demo
+from demo_policy import TOPOLOGY, TRAINER, Demo, accuracy, load, read_demo
 from stability_run import learner_of, make_warm_start
 
 from realnet.roles.messages import Version
@@ -60,6 +60,9 @@ def train_realnet(work: Path, base: Path, max_age: int, steps: int, seed: int) -
         f"run.until.steps={steps}",
         f'run.save={{every="{EVERY} steps", keep=1000, export="none"}}',
         "run.report=false",
+        f"roles.trainer.lr={TRAINER['lr']}",
+        'roles.trainer.schedule="constant"',
+        "roles.trainer.lr_end=0",
         "roles.trainer.warm_start.steps=0",
         "roles.evaluator=false",
         "wires.eval=false",
@@ -98,7 +101,7 @@ def train_trl(
         "batch": demo.policy.batch,
         "group": demo.policy.group,
         "max_tokens": demo.policy.max_tokens,
-        "lr": demo.trainer["lr"],
+        "lr": TRAINER["lr"],
         "threads": threads,
         "problems": [
             demo.problem(k, seed=seed)._asdict() for k in range(demo.policy.batch * steps)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from demo_policy import DIRECT, Answer, Demo, Problem, accuracy, load, read_demo, write_all
+from demo_policy import DIRECT, TRAINER, Answer, Demo, Problem, accuracy, load, read_demo, write_all
 
 from realnet.config import read_table
 from realnet.roles.ledger import Ledger
@@ -44,7 +44,7 @@ KEPT = (
 
 
 class Setting(NamedTuple):
-    """What one run is of. `rule` are keys of `[roles.trainer]` that differ from the demo's."""
+    """What one run is of. `rule` are keys of `[roles.trainer]` that differ from `TRAINER`'s."""
 
     algorithm: str
     rule: dict[str, Any]
@@ -56,7 +56,7 @@ class Setting(NamedTuple):
 
 def learner_of(demo: Demo, rule: dict[str, Any], horizon: int) -> Learner:
     """Return a learner of the demo with some keys of its table replaced."""
-    table = {k: v for k, v in demo.trainer.items() if k != "warm_start"}
+    table = {k: v for k, v in TRAINER.items() if k != "warm_start"}
     config = read_table(LearnerConfig, {**table, **rule, "device": "cpu"}, "trainer")
     return Learner(demo.policy, config, demo.tokenizer, Path(), horizon=horizon)
 
@@ -64,7 +64,7 @@ def learner_of(demo: Demo, rule: dict[str, Any], horizon: int) -> Learner:
 def make_warm_start(folder: Path, seed: int) -> None:
     """Train one warm start as the demo does, into `folder`."""
     demo = read_demo(seed=seed)
-    config = read_table(LearnerConfig, {**demo.trainer, "device": "cpu"}, "trainer")
+    config = read_table(LearnerConfig, {**TRAINER, "device": "cpu"}, "trainer")
     learner = Learner(demo.policy, config, demo.tokenizer, Path())
     learner.warm_start(lambda k, progress: addz.demo(seed, k, progress), lambda *_: None)
     learner.save(folder)

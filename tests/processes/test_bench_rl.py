@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 BENCH = Path(__file__).parents[2] / "bench"
 
@@ -78,6 +81,49 @@ def test_time_to_an_accuracy_lies_on_the_line_between_measures(module: Any) -> N
         {"rounds": [{"realnet": curve, "trl": [(0, 0.0, 0.1), (5, 60.0, 0.65)]}]}
     )
     assert found["vs_trl_seconds"] == pytest.approx(60 / 13.75)
+
+
+class Stop(Exception):
+    """What cuts a benchmark off."""
+
+
+def test_a_part_that_was_cut_off_goes_on_where_it_was(module: Any, tmp_path: Path) -> None:
+    """Rounds that were kept are not run again; a part that is done is left alone."""
+    rl, rounds = module("rl"), module("rl_rounds")
+    ran: list[tuple[str, int]] = []
+    left = [3]
+
+    def train(name: str, base: Path, work: Path, seed: int) -> list[Any]:
+        if not left[0]:
+            raise Stop
+        left[0] -= 1
+        ran.append((name, seed))
+        return [(0, 0.0, 0.1), (5, 10.0, 0.9)]
+
+    def measure(arguments: Any, console: Any, before: Any, keep: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(rounds, "make_base", lambda folder, seed: folder)
+            return rounds.run_rounds(("a", "b"), train, arguments, console, before, keep)
+
+    part = types.SimpleNamespace(measure=measure)
+    console = Console(quiet=True)
+
+    def run(*, goes_on: bool) -> bool:
+        told = argparse.Namespace(goes_on=goes_on, folder=tmp_path, quick=False, rounds=2)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setitem(rl.PARTS, "modes", part)
+            return bool(rl.run_part("modes", told, console))
+
+    with pytest.raises(Stop):
+        run(goes_on=False)
+    assert ran == [("a", 0), ("b", 0), ("b", 1)]  # the second round goes the other way about
+    left[0] = 2
+    assert run(goes_on=True)
+    assert ran[3:] == [("b", 1), ("a", 1)]  # half a round compares nothing: it ran again, whole
+    assert not run(goes_on=True)
+    kept = json.loads((tmp_path / "rl-modes.json").read_text())
+    assert kept["done"]
+    assert len(kept["rounds"]) == 2
 
 
 def test_a_fall_is_from_the_best_before_it(module: Any) -> None:
