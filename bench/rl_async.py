@@ -211,8 +211,9 @@ def lines(measured: dict[str, Any]) -> list[str]:
     out = [
         f"Lengths lognormal (σ = 1, mean 64 tokens, cap 8 times the mean), groups of {GROUP}, "
         f"{FILL} answers of a batch a slot, a step of the trainer takes {RATIO:g} of generating "
-        f"its batch; blocks of {BLOCK} tokens. The first third of a run's steps "
-        "is not counted. Bound: max(generation at full slots, step) / time of a step.",
+        f"its batch; blocks of {BLOCK} tokens, due at fixed times: what the host is late by is "
+        "made up for, up to a block, as a device goes on without its host. The first third of a "
+        "run's steps is not counted. Bound: max(generation at full slots, step) / time of a step.",
         "",
         "| generators x slots | B | time, tokens/s a slot | over_age | η | s/step | speed-up | "
         "of the bound | tokens masked | oldest token | load |",

@@ -28,7 +28,12 @@ ANY_ID = 2**31 - 1
 
 
 class FakeEngine:
-    """See `engine.Core`. `sleep` is what waiting for the rate is: a simulation hands its own."""
+    """See `engine.Core`. `sleep` and `now` are what waiting for the rate is.
+
+    At a rate, tokens are due at fixed times, and what the host is late by is made up for, up to a
+    block: as a device writes its next block while the host looks at the last one. An engine that
+    had nothing to write starts anew.
+    """
 
     def __init__(
         self,
@@ -36,10 +41,13 @@ class FakeEngine:
         context: int,
         seed: int,
         sleep: Callable[[float], None] = time.sleep,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
         self._context = context
         self._sleep = sleep
+        self._now = now
+        self._due_s = -math.inf  # when the last token was to be written
         self._rng = random.Random(seed)
         self._inbox = Inbox()
         self._waiting: deque[Row] = deque()
@@ -81,6 +89,8 @@ class FakeEngine:
                 self._rows.append(self._waiting.popleft())
             if self._rows:
                 self._write(max_tokens)
+        if not self._rows:
+            self._due_s = -math.inf
         self._poked = False
         ready, self._ready = self._ready, []
         return ready
@@ -115,11 +125,7 @@ class FakeEngine:
         """
         rows = self._rows
         ends = [self._tokens_left(row) for row in rows]
-        steps = 0
-        while steps < min(most, max(ends)) and not self._poked:
-            if self._config.fake.rate:
-                self._sleep(1 / self._config.fake.rate)
-            steps += 1
+        steps = self._wait(min(most, max(ends)))
         seeds = np.array([row.seed % 2**64 for row in rows], np.uint64)
         dice = uniforms(seeds, np.array([row.drawn for row in rows]), steps)
         for index, row in enumerate(tuple(rows)):
@@ -131,6 +137,21 @@ class FakeEngine:
                 self._end(row, "stop" if self._is_whole(row) else "length")
             elif row.unsent >= self._config.flush:
                 self._end(row, "")
+
+    def _wait(self, most: int) -> int:
+        """Wait until `most` tokens are due, or until a poke; return how many are."""
+        rate = self._config.fake.rate
+        if not rate:
+            return 0 if self._poked else most
+        steps, now_s = 0, self._now()
+        lag_s = self._config.block / rate
+        self._due_s = now_s if self._due_s == -math.inf else max(self._due_s, now_s - lag_s)
+        while steps < most and not self._poked:
+            self._due_s += 1 / rate
+            if (left_s := self._due_s - self._now()) > 0.0:
+                self._sleep(left_s)
+            steps += 1
+        return steps
 
     def _fill(self, row: Row, dice: np.ndarray[Any, Any], *, last: bool) -> None:
         """Write one token for each number; the last of a whole answer is a stop token."""

@@ -111,33 +111,66 @@ def test_a_part_is_sent_when_a_block_ends_with_enough_of_it() -> None:
     assert parts == [[], [(8, "")], [], [(8, "")], [(4, "stop")]]
 
 
-def test_poke_ends_a_block_between_two_tokens() -> None:
-    def sleep(seconds: float) -> None:
-        if len(slept) == 2:
-            made.poke()
-        slept.append(seconds)
+class Time:
+    """A clock that only sleeping moves. `poke` is called before the sleep of that number."""
 
-    slept: list[float] = []
-    config = EngineConfig(kind="fake", flush=1, fake=FakeConfig(rate=50, mean=20))
-    made = FakeEngine(config, 64, 0, sleep=sleep)
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self.slept: list[float] = []
+        self.before: dict[int, Any] = {}
+
+    def sleep(self, seconds: float) -> None:
+        self.before.pop(len(self.slept), lambda: None)()
+        self.slept.append(round(seconds, 9))
+        self.now_s += seconds
+
+    def now(self) -> float:
+        return self.now_s
+
+
+def timed(rate: float, mean: float, **config: Any) -> tuple[FakeEngine, Time]:
+    time = Time()
+    table = EngineConfig(kind="fake", fake=FakeConfig(rate=rate, mean=mean), **config)
+    made = FakeEngine(table, 64, 0, time.sleep, time.now)
+    made.submit(0, request())
+    assert made.step(4) == []
+    assert time.slept == []  # waits for a version, not for tokens
     made.stage({}, Version("policy", 0, 0))
     made.swap()
-    made.submit(0, request())
+    return made, time
+
+
+def test_poke_ends_a_block_between_two_tokens() -> None:
+    made, time = timed(50, 20, flush=1)
+    time.before[2] = made.poke
     assert [len(d.token_ids) for _, d in made.step(8)] == [3]
     assert [len(d.token_ids) for _, d in made.step(8)] == [8]
 
 
 def test_rate_is_waited_for_through_the_given_sleep() -> None:
-    slept: list[float] = []
-    config = EngineConfig(kind="fake", fake=FakeConfig(rate=50, mean=6))
-    made = FakeEngine(config, 64, 0, sleep=slept.append)
-    made.submit(0, request())
-    assert made.step(4) == []
-    assert slept == []  # waits for a version, not for tokens
-    made.stage({}, Version("policy", 0, 0))
-    made.swap()
+    made, time = timed(50, 6)
     drain(made)
-    assert slept == [1 / 50] * 6
+    assert time.slept == [1 / 50] * 6
+
+
+def test_what_the_host_is_late_by_is_made_up_for_up_to_a_block() -> None:
+    made, time = timed(50, 20, block=2)
+    made.step(2)
+    time.now_s += 0.03  # of the 0.04 that a block takes
+    made.step(2)
+    assert time.slept[2:] == [0.01]
+    time.now_s += 1.0
+    made.step(3)
+    assert time.slept[3:] == [0.02]  # two tokens were ready: what is older is lost
+
+
+def test_an_engine_that_was_idle_starts_anew() -> None:
+    made, time = timed(50, 2, block=2)
+    drain(made)
+    time.now_s += 1.0
+    made.submit(1, request())
+    made.step(1)
+    assert time.slept == [0.02] * 3
 
 
 def test_fake_engine_needs_no_torch() -> None:
