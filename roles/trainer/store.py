@@ -199,7 +199,7 @@ class Store:
         chosen = sorted(self._redo)
         if first:
             chosen = self._outstanding(asker, want)
-            self._redo.update(chosen)
+            self._redo.update(chosen, self._nobodys())  # what is not chosen follows: it holds room
         able = min(self.room(), want if not first else self.ledger.out)
         again = chosen[:able] if want else []
         if again or first:
@@ -228,6 +228,10 @@ class Store:
         nobodys = [t for t in out if t not in self._holders or t in self._redo]
         spare = [t for t in nobodys if self._holders.get(t) != asker]
         return sorted(mine + spare[: max(0, want - len(mine))])
+
+    def _nobodys(self) -> list[int]:
+        """Return what an earlier life issued and did not finish, and nobody asked for since."""
+        return [t for t in Intervals(self.ledger.outstanding()) if t not in self._holders]
 
     async def report(self, handed: Iterable[int], set_aside: Iterable[tuple[int, str]]) -> None:
         """Enter what a prompter tells.
