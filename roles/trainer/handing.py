@@ -50,8 +50,8 @@ class Handing:
     def came_back(self, out: Iterable[int], asker: str, want: int) -> list[int]:
         """An asker begins a new life; return what is to go out again of what is `out`.
 
-        That is what it had, and of what nobody has so much that it has what it wants. One that
-        wants nothing gives back what it had.
+        That is what it had, and of what nobody has so much that it has what it wants; the rest of
+        what nobody has follows, since it holds room. One that wants nothing gives back what it had.
         """
         known = list(out)
         mine = [t for t in known if self._holders.get(t) == asker]
@@ -63,5 +63,5 @@ class Handing:
             nobodys = [t for t in known if t not in self._holders or t in self._again]
             spare = [t for t in nobodys if self._holders.get(t) != asker]
             found = sorted(mine + spare[: max(0, want - len(mine))])
-        self._again.update(found)
+        self._again.update(found, (t for t in known if t not in self._holders))
         return found

@@ -389,6 +389,36 @@ async def test_after_a_rollback_useless_groups_are_answered_again_within_the_bou
     third.kill()
 
 
+async def test_after_a_long_rollback_what_drivers_had_does_not_hold_up_what_waits(
+    tmp_path: Path,
+) -> None:
+    """The newest tickets were leased, more than the bound wait before them, nobody has any."""
+    life = await Life(tmp_path, "mask").begin()
+    for _ in range(4):
+        while pairs := await life.store.take(9, first=False):
+            for ticket in range(*pairs[0]):
+                await life.whole(ticket, life.store.version)
+        await life.step()
+    assert await life.store.take(9, first=False) == ((15, 18),)
+    await life.store.report((15, 16, 17), ())
+    life.kill()
+    again = await Life(tmp_path, "mask").begin()
+    store = again.store
+    assert store.ledger.tickets(TicketState.WAITING) == list(range(6, 15))
+    assert store.ledger.tickets(TicketState.LEASED) == [15, 16, 17]
+    assert await store.take(6, first=True) == ()  # six whole groups fill the bound
+    trained: list[int] = []
+    while len(trained) < 18:
+        while pairs := await store.take(6, first=False):
+            for start, end in pairs:
+                for ticket in range(start, end):
+                    await again.whole(ticket, store.version)
+        trained += await again.step() or pytest.fail("nothing goes out any more")
+    assert trained == list(range(18))
+    store.ledger.check()
+    again.kill()
+
+
 async def test_a_group_never_mixes_answers_to_two_questions(tmp_path: Path) -> None:
     life = await Life(tmp_path).begin()
     life.store.asks = "sums"
