@@ -95,9 +95,14 @@ class Element:
             with contextlib.suppress(RealnetError):
                 commands.call(["scontrol", "requeue", self.job])
         until_s = time.monotonic() + LINGER_S
-        while time.monotonic() < until_s:
-            time.sleep(POLL_S)
+        while time.monotonic() < until_s and not self._over() and not self._cancelled():
+            time.sleep(AGAIN_S)
         return EXIT_RETRY
+
+    def _cancelled(self) -> bool:
+        with contextlib.suppress(RealnetError):
+            return commands.restarts(self.job)[0] == "CANCELLED"
+        return False
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Knows nothing of roles. The jobs themselves are `job.py` and `element.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -19,11 +18,11 @@ from realnet.config import to_plain
 from realnet.errors import ConfigError, RealnetError
 from realnet.slurm import commands
 from realnet.slurm.parts import divide
+from realnet.slurm.queue import live_jobs
 from realnet.slurm.records import (
     Job,
     Submission,
     note_job,
-    read_jobs,
     read_submission,
     write_submission,
 )
@@ -230,11 +229,7 @@ def _sbatch(folder: Path, script: str, job: Job) -> int:
 
 
 def _live(folder: Path, dry_run: bool = False) -> list[Job]:
-    jobs = read_jobs(folder)
-    if dry_run or not jobs:
-        return []
-    going: Sequence[int] = commands.running([j.number for j in jobs])
-    return [j for j in jobs if j.number in going]
+    return [] if dry_run else live_jobs(folder)
 
 
 def _first_free(folder: Path, dry_run: bool) -> int:
