@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from slurm_jobs import NODES, Cluster, SlurmRun, goes_on, grows, works
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(480)  # of a busy machine: what hangs ends
 Submit = Callable[..., SlurmRun]
 SITE = """
 partition = "main"
