@@ -30,9 +30,11 @@ from realnet.slurm import commands
 from realnet.slurm.fleet import SlurmFleet
 from realnet.slurm.records import (
     Ended,
+    Job,
     going_in_circles,
     newest_checkpoint,
     note_begin,
+    note_job,
     read_jobs,
     read_submission,
     write_ended,
@@ -57,11 +59,14 @@ def main(folder: Path) -> int:
     run = RunFolder(folder, resumed=bool(attempts))
     try:
         _say(f"{folder} attempt {run.attempt}: job {job} on {_listed(nodes)}")
+        if job.isdecimal() and int(job) not in [j.number for j in read_jobs(folder)]:
+            note_job(folder, Job("run", int(job)))  # its sbatch was not heard of
         note_begin(folder, run.attempt)
         circles = "" if os.environ.get(ANYWAY) else going_in_circles(folder, run.attempt)
         if circles:
             write_ended(folder, run.attempt, Ended(EXIT_NEVER, circles, newest_checkpoint(folder)))
             _say(f"not started again: {circles}")
+            end_elastic(folder)
             return EXIT_NEVER
         fleet = SlurmFleet(folder, asked, nodes, os.environ.get("SLURMD_NODENAME", ""))
         _watch_the_clock(job, float(site.notice))
@@ -74,6 +79,9 @@ def main(folder: Path) -> int:
             (run.logs.parent / "failure.txt").write_text(report, encoding="utf-8")
             _say(report)
         _say(last_message(outcome, run, f"go on with: bin/resume {folder}"))
+    except Exception:  # a bug: nobody else should wait for this run
+        end_elastic(folder)
+        raise
     finally:
         run.close()
     return _afterwards(folder, outcome, site.again, job)

@@ -97,6 +97,9 @@ def test_a_site_file_is_read_as_strictly_as_a_topology(tmp_path: Path) -> None:
     path.write_text('partitoin = "main"\n')
     with pytest.raises(ConfigError, match="partition"):
         read_site(path)
+    path.write_text('export = ["CUDA_VISIBLE_DEVICES"]\n')
+    with pytest.raises(ConfigError, match="given out by SLURM and by the agent of each node"):
+        read_site(path)
     with pytest.raises(ConfigError, match=r"nowhere\.toml cannot be read"):
         read_site(tmp_path / "nowhere.toml")
 
@@ -294,6 +297,7 @@ def test_what_nodes_cannot_see_is_told_on_the_login_node(
 def test_jobs_are_noted_before_and_after_they_are_submitted(tmp_path: Path) -> None:
     note_job(tmp_path, Job("run"))
     assert read_jobs(tmp_path) == []  # tried, and nobody knows its number
+    note_job(tmp_path, Job("run", 7))  # by the job itself, which was faster
     note_job(tmp_path, Job("run", 7))
     note_job(tmp_path, Job("worker", 8, 3, 2))
     with (tmp_path / "jobs.jsonl").open("ab") as file:

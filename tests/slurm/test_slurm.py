@@ -65,6 +65,10 @@ def test_cancel_leaves_no_process_and_no_job(
         *(str(ROOT / "bin" / "join"), str(run.folder), "--role", "worker"), check=False
     )
     assert "run0 is not going on: bin/resume" in late
+    again = submit(net, "--nodes", "3")  # and at a moment when it is only beginning
+    again.until(lambda: bool(again.processes()), 20.0, "something of it is there")
+    again.cancel()
+    again.until(lambda: not again.processes(), 20.0, "no process is left")
 
 
 def test_a_run_that_fails_says_who_was_first_and_is_not_tried_again(
