@@ -23,6 +23,7 @@ from pathlib import Path
 
 from realnet.cli import last_message, view_of
 from realnet.errors import ConfigError, RealnetError
+from realnet.exits import EXIT_CONFIG, EXIT_FAILED, EXIT_NEVER, EXIT_RETRY
 from realnet.observe.record import read_rows
 from realnet.run import Outcome, run_plan
 from realnet.runfolder import RunFolder
@@ -43,7 +44,6 @@ from realnet.slurm.script import site_of
 from realnet.slurm.successor import submit_successor
 from realnet.topology.plan import Plan, read_plan
 
-EXIT_RETRY, EXIT_NEVER, EXIT_CONFIG = 75, 93, 2
 ANYWAY = "REALNET_ANYWAY"
 LAST_LINES = 20
 REQUEUED_S = 60.0
@@ -178,4 +178,4 @@ if __name__ == "__main__":
         sys.exit(EXIT_NEVER)
     except RealnetError as error:
         _say(str(error))
-        sys.exit(1)
+        sys.exit(EXIT_FAILED)
