@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -67,14 +68,18 @@ def test_one_copy_of_the_weights_crosses_each_link_however_many_read_it(
     have(0)
     for relay in ("relay/0", "relay_of_many/0"):
         run.until(lambda r=relay: run.said_that(f"{r} keeps a copy"), 30.0, "it is there")  # type: ignore[misc]
-    before = {n: cluster.bytes_to(n) for n in ("node2", "node3")}
+    copies: dict[str, list[float]] = {"node2": [], "node3": []}
     for number in (1, 2, 3):
+        before = {n: cluster.bytes_to(n) for n in copies}
         publish(run.folder, number + 1)
         have(number)
-    copies = {n: (cluster.bytes_to(n) - b) / 3 / WEIGHTS_BYTES for n, b in before.items()}
+        for node, seen in copies.items():
+            seen.append((cluster.bytes_to(node) - before[node]) / WEIGHTS_BYTES)
+    # Of three the middle one: on a machine that is too busy a connection may break in between.
+    usual = {node: statistics.median(seen) for node, seen in copies.items()}
     for node, num in (("node2", 1), ("node3", 4)):
-        print(f"{num} readers: {WEIGHTS_BYTES >> 20} MiB crossed the link {copies[node]:.3f} times")
-    assert all(1.0 < c < 1.1 for c in copies.values()), copies
+        print(f"{num} readers: {WEIGHTS_BYTES >> 20} MiB crossed the link {usual[node]:.3f} times")
+    assert all(1.0 < c < 1.1 for c in usual.values()), copies
 
     nodes = ("node1", "node2", "node3")
     start = {n: (cluster.bytes_to(n), cluster.bytes_from(n), time.monotonic()) for n in nodes}
