@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pages import ROOT
 from real_run import RealRun, goes_on, ready
 from small_net import FLOOD
 
@@ -133,6 +134,26 @@ def test_what_a_role_starts_is_not_told_where_the_process_of_the_role_listens(
     run = start(topology, "--hosts", "1")
     assert run.wait() == 0, run.output()
     assert "a child of a role is told of []" in run.events()
+
+
+def test_bin_local_takes_the_same_path_and_goes_on(tmp_path: Path) -> None:
+    def called(script: str, *words: str) -> str:
+        done = subprocess.run(
+            [str(ROOT / "bin" / script), *words, "--runs", str(tmp_path)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "REALNET_PYTHON": sys.executable, "PYTHONPATH": str(ROOT)},
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    words = str(ROOT / "topologies" / "words.toml")
+    said = called("local", words, "--hosts", "2", "--name", "w")
+    assert "2 hosts have come" in said
+    assert "done: 34 lines" in said
+    again = called("resume", words, "--name", "w")
+    assert "attempt 2" in again
+    assert "done: 34 lines" in again
 
 
 def elastic_agent(run: RealRun, number: int, host: str) -> subprocess.Popen[bytes]:

@@ -83,10 +83,13 @@ def test_a_dry_run_shows_the_script_the_command_and_who_lives_where(
         "#SBATCH --no-kill",
         "#SBATCH --open-mode=append",
         "#SBATCH --reservation=x",
+        "export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1}",
         "module load cuda/12.4",
+        "trap '' USR2",
     ):
         assert line in script.splitlines(), line
     assert ",WANDB_MODE" in script
+    assert ",HF_HOME," in script  # where things were fetched to
     assert script.splitlines()[-2].startswith("exec ")  # signals reach Python itself
     assert "worker/0 (GPU 0)" in shown
     assert not (tmp_path / "runs").exists()
