@@ -43,7 +43,23 @@ _run = click.argument("run", required=False)
 _dry = click.option("--dry-run", is_flag=True, help="Print what would be submitted, no more.")
 
 
-@click.group(cls=Tidy, context_settings={"help_option_names": ["-h", "--help"]})
+class _Named(click.Context):
+    """A command that people call by its script."""
+
+    @property
+    def command_path(self) -> str:
+        return f"bin/{self.info_name}"
+
+
+class _Script(click.Command):
+    context_class = _Named
+
+
+class _Scripts(Tidy):
+    command_class = _Script
+
+
+@click.group(cls=_Scripts, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Runs under SLURM, from the login node."""
 
@@ -203,6 +219,7 @@ def cancel(run: str | None, now: bool, runs: Path) -> None:
 def resume(run: str | None, anyway: bool, dry_run: bool, runs: Path) -> None:
     """Submit a run again, to go on from its newest checkpoint."""
     folder = find_run(runs, run).resolve()
+    read_submission(folder)  # or there is nothing to resume
     script = (folder / "job.sh").read_text(encoding="utf-8")
     if anyway:
         script = script.replace("\nexec ", "\nexport REALNET_ANYWAY=1\nexec ", 1)

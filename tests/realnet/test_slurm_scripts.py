@@ -339,6 +339,10 @@ def test_a_run_that_slurm_has_not_begun_says_what_it_waits_for(
     (runs / "a" / "attempts" / "1" / "logs").mkdir(parents=True)
     (runs / "a" / "attempts" / "latest").symlink_to("1")
     (runs / "a" / "slurm-12.log").write_text("it could not begin\n")
+    for verb in (["resume", "a"], ["join", "a", "--role", "worker"]):
+        done = CliRunner().invoke(main, [*verb, "--runs", str(runs)])
+        assert "a was not submitted to SLURM: bin/submit TOPOLOGY does that" in done.output
+        assert f"Usage: bin/{verb[0]} " in CliRunner().invoke(main, [verb[0], "-h"]).output
     shown = CliRunner().invoke(cli, ["logs", "a", "--runs", str(runs)])
     assert "it could not begin" in shown.output
 
