@@ -187,6 +187,7 @@ async def _open(head: Head, hosts: Hosts) -> None:
         head.end(False, str(error), EXIT_RETRY)
     else:
         head.launch()
+        hosts.take_early()
 
 
 async def _watch(head: Head, view: View, reporter: StatusReporter, hosts: Hosts | None) -> Outcome:

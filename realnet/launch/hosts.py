@@ -110,6 +110,12 @@ class Hosts(Actor[HostsConfig]):
         await self._gathering.run(self.config.gather_s)
         self._placed = True
 
+    def take_early(self) -> None:
+        """Use those who came for elastic members before the others, now that all else starts."""
+        for name, agent in list(self.agents.items()):
+            if agent.come and agent.hello.elastic:
+                self._has_come(name, agent)
+
     def agent_of(self, host: str) -> str:
         """Return the agent of a host that is there."""
         return self._by_host[host]
