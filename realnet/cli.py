@@ -25,6 +25,7 @@ from realnet.cli_topology import file_argument, set_option
 from realnet.cli_verbs import load_verb, registered_verbs
 from realnet.compiled import FORM, damaged
 from realnet.errors import ConfigError, RealnetError, nearest
+from realnet.exits import EXIT_CONFIG, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_RETRY
 from realnet.topology import Plan, Source, read_plan
 from realnet.topology.kinds import load_object
 
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from realnet.run import Outcome
     from realnet.runfolder import RunFolder
 
-EXIT_CONFIG, EXIT_RETRY = 2, 75
-EXIT_INTERRUPTED = 130
 OWN_FILES, FILES_OF_A_LINK = 50, 10  # measured: three lanes, each with its monitor
 _THE_DISK, _NO_RIGHT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS), (errno.EACCES, errno.EPERM)
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
@@ -232,7 +231,7 @@ def last_message(outcome: Outcome, folder: RunFolder, again: str) -> str:
     if outcome.code == 0:
         return f"done: {outcome.text}"
     lines = [f"ended: {outcome.text}"]
-    if outcome.code in (1, EXIT_CONFIG, EXIT_RETRY):
+    if outcome.code in (EXIT_FAILED, EXIT_CONFIG, EXIT_RETRY):
         lines.append(f"logs: {os.path.relpath(folder.logs)}")
     if outcome.code == EXIT_CONFIG:
         lines.append(f"this would end the same way again: correct it first, then {again}")

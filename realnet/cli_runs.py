@@ -55,7 +55,7 @@ def ls(runs: Path) -> None:
     for plan in plans:
         folder = plan.parent
         try:
-            status = read_status(folder)
+            status = _status(folder)
             text = status.end or _going_on(status)
         except RunFolderError as error:
             text = str(error)
@@ -77,11 +77,11 @@ def top(run: str | None, runs: Path, once: bool) -> None:
     folder = find_run(runs, run)
     console = Console(highlight=False)
     if once or not console.is_terminal:
-        console.print(_table(read_status(folder)))
+        console.print(_table(_status(folder)))
         return
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            status = read_status(folder)
+            status = _status(folder)
             live.update(_table(status), refresh=True)
             if status.end:
                 return
@@ -113,7 +113,7 @@ def _table(status: RunStatus) -> Table:
 def why(run: str | None, runs: Path, stacks: bool) -> None:
     """Say what a run waits for: from the end of the work to whoever holds it up."""
     folder = find_run(runs, run)
-    status = read_status(folder)
+    status = _status(folder)
     if status.end:
         click.echo(f"{status.name} has ended: {status.end}")
         return
@@ -154,9 +154,14 @@ def _stacks(path: Path, pid: int) -> str:
 @_runs
 @click.option("--lines", "-n", default=20, show_default=True, help="Last lines of each log.")
 def logs(run: str | None, role: str | None, runs: Path, lines: int) -> None:
-    """Print the last lines of the logs of a run's newest attempt (of one ROLE)."""
-    folder = find_run(runs, run) / "attempts" / "latest" / "logs"
+    """Print the last lines of the logs of a run's newest attempt (of one ROLE).
+
+    Of a run under SLURM also of its newest job ("slurm").
+    """
+    whole = find_run(runs, run)
+    folder = whole / "attempts" / "latest" / "logs"
     found = sorted(folder.glob("*.log"))
+    found += sorted(whole.glob("slurm-*.log"), key=lambda p: p.stat().st_mtime)[-1:]
     chosen = [p for p in found if role is None or p.stem.rpartition("-")[0] == role]
     if not chosen:
         names = {p.stem.rpartition("-")[0] for p in found}
@@ -174,17 +179,19 @@ def logs(run: str | None, role: str | None, runs: Path, lines: int) -> None:
 def stop(run: str | None, runs: Path) -> None:
     """Ask a run to stop in order, as Ctrl-C does, and wait for it."""
     folder = find_run(runs, run)
-    status = read_status(folder)
+    status = _status(folder)
     if status.end:
         click.echo(f"{status.name} has ended: {status.end}")
         return
     if elsewhere(status):
-        _stop_job(folder, status)
+        from realnet.slurm.queue import interrupt
+
+        interrupt(folder)
     else:
         os.kill(status.pid, signal.SIGINT)
     end_s = time.monotonic() + 40
     while time.monotonic() < end_s:
-        status = read_status(folder)
+        status = _status(folder)
         if status.end:
             click.echo(f"{status.name}: {status.end}")
             return
@@ -203,15 +210,17 @@ def agent(words: tuple[str, ...]) -> None:
     sys.exit(main(words))
 
 
-def _stop_job(folder: Path, status: RunStatus) -> None:
-    """Have SLURM hand the signal to a head on another host."""
-    from realnet.slurm.commands import call
-    from realnet.slurm.records import read_jobs
+def _status(folder: Path) -> RunStatus:
+    """Read the state of a run; of one that SLURM has not begun say what its job waits for."""
+    from realnet.slurm.queue import in_words
 
-    jobs = [j.number for j in read_jobs(folder) if j.what == "run"]
-    if not jobs:
-        raise RunFolderError(f"{status.name} runs on {status.host}: stop it there")
-    call(["scancel", "--batch", "--signal=INT", str(jobs[-1])])
+    try:
+        return read_status(folder)
+    except RunFolderError:
+        told = in_words(folder)
+        if not told:
+            raise
+        raise RunFolderError(f"{folder} has not begun: {told}") from None
 
 
 VERBS = (ls, top, why, logs, stop, agent)

@@ -40,10 +40,11 @@ from realnet.control import (
 )
 from realnet.ending import Ending
 from realnet.errors import RealnetError
+from realnet.exits import EXIT_CONFIG, EXIT_FAILED, EXIT_OK
 from realnet.guest.desk import make_desk
 from realnet.launch import Launcher
 from realnet.liveness import Beats
-from realnet.lives import EXIT_CONFIG, EXIT_FAILED, Lives, slot_of
+from realnet.lives import Lives, slot_of
 from realnet.message import Message
 from realnet.node import Node
 from realnet.observe.record import Record
@@ -58,7 +59,6 @@ from realnet.topology.plan import Plan
 
 TICK_S = 0.1
 SAME_CLOCK_S = 2.0  # clocks of one host differ by what a message takes; of two, by their boots
-EXIT_OK = 0
 
 
 class HeadConfig(Config):

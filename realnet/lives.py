@@ -16,6 +16,7 @@ from realnet.actor import Clock
 from realnet.control import Begin, Peer, PeerDown, PeerUp, member_of
 from realnet.ending import LAST_WORDS_S
 from realnet.errors import AskError, PeerDied
+from realnet.exits import EXIT_CONFIG, EXIT_FAILED, EXIT_RETRY
 from realnet.launch import Launcher
 from realnet.live import LiveAsk
 from realnet.message import Message
@@ -39,7 +40,6 @@ from realnet.supervision import (
 from realnet.topology.plan import Plan, SlotPlan
 
 BEGIN_LEAVE_S = 1.0
-EXIT_FAILED, EXIT_CONFIG, EXIT_RETRY = 1, 2, 75
 _EXIT_CODES = {"refused": EXIT_CONFIG, "failed": EXIT_FAILED, "lost": EXIT_RETRY}
 _FROM_OUTSIDE = ("killed by SIGKILL", "killed by SIGTERM", "killed by SIGHUP", "killed by SIGPWR")
 

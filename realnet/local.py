@@ -27,9 +27,10 @@ from realnet.cell import Cell
 from realnet.config import Config, Shared
 from realnet.errors import ConfigError, RealnetError, listed
 from realnet.live import LiveAsk, LiveOutlet, LiveStateIn
-from realnet.message import Message, Request, StreamRequest, reply_type
+from realnet.message import Message, Request, StreamRequest
 from realnet.node import Node as Process
 from realnet.ports import Inlet, StateOut, declared_handlers, declared_ports
+from realnet.script import ScriptPorts
 from realnet.topology.plan import WirePlan
 from realnet.topology.wiring import Ends, ends_of, wire
 from realnet.transport.memory import MemoryNetwork
@@ -38,14 +39,6 @@ R = TypeVar("R", bound=Message)
 M = TypeVar("M", bound=Message)
 A = TypeVar("A", bound=Actor[Any])
 SCRIPT = "script"
-
-
-class NoConfig(Config):
-    """Nothing to configure."""
-
-
-class Script(Actor[NoConfig]):
-    """Has the ports through which a script talks to the actors."""
 
 
 class Local:
@@ -67,12 +60,12 @@ class Local:
         self._error: BaseException | None = None
         self._ended = asyncio.Event()
         self._why = ""
-        self._script: Cell | None = None
+        self._script: ScriptPorts | None = None
 
     async def __aenter__(self) -> Local:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._process.listen()
-        self._script = self._process.add(Script, Address(SCRIPT, 0, 1), NoConfig())
+        self._script = ScriptPorts(self._process, Address(SCRIPT, 0, 1))
         return self
 
     async def __aexit__(
@@ -85,7 +78,7 @@ class Local:
             with contextlib.suppress(RealnetError):
                 await cell.end(graceful=False)
         if self._script is not None:
-            await self._script.end(graceful=False)
+            await self._script.cell.end(graceful=False)
         self._process.close()
         self._process.transport.close()
         self._arenas.close()
@@ -187,19 +180,12 @@ class Local:
         """Return the script's port of this name, made and wired when it is new."""
         self._check()
         assert self._script is not None, "use it inside its async with block"
-        self._process.codec.register(kind)
-        if issubclass(kind, Request | StreamRequest):
-            self._process.codec.register(reply_type(kind))
-        known = self._script.ports.get(name)
-        if known is not None:
-            return known
-        made = live(self._script, name, False) if live is LiveAsk else live(self._script, name)
-        self._script.ports[name] = made
         role = actor.address.role
         ends = (role, port, SCRIPT, name) if how == "state" else (SCRIPT, name, role, port)
-        self._process.learn([WirePlan(how, *ends, (kind.__name__,), "a script's")])
+        wire = WirePlan(how, *ends, (kind.__name__,), "a script's")
+        made: Any = self._script.port(name, live, kind, [wire])
         self._process.local_up([actor.address.full])
-        self._process.local_up([self._script.address.full])
+        self._process.local_up([self._script.cell.address.full])
         return made
 
     def _check(self) -> None:

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import shutil
 import signal
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from realnet.address import parse_address
 from realnet.control import HEAD, HEAD_SLOT
 from realnet.errors import RealnetError
+from realnet.exits import EXIT_INTERRUPTED, EXIT_RETRY
 from realnet.guest.meeting import end_meeting, meeting_of, write_meeting
 from realnet.head import Head, HeadConfig
 from realnet.launch import STACKS, Launcher, stacks_folder, stacks_path
@@ -31,37 +29,21 @@ from realnet.launch.local import LocalLauncher
 from realnet.launch.reaching import Probes
 from realnet.launch.records import agent_slot
 from realnet.launch.rendezvous import end_head
-from realnet.lives import EXIT_RETRY
-from realnet.member import run_info
+from realnet.memberactor import run_info
 from realnet.node import Node
-from realnet.observe.record import Record, Row
-from realnet.observe.status import write_status
+from realnet.observe.record import Record
 from realnet.observe.view import View
 from realnet.runfolder import RunFolder
+from realnet.showing import StatusReporter, keep_drawing, shown, write_busy, write_report
 from realnet.stacks import stop_writing_stacks, write_stacks_on
-from realnet.topology.kinds import load_object
 from realnet.topology.placement import spread
 from realnet.topology.plan import Plan, write_plan
 from realnet.transport import Transport
 from realnet.transport.memory import MemoryNetwork
 
-VIEW_S = 0.5
-INTERRUPTED = 130
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # USR2: a scheduler's "soon"
 HEAD_NAME = HEAD_SLOT.partition("~")[0]
 UP_S = 60.0  # how long the last work waits for a role that is being started
-
-
-class StatusReporter:
-    """Writes status.json from what the head knows."""
-
-    def __init__(self, head: Head, folder: Path):
-        self._head, self._folder = head, folder
-
-    def write(self, end: str) -> None:
-        """Write the present state; `end` says how the run ended."""
-        with contextlib.suppress(OSError):  # a full disk: the run itself decides what that means
-            write_status(self._head.run_status(end), self._folder)
 
 
 class Outcome(NamedTuple):
@@ -96,7 +78,7 @@ async def run_plan(
     started_s = time.monotonic()
     (folder.path / "busy.json").unlink(missing_ok=True)  # it is of one attempt only
     record = Record(folder.path, started_s, folder.attempt)
-    record.watchers.append(_shown(view, record))
+    record.watchers.append(shown(view, record))
     info = run_info(plan, folder.path, folder.attempt, folder.resumed)
     if inline:
         network = MemoryNetwork()
@@ -154,7 +136,7 @@ async def run_plan(
             probes.close()
             await hosts.let_go(ended)
             await fleet.stop()
-            end_head(folder.path, attempt, over=code not in (EXIT_RETRY, INTERRUPTED))
+            end_head(folder.path, attempt, over=code not in (EXIT_RETRY, EXIT_INTERRUPTED))
         reporter.write(ended)
         view.stop()
         if isinstance(launcher, LocalLauncher):
@@ -162,12 +144,12 @@ async def run_plan(
             launcher.close()
         await cell.end(graceful=False)
         with contextlib.suppress(OSError):  # a full disk costs the report its overlap, no more
-            _write_busy(record, folder.path, started_s)
+            write_busy(record, folder.path, started_s)
         record.close()
         node.closed = True
         node.transport.close(0.2)
         shutil.rmtree(folder.path / "keys", ignore_errors=True)  # of this attempt only
-    await _report(plan, folder.path, view)
+    await write_report(plan, folder.path, view)
     return outcome
 
 
@@ -205,6 +187,7 @@ async def _open(head: Head, hosts: Hosts) -> None:
         head.end(False, str(error), EXIT_RETRY)
     else:
         head.launch()
+        hosts.take_early()
 
 
 async def _watch(head: Head, view: View, reporter: StatusReporter, hosts: Hosts | None) -> Outcome:
@@ -220,7 +203,7 @@ async def _watch(head: Head, view: View, reporter: StatusReporter, hosts: Hosts 
         else:
             tasks.append(asyncio.ensure_future(_open(head, hosts)))
         asked = asyncio.ensure_future(signals.get())
-        tasks += [asked, asyncio.ensure_future(_draw(view, reporter, head))]
+        tasks += [asked, asyncio.ensure_future(keep_drawing(view, reporter, head))]
         either: set[asyncio.Future[Any]] = {asked, head.ended}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         graceful, outcome = _what_now(head, asked)
@@ -238,7 +221,7 @@ async def _watch(head: Head, view: View, reporter: StatusReporter, hosts: Hosts 
             why = "asked a second time"
             if outcome.code == 0:  # it was finishing by itself, so this was the first time
                 why = f"{outcome.text}, but its last work was cut short: asked to stop"
-            code = outcome.code or INTERRUPTED
+            code = outcome.code or EXIT_INTERRUPTED
             outcome = Outcome(code, f"stopped at once: {why}", outcome.by)
         else:
             stopping.result()
@@ -269,77 +252,5 @@ def _what_now(head: Head, asked: asyncio.Future[signal.Signals]) -> tuple[bool, 
         well, text = head.ended.result()
         return well, Outcome(head.end_code, text)
     number = asked.result()
-    code = INTERRUPTED if number == signal.SIGINT else EXIT_RETRY
+    code = EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_RETRY
     return True, Outcome(code, f"asked to stop ({number.name})", number.name)
-
-
-def _shown(view: View, record: Record) -> Callable[[str, Row], None]:
-    """Hand rows to the view; one that fails is told once and asked no more."""
-
-    def show(kind: str, row: Row) -> None:
-        try:
-            view.row(kind, row)
-        except Exception as error:
-            record.watchers.remove(show)
-            text = f"the view cannot show a row of {kind}, and shows no more: {error!r}"
-            record.write("head/0", "event", time.monotonic(), {"text": text})
-            view.say(text)
-
-    return show
-
-
-async def _draw(view: View, reporter: StatusReporter, head: Head) -> None:
-    drawing = True
-    while True:
-        if drawing:
-            try:
-                view.draw()
-            except Exception as error:  # the view's own fault: the run goes on unseen
-                drawing = False
-                head.say(f"the view cannot be drawn any more: {error!r}")
-        reporter.write("")
-        await asyncio.sleep(VIEW_S)
-
-
-def _write_busy(record: Record, folder: Path, started_s: float) -> None:
-    """Write who was busy when, for the report; seconds since the start of this attempt."""
-    spans: dict[str, Any] = {
-        actor: [[round(a - started_s, 3), round(b - started_s, 3)] for a, b in mine]
-        for actor, mine in record.busy.spans.items()
-    }
-    labels = {
-        actor: {label: round(s, 3) for label, s in by.items()}
-        for actor, by in record.busy.seconds.items()
-    }
-    (folder / "busy.json").write_text(json.dumps({"spans": spans, "seconds": labels}))
-
-
-async def _report(plan: Plan, folder: Path, view: View) -> None:
-    """Write the report the topology names. A signal gives it up: the run itself has ended."""
-    reference = str(plan.run.get("report", ""))
-    if not reference:
-        return
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[str] = loop.create_future()
-
-    def told(text: str) -> None:
-        if not done.done():
-            done.set_result(text)
-
-    def write() -> None:
-        try:
-            text = f"report: {load_object(reference, Path(plan.base), '[run].report')(folder)}"
-        except Exception as error:  # a report that fails must not spoil a run that went well
-            text = f"the report could not be written: {error!r}"
-        with contextlib.suppress(RuntimeError):  # it was given up, and the loop is closed
-            loop.call_soon_threadsafe(told, text)
-
-    gave_up = f"the report was given up; it is written by: realnet report {folder}"
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, told, gave_up)
-    try:
-        threading.Thread(target=write, name="report", daemon=True).start()
-        view.say(await done)
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)

@@ -158,6 +158,9 @@ class Save(Config):
     """`run.save`: when checkpoints are written and how many stay."""
 
     every: Annotated[Steps, doc('for example "20 steps"')] = Steps(20)
+    time: Annotated[
+        Seconds | None, doc('as well when so long ago the last one was written: "15min"')
+    ] = None
     keep: Annotated[int, doc("checkpoints that stay: the newest so many", ge=1)] = 2
     best: Annotated[
         str,
@@ -176,6 +179,8 @@ class Save(Config):
         """Refuse a checkpoint every no steps."""
         if self.every < 1:
             raise ValueError('every = 0: write at least "1 steps"')
+        if self.time is not None and not self.time > 0:
+            raise ValueError('time = 0: write for example "15min", or leave it out')
 
 
 class Until(Config):

@@ -122,7 +122,9 @@ class SlurmRun:
 
     def jobs(self) -> list[dict[str, Any]]:
         lines = (self.folder / "jobs.jsonl").read_text().splitlines()
-        return [job for job in map(json.loads, lines) if job.get("number")]
+        return list(
+            {job["number"]: job for job in map(json.loads, lines) if job["number"]}.values()
+        )
 
     @property
     def job(self) -> str:

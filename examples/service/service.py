@@ -20,14 +20,18 @@ state: dict[str, Any] = {"doing": "no run yet", "rewarder": None}
 
 
 async def lend() -> None:
-    """Host a rewarder for as long as the run goes on."""
-    try:
-        async with realnet.Node(os.environ.get("REALNET_RUN", ""), name="service") as node:
-            state["rewarder"] = await node.serve("rewarder")
-            state["doing"] = f"hosts {state['rewarder'].address}"
-            state["doing"] = await node.wait()
-    except realnet.RealnetError as error:
-        state["doing"] = str(error)
+    """Host a rewarder for as long as the run goes on; wait for a run that is not there yet."""
+    run = os.environ.get("REALNET_RUN", "")
+    while run:
+        try:
+            async with realnet.Node(run, name="service") as node:
+                state["rewarder"] = await node.serve("rewarder")
+                state["doing"] = f"hosts {state['rewarder'].address}"
+                state["doing"] = await node.wait()
+                return
+        except realnet.RealnetError as error:
+            state["doing"] = str(error)
+            await asyncio.sleep(2)
 
 
 @asynccontextmanager

@@ -1,6 +1,6 @@
-"""The two actors that realnet itself has in a guest: one hears the head, one asks for scripts.
+"""The actor that realnet itself has in a guest: it hears the head, and beats.
 
-Knows nothing of how the guest came in: `node.py` makes both, and is told of what the head says.
+Knows nothing of how the guest came in: `node.py` makes it, and is told of what the head says.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from typing import Protocol
 
 from realnet.actor import Actor
 from realnet.cell import Cell
-from realnet.config import Config
 from realnet.control import (
     Leave,
     Observed,
@@ -34,6 +33,7 @@ from realnet.liveness import BEAT_S
 from realnet.message import Nothing
 from realnet.node import Node as Process
 from realnet.ports import Ask, handles
+from realnet.script import NoConfig
 
 
 class Told(Protocol):
@@ -42,10 +42,6 @@ class Told(Protocol):
     def over(self, why: str, failed: bool) -> None: ...
     def hosted(self) -> list[Cell]: ...
     async def stop_role(self, role: str) -> None: ...
-
-
-class NoConfig(Config):
-    """Nothing to configure."""
 
 
 class GuestActor(Actor[NoConfig]):
@@ -131,7 +127,3 @@ class GuestActor(Actor[NoConfig]):
             self.desk.tell(Observed(tuple(process.observations.popleft() for _ in range(take))))
         doing = tuple(cell.does() for cell in self._told.hosted())
         await self.desk(GuestBeat(process.slot, doing), deadline_s=self._suspect_s)
-
-
-class Scripts(Actor[NoConfig]):
-    """Has the ports through which a guest asks and follows without an actor of its own."""

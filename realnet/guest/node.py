@@ -38,7 +38,8 @@ from realnet.errors import (
     SecurityError,
     WireError,
 )
-from realnet.guest.inside import GuestActor, NoConfig, Scripts
+from realnet.guest.hosting import Hosting
+from realnet.guest.inside import GuestActor
 from realnet.guest.joining import Way, way_in
 from realnet.guest.nearby import place
 from realnet.guest.records import (
@@ -47,8 +48,6 @@ from realnet.guest.records import (
     Enter,
     Entered,
     Given,
-    Ready,
-    Remove,
     Serve,
     Wire,
 )
@@ -57,6 +56,7 @@ from realnet.live import LiveAsk, LiveStateIn
 from realnet.message import Message, Request, StreamRequest, reply_type
 from realnet.node import Node as Process
 from realnet.schema import schema_hash
+from realnet.script import NoConfig, ScriptPorts
 from realnet.topology.ends import plain_ends
 from realnet.topology.kinds import load_kind
 from realnet.topology.plan import EndsPlan, Plan, WirePlan, read_plan
@@ -96,8 +96,6 @@ class Node:
         self._join_s, self._leave_s = join_s, leave_s
         self._way: Way | None = None
         self._plan: Plan | None = None
-        self._cells: dict[str, Cell] = {}
-        self._asks: dict[str, LiveAsk] = {}
         self._checked: set[tuple[str, type[Message]]] = set()
         self._follows: dict[tuple[str, str], LiveStateIn[Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -132,7 +130,8 @@ class Node:
         self._process.on_wire_error = self._wire_error
         own = parse_address(member_of(way.slot))
         self._guest_cell = self._process.add(GuestActor, own, NoConfig())
-        self._script_cell = self._process.add(Scripts, parse_address(way.slot), NoConfig())
+        self._script = ScriptPorts(self._process, parse_address(way.slot))
+        self._hosting = Hosting(self._process, self._desk, lambda: bool(self._why))
         guest = self._guest_cell.actor
         assert isinstance(guest, GuestActor)
         self._guest = guest
@@ -201,8 +200,7 @@ class Node:
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._leave_s):
-                    for full in list(reversed(self._cells)):
-                        await self._take_out(full, graceful=graceful)
+                    await self._hosting.take_all(graceful=graceful)
             if self._plan is not None and not self._process.closed and not self._why:
                 await self._guest.beat()  # the last rows
                 await self._guest.desk(Depart(self._process.slot), deadline_s=1.0)
@@ -213,9 +211,8 @@ class Node:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            for cell in (*self._cells.values(), self._script_cell, self._guest_cell):
+            for cell in (*self._hosting.cells, self._script.cell, self._guest_cell):
                 await cell.end(graceful=False)
-            self._cells.clear()
             self._process.flush()
             self._process.close()
             self._transport.close(LINGER_S)
@@ -284,10 +281,7 @@ class Node:
         )
         full = self._process.slot
         wires = guest_wires(self.name, ends, {own: [target]}, self.plan)
-        self._process.codec.register(kind)
-        live: LiveStateIn[M] = LiveStateIn(self._script_cell, own)
-        self._script_cell.ports[own] = live
-        self._process.learn(wires)
+        live: LiveStateIn[M] = self._script.port(own, LiveStateIn, kind, wires)
         await self._desk(Wire(full, full, ends, {own: (target,)}))
         self._follows[target, kind.__name__] = live
         return live
@@ -310,7 +304,7 @@ class Node:
         self._check_open()
         short = name or cls.__name__.lower()
         role = f"{self.name}.{short}"
-        if any(c.address.role == role for c in self._cells.values()):
+        if any(c.address.role == role for c in self._hosting.cells):
             raise ConfigError(f"{role} is there already: give this one another name=")
         ends = plain_ends(cls)
         chosen = {p: (w,) if isinstance(w, str) else tuple(w) for p, w in (wires or {}).items()}
@@ -319,8 +313,8 @@ class Node:
         life = parse_address(self._process.slot).incarnation
         full = Address(role, 0, max(life, time.time_ns() // 1_000_000)).full
         await self._desk(Wire(self._process.slot, full, ends, chosen))
-        self._learn(made)
-        return await self._host(cls, full, config or cls.Config(), shared, policy)
+        self._process.learn([w for w in made if w not in self._process.wires])
+        return await self._hosting.host(cls, full, config or cls.Config(), shared, policy)
 
     async def serve(self, role: str, cls: type[Actor[Any]] | None = None) -> Actor[Any]:
         """Host one more member of an elastic role ([roles.X] max = ...), configured as planned.
@@ -344,51 +338,14 @@ class Node:
         shared = shared_values(cls, planned.policy, self.plan.shared)
         cls.preload()
         given = await self._desk(Serve(self._process.slot, role, plain_ends(cls)))
-        return await self._host(cls, given.actor, config, shared, planned.policy)
+        return await self._hosting.host(cls, given.actor, config, shared, planned.policy)
 
     async def remove(self, actor: Actor[Any]) -> None:
         """Drain and stop an actor of this guest; what it held goes to others."""
-        await self._take_out(actor.address.full, graceful=True)
-
-    # ------------------------------------------------------------ actors of this guest
-
-    async def _host(
-        self, cls: type[A], full: str, config: Config, shared: dict[Any, Any], policy: str
-    ) -> A:
-        slot = self._process.slot
-        try:
-            cell = self._process.add(cls, parse_address(full), config, shared, policy)
-        except BaseException:
-            await self._desk(Remove(slot, full, "it could not be made"))
-            raise
-        self._cells[full] = cell
-        try:
-            await cell.actor.start()
-            await self._desk(Ready(slot, full))
-        except BaseException:
-            await self._take_out(full, graceful=False, why="it did not start")
-            raise
-        self._process.local_up([full])
-        cell.begin_run()
-        made = cell.actor
-        assert isinstance(made, cls)
-        return made
-
-    async def _take_out(self, full: str, *, graceful: bool, why: str = "") -> None:
-        cell = self._cells.pop(full, None)
-        if cell is None:
-            return
-        try:
-            await cell.end(graceful)
-        finally:
-            self._process.remove(cell)
-            if not self._why:
-                with contextlib.suppress(RealnetError):
-                    await self._desk(Remove(self._process.slot, full, why))
+        await self._hosting.take_out(actor.address.full, graceful=True)
 
     def _ask_port(self, role: str, request: type[Message]) -> LiveAsk:
         self._check_open()
-        port = self._asks.get(role)
         if (role, request) not in self._checked:
             ends_of_role(role, self.plan, f"ask {role}")
             reply = reply_type(request)
@@ -397,18 +354,10 @@ class Node:
                 records={t.__name__: schema_hash(t) for t in (request, reply)},
             )
             guest_wires(self.name, mine, {"ask": [role]}, self.plan)
-            self._process.codec.register(request)
-            self._process.codec.register(reply)
             self._checked.add((role, request))
-        if port is None:
-            name = f"ask-{role}"
-            port = self._asks[role] = LiveAsk(self._script_cell, name, False)
-            self._script_cell.ports[name] = port
-            self._learn((WirePlan("ask", self.name, name, role, "", (), "a guest asks"),))
-        return port
-
-    def _learn(self, wires: Sequence[WirePlan]) -> None:
-        self._process.learn([w for w in wires if w not in self._process.wires])
+        name = f"ask-{role}"
+        wire = WirePlan("ask", self.name, name, role, "", (), "a guest asks")
+        return self._script.port(name, LiveAsk, request, [wire])
 
     async def _desk(self, request: Request[Given]) -> Given:
         """Ask the head for something. Raises ConfigError with its refusal."""
@@ -441,23 +390,22 @@ class Node:
 
     def hosted(self) -> list[Cell]:
         """The actors that the run is shown."""
-        return [self._script_cell, *self._cells.values()]
+        return [self._script.cell, *self._hosting.cells]
 
     async def stop_role(self, role: str) -> None:
         """The run ends in order: stop what this guest hosts of a role."""
-        for full in [f for f, cell in self._cells.items() if cell.address.role == role]:
-            await self._take_out(full, graceful=True)
+        await self._hosting.stop_role(role)
 
     def actor_failed(self, address: Address, error: BaseException) -> None:
         """An actor raised: it is taken out of the run; the others of this guest go on."""
-        if address.full not in self._cells:
+        if not self._hosting.has(address.full):
             self.over(f"{address} failed: {error!r}", True)
             return
         _log.error("%s, an actor of %s, failed", address, self.name, exc_info=error)
         self._error = self._error or error
         self._news.set()
         text = f"{type(error).__name__}: {error}"
-        task = asyncio.ensure_future(self._take_out(address.full, graceful=False, why=text))
+        task = asyncio.ensure_future(self._hosting.take_out(address.full, graceful=False, why=text))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

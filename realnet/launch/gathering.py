@@ -4,7 +4,9 @@ The head waits for the hosts that are wanted, has them come by the address of it
 use, has them try to reach each other, and leaves out those that are not fit. What became of each
 host is kept for the message, should they be too few.
 
-Knows nothing of processes, nor of hosts that are lost later. Called by `hosts.py`, once.
+Those who come for elastic members only are not waited for, nor looked at here: they may come at
+any time, also before the others. Knows nothing of processes, nor of hosts that are lost later.
+Called by `hosts.py`, once.
 """
 
 from __future__ import annotations
@@ -85,10 +87,10 @@ class Gathering:
             await self._until_come(self._num_come() + moved, AGAIN_S)
         came_s = hosts.clock.now() - start_s
         head.began("agents")
-        for name in [a for a, agent in hosts.agents.items() if not agent.come]:
+        for name in [a for a, agent in self._own().items() if not agent.come]:
             hosts.lose(name, "it does not hear the head")
         await self._look_at_all()
-        fit = [host_of(hosts.agents[a].hello) for a in self._in_order()]
+        fit = [host_of(agent.hello) for agent in self._in_order()]
         lacks = self._wanted.lacks(fit)
         if lacks:
             why = "; ".join([*self.notes, *self._missing()])
@@ -120,7 +122,7 @@ class Gathering:
         how many these are. Who comes later takes that first.
         """
         known = read_head(self._folder, self._attempt)
-        come = {name: agent for name, agent in self._hosts.agents.items() if agent.come}
+        come = {name: agent for name, agent in self._own().items() if agent.come}
         order = [way.endpoint for way in known.ways] if known is not None else []
         best = best_way([agent.hello for agent in come.values()], order)
         movers = [
@@ -134,16 +136,20 @@ class Gathering:
         return len(movers)
 
     def _num_come(self) -> int:
-        return sum(agent.come for agent in self._hosts.agents.values())
+        return sum(agent.come for agent in self._own().values())
 
-    def _in_order(self) -> list[str]:
-        """The agents of the run's own hosts by number: the order of places."""
-        agents = self._hosts.agents
-        own = [a for a, agent in agents.items() if agent.come and not agent.hello.elastic]
-        return sorted(own, key=lambda a: int(a.partition("~")[0].rpartition("/")[2]))
+    def _own(self) -> dict[str, Agent]:
+        """The agents of the run's own hosts."""
+        return {n: a for n, a in self._hosts.agents.items() if not a.hello.elastic}
+
+    def _in_order(self) -> list[Agent]:
+        """Those that have come, by number: the order of places."""
+        come = [(name, agent) for name, agent in self._own().items() if agent.come]
+        come.sort(key=lambda one: int(one[0].partition("~")[0].rpartition("/")[2]))
+        return [agent for _, agent in come]
 
     def _missing(self) -> list[str]:
-        come = {a.hello.host for a in self._hosts.agents.values() if a.come}
+        come = {a.hello.host for a in self._own().values() if a.come}
         lost = sorted(set(self._wanted.names) - come)
         lost = [h for h in lost if not any(line.startswith(f"{h}: ") for line in self.notes)]
         return [
@@ -153,15 +159,14 @@ class Gathering:
 
     async def _look_at_all(self) -> None:
         """Exclude hosts that are unfit, by what they found themselves and by who reaches whom."""
-        agents = self._hosts.agents
-        for name, agent in list(agents.items()):
+        for name, agent in self._own().items():
             why = unfit_alone(agent.hello)
             if why:
                 self._exclude(name, why)
-        hellos = {name: agent.hello for name, agent in agents.items()}
+        hellos = {name: agent.hello for name, agent in self._own().items()}
         where = {name: hello.probe for name, hello in hellos.items()}
         told = await asyncio.gather(*(self._reach(a, where) for a in hellos))
-        there = [name for name in hellos if name in agents]  # one may be lost meanwhile
+        there = [name for name in hellos if name in self._hosts.agents]  # one may be lost meanwhile
         by_name = {n: t for n, t in zip(hellos, told, strict=True) if n in there}
         for name, why in unfit_together({n: hellos[n] for n in there}, by_name).items():
             self._exclude(name, why)

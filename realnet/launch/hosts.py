@@ -22,6 +22,7 @@ from realnet.address import parse_address
 from realnet.config import Config
 from realnet.control import Peer, member_of
 from realnet.errors import RealnetError
+from realnet.exits import EXIT_FENCED, EXIT_NEVER
 from realnet.launch import stacks_folder
 from realnet.launch.fitness import unfit_alone
 from realnet.launch.gathering import Agent, Gathering, host_of
@@ -53,7 +54,6 @@ from realnet.topology.plan import Plan
 
 AWAY_S = 0.5
 LEAVE_S = 8.0  # for what is on a host that is taken away
-EXIT_FENCED, EXIT_NEVER = 76, 93
 
 
 class HostsConfig(Config):
@@ -109,6 +109,12 @@ class Hosts(Actor[HostsConfig]):
         """
         await self._gathering.run(self.config.gather_s)
         self._placed = True
+
+    def take_early(self) -> None:
+        """Use those who came for elastic members before the others, now that all else starts."""
+        for name, agent in list(self.agents.items()):
+            if agent.come and agent.hello.elastic:
+                self._has_come(name, agent)
 
     def agent_of(self, host: str) -> str:
         """Return the agent of a host that is there."""

@@ -12,8 +12,9 @@ import asyncio
 from pathlib import Path
 
 from realnet.errors import ConfigError
+from realnet.exits import EXIT_CONFIG, EXIT_FAILED, EXIT_OK
 from realnet.launch import Exited
-from realnet.member import EXIT_CONFIG, EXIT_FAILED, EXIT_OK, make_member, run_info
+from realnet.memberactor import make_member, run_info
 from realnet.node import Node
 from realnet.topology.plan import Plan
 from realnet.transport.memory import MemoryNetwork

@@ -62,6 +62,16 @@ def running(jobs: Sequence[int]) -> list[int]:
     return [j for j, told in states(jobs).items() if told - ENDED]
 
 
+def state_of(job: int) -> tuple[str, str]:
+    """Return the state of a job and, if it is not the usual one, why it is in that state.
+
+    Raises RealnetError.
+    """
+    told = call(["squeue", "-h", "-t", "all", "-j", str(job), "-o", "%T|%r"], limit_s=10.0)
+    state, _, why = (told.splitlines() or ["not known to SLURM any more|"])[0].partition("|")
+    return state, "" if why == "None" else why
+
+
 def shapes_of(partition: str) -> list[Shape]:
     """Return what the nodes of a partition (empty: the default) have, each kind of them once.
 

@@ -20,13 +20,13 @@ import time
 from pathlib import Path
 
 from realnet.errors import RealnetError
+from realnet.exits import EXIT_FENCED, EXIT_NEVER, EXIT_OK, EXIT_RETRY
 from realnet.launch.rendezvous import GONE, read_head
 from realnet.slurm import commands
 from realnet.slurm.records import read_submission
 from realnet.slurm.script import site_of
 from realnet.slurm.site import for_pool
 
-EXIT_RETRY, EXIT_FENCED, EXIT_NEVER = 75, 76, 93
 AGAIN_S = 2.0
 IDLE_S = 600.0  # without a head an element does not hold its node for longer
 POLL_S = 0.5
@@ -59,7 +59,7 @@ class Element:
                 continue
             code = self._be_an_agent()
             idle_since_s = time.monotonic()
-            if code not in (0, EXIT_RETRY, EXIT_FENCED) and self.asked is None:
+            if code not in (EXIT_OK, EXIT_RETRY, EXIT_FENCED) and self.asked is None:
                 return EXIT_NEVER
             time.sleep(AGAIN_S)
         return 0 if self.asked is None else self._linger()
@@ -95,9 +95,14 @@ class Element:
             with contextlib.suppress(RealnetError):
                 commands.call(["scontrol", "requeue", self.job])
         until_s = time.monotonic() + LINGER_S
-        while time.monotonic() < until_s:
-            time.sleep(POLL_S)
+        while time.monotonic() < until_s and not self._over() and not self._cancelled():
+            time.sleep(AGAIN_S)
         return EXIT_RETRY
+
+    def _cancelled(self) -> bool:
+        with contextlib.suppress(RealnetError):
+            return commands.restarts(self.job)[0] == "CANCELLED"
+        return False
 
 
 if __name__ == "__main__":

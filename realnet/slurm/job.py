@@ -23,6 +23,7 @@ from pathlib import Path
 
 from realnet.cli import last_message, view_of
 from realnet.errors import ConfigError, RealnetError
+from realnet.exits import EXIT_CONFIG, EXIT_FAILED, EXIT_NEVER, EXIT_RETRY
 from realnet.observe.record import read_rows
 from realnet.run import Outcome, run_plan
 from realnet.runfolder import RunFolder
@@ -30,9 +31,11 @@ from realnet.slurm import commands
 from realnet.slurm.fleet import SlurmFleet
 from realnet.slurm.records import (
     Ended,
+    Job,
     going_in_circles,
     newest_checkpoint,
     note_begin,
+    note_job,
     read_jobs,
     read_submission,
     write_ended,
@@ -41,7 +44,6 @@ from realnet.slurm.script import site_of
 from realnet.slurm.successor import submit_successor
 from realnet.topology.plan import Plan, read_plan
 
-EXIT_RETRY, EXIT_NEVER, EXIT_CONFIG = 75, 93, 2
 ANYWAY = "REALNET_ANYWAY"
 LAST_LINES = 20
 REQUEUED_S = 60.0
@@ -57,11 +59,14 @@ def main(folder: Path) -> int:
     run = RunFolder(folder, resumed=bool(attempts))
     try:
         _say(f"{folder} attempt {run.attempt}: job {job} on {_listed(nodes)}")
+        if job.isdecimal() and int(job) not in [j.number for j in read_jobs(folder)]:
+            note_job(folder, Job("run", int(job)))  # its sbatch was not heard of
         note_begin(folder, run.attempt)
         circles = "" if os.environ.get(ANYWAY) else going_in_circles(folder, run.attempt)
         if circles:
             write_ended(folder, run.attempt, Ended(EXIT_NEVER, circles, newest_checkpoint(folder)))
             _say(f"not started again: {circles}")
+            end_elastic(folder)
             return EXIT_NEVER
         fleet = SlurmFleet(folder, asked, nodes, os.environ.get("SLURMD_NODENAME", ""))
         _watch_the_clock(job, float(site.notice))
@@ -74,6 +79,9 @@ def main(folder: Path) -> int:
             (run.logs.parent / "failure.txt").write_text(report, encoding="utf-8")
             _say(report)
         _say(last_message(outcome, run, f"go on with: bin/resume {folder}"))
+    except Exception:  # a bug: nobody else should wait for this run
+        end_elastic(folder)
+        raise
     finally:
         run.close()
     return _afterwards(folder, outcome, site.again, job)
@@ -170,4 +178,4 @@ if __name__ == "__main__":
         sys.exit(EXIT_NEVER)
     except RealnetError as error:
         _say(str(error))
-        sys.exit(1)
+        sys.exit(EXIT_FAILED)

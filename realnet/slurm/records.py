@@ -118,7 +118,8 @@ def read_jobs(folder: Path) -> list[Job]:
             jobs.append(msgspec.json.decode(line, type=Job))
         except msgspec.DecodeError:  # a torn line
             continue
-    return [j for j in jobs if j.number]
+    # One that began before its sbatch had returned is there twice: noted by itself as well.
+    return list({j.number: j for j in jobs if j.number}.values())
 
 
 def newest_checkpoint(folder: Path) -> str:

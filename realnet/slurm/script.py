@@ -20,6 +20,8 @@ EXPORTED = (
     *("HOME", "USER", "LOGNAME", "PATH", "LANG", "LD_LIBRARY_PATH", "SLURM_CONF", "TERM"),
     *("HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME"),  # where `realnet fetch` has put things
 )
+# Nodes need no network: what a run names of the hub was fetched. A site may say otherwise.
+OFFLINE = "export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1}"
 # A signal that comes before Python listens would end the script, and a job that ends by itself is
 # not started again.
 NOT_YET = "trap '' USR2"
@@ -146,7 +148,7 @@ def _script(
     for number, options in enumerate(parts):
         lines += ["#SBATCH hetjob"] * bool(number)
         lines += [f"#SBATCH {option}" for option in options]
-    lines += _before(site)
+    lines += [OFFLINE, *_before(site)]
     if asked.path:
         lines.append(f"export PYTHONPATH={shlex.quote(':'.join(asked.path))}")
     lines.append(NOT_YET)

@@ -70,6 +70,14 @@ class Site(Config):
         doc("[pools.X]: what is otherwise for the nodes of a topology's pool X"),
     ] = {}
 
+    def __post_init__(self) -> None:
+        """Refuse what would take GPUs that others have."""
+        if "CUDA_VISIBLE_DEVICES" in self.export:
+            raise ValueError(
+                "export: CUDA_VISIBLE_DEVICES is given out by SLURM and by the agent of each node; "
+                "[roles.X] gpus says how many a process needs"
+            )
+
 
 # A job has one of these, whatever nodes it has.
 OF_THE_JOB = ("time", "notice", "export", "again", "pools")

@@ -6,7 +6,6 @@ Knows nothing of roles. The jobs themselves are `job.py` and `element.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -19,11 +18,11 @@ from realnet.config import to_plain
 from realnet.errors import ConfigError, RealnetError
 from realnet.slurm import commands
 from realnet.slurm.parts import divide
+from realnet.slurm.queue import live_jobs
 from realnet.slurm.records import (
     Job,
     Submission,
     note_job,
-    read_jobs,
     read_submission,
     write_submission,
 )
@@ -44,7 +43,23 @@ _run = click.argument("run", required=False)
 _dry = click.option("--dry-run", is_flag=True, help="Print what would be submitted, no more.")
 
 
-@click.group(cls=Tidy, context_settings={"help_option_names": ["-h", "--help"]})
+class _Named(click.Context):
+    """A command that people call by its script."""
+
+    @property
+    def command_path(self) -> str:
+        return f"bin/{self.info_name}"
+
+
+class _Script(click.Command):
+    context_class = _Named
+
+
+class _Scripts(Tidy):
+    command_class = _Script
+
+
+@click.group(cls=_Scripts, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Runs under SLURM, from the login node."""
 
@@ -204,6 +219,7 @@ def cancel(run: str | None, now: bool, runs: Path) -> None:
 def resume(run: str | None, anyway: bool, dry_run: bool, runs: Path) -> None:
     """Submit a run again, to go on from its newest checkpoint."""
     folder = find_run(runs, run).resolve()
+    read_submission(folder)  # or there is nothing to resume
     script = (folder / "job.sh").read_text(encoding="utf-8")
     if anyway:
         script = script.replace("\nexec ", "\nexport REALNET_ANYWAY=1\nexec ", 1)
@@ -230,11 +246,7 @@ def _sbatch(folder: Path, script: str, job: Job) -> int:
 
 
 def _live(folder: Path, dry_run: bool = False) -> list[Job]:
-    jobs = read_jobs(folder)
-    if dry_run or not jobs:
-        return []
-    going: Sequence[int] = commands.running([j.number for j in jobs])
-    return [j for j in jobs if j.number in going]
+    return [] if dry_run else live_jobs(folder)
 
 
 def _first_free(folder: Path, dry_run: bool) -> int:

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from realnet.errors import RealnetError
+from realnet.exits import EXIT_RETRY
 from realnet.launch import agent
 from realnet.launch.rendezvous import read_head
 from realnet.slurm import commands
@@ -37,7 +38,7 @@ def main(argv: list[str]) -> int:
     folder, attempt = Path(argv[0]), int(argv[argv.index("--attempt") + 1])
     host = os.environ["SLURMD_NODENAME"]
     code = agent.main([*argv, "--number", str(number), "--host", host])
-    if code == agent.EXIT_RETRY:
+    if code == EXIT_RETRY:
         for known in (signal.SIGTERM, signal.SIGINT):
             signal.signal(known, signal.SIG_IGN)
         if _head_is_gone(folder, attempt, number):

@@ -23,7 +23,7 @@ from realnet.guest.joining import Way, new_life
 from realnet.guest.meeting import Meeting
 from realnet.head import Head, HeadConfig
 from realnet.launch.inline import InlineLauncher
-from realnet.member import run_info
+from realnet.memberactor import run_info
 from realnet.node import Node
 from realnet.observe.record import Record, Row
 from realnet.observe.view import View

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from realnet import wire
 from realnet.codec import Frame
-from realnet.member import make_member
+from realnet.memberactor import make_member
 from realnet.node import Node
 from realnet.testing.process import Process
 from realnet.topology.plan import WirePlan

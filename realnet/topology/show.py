@@ -44,7 +44,7 @@ def describe(plan: Plan) -> str:
     lines = [plan.title, plan.topology]
     for name, rows in sections:
         told_rows = [f"  {row}" for row in rows]
-        if told_rows or name != REMARKS:  # nothing is said of roles that say nothing
+        if told_rows:  # nothing is said of what there is none of
             lines += ["", name, *told_rows]
     return "\n".join(lines) + "\n"
 

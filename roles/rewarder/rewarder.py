@@ -32,6 +32,10 @@ class RewarderConfig(Config):
     worker_memory: Annotated[Bytes, doc('address space of a worker, e.g. "2GiB"; 0: no limit')] = (
         Bytes(2 << 30)
     )
+    nice: Annotated[
+        int,
+        doc("how far worker processes give way to others on their host, as nice(1)", ge=0, le=19),
+    ] = 0
     attempts: Annotated[int, doc("tries, each in a fresh process, before giving up", ge=1)] = 3
     window: Annotated[int, doc("most rollouts in hand at once", ge=1)] = 256
 
@@ -76,6 +80,7 @@ class Rewarder(Actor[RewarderConfig]):
             workers=config.slots,
             limit_s=config.limit,
             memory_bytes=config.worker_memory,
+            nice=config.nice,
             attempts=config.attempts,
             log=_to_log,
         )

@@ -56,6 +56,7 @@ class RewardPool:
         workers: int = 1,
         limit_s: float = 15.0,
         memory_bytes: int = 2 << 30,
+        nice: int = 0,
         attempts: int = 3,
         log: Callable[[str], None] = lambda _text: None,
     ) -> None:
@@ -63,6 +64,7 @@ class RewardPool:
         self._which = {name: index for index, name in enumerate(self._references)}
         self._base, self._limit_s, self._memory = base.resolve(), float(limit_s), int(memory_bytes)
         self._num_workers, self._attempts, self._log = workers, attempts, log
+        self._nice = nice
         self._queue: deque[_Call] = deque()
         self._news = asyncio.Event()
         self._workers: set[WorkerProcess] = set()
@@ -127,7 +129,9 @@ class RewardPool:
         worker = WorkerProcess(self._log)
         self._workers.add(worker)
         try:
-            await worker.start(self._references, self._base, self._limit_s, self._memory)
+            await worker.start(
+                self._references, self._base, self._limit_s, self._memory, self._nice
+            )
         except BaseException:
             await self._end_worker(worker)
             raise

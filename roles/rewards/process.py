@@ -56,7 +56,12 @@ class WorkerProcess:
         return self._process.pid if self._process else None
 
     async def start(
-        self, references: Iterable[str], base: Path, limit_s: float, memory_bytes: int
+        self,
+        references: Iterable[str],
+        base: Path,
+        limit_s: float,
+        memory_bytes: int,
+        nice: int = 0,
     ) -> None:
         """Start the process and wait until it has imported the rewards.
 
@@ -70,6 +75,7 @@ class WorkerProcess:
             "base": str(base),
             "limit_s": limit_s,
             "memory_bytes": memory_bytes,
+            "nice": nice,
             "parent": os.getpid(),
         }
         await self.send(opening)

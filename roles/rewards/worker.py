@@ -43,6 +43,7 @@ def main() -> NoReturn:
     opening = _receive(link, frames)
     _die_with(opening["parent"])
     _limit(opening["memory_bytes"])
+    os.nice(opening["nice"])
     try:
         rewards = [resolve(r, Path(opening["base"])) for r in opening["references"]]
     except BaseException as error:  # the parent must hear why, whatever it is

@@ -80,6 +80,7 @@ class Keeper:
         self.best = Best(row_name(policy.best), measured_every) if policy.best else None
         self.saved = self.begun = -1
         self._writing: asyncio.Task[bool] | None = None
+        self._since_s: float | None = None  # of the last checkpoint that was begun
         self._policy = policy
         self._measured_every = measured_every
         self._actor = actor
@@ -87,12 +88,15 @@ class Keeper:
         self._learner = learner
         self._folder = folder
 
-    def due(self, step: int) -> bool:
-        """Tell whether a checkpoint is to be written after this step."""
-        every = self._policy.every
+    def due(self, step: int, elapsed_s: float) -> bool:
+        """Tell whether a checkpoint is to be written after this step, `elapsed_s` into the run."""
+        every, after_s = self._policy.every, self._policy.time
         if self.best is not None and step % self._measured_every == 0:
             return True
-        return step // every > max(self.saved, self.begun) // every
+        if self._since_s is None:
+            self._since_s = elapsed_s
+        late = after_s is not None and elapsed_s - self._since_s >= after_s
+        return late or step // every > max(self.saved, self.begun) // every
 
     def read_measured(self, path: Path) -> None:
         """Enter what metrics.jsonl says of versions that still are (blocking)."""
@@ -124,7 +128,7 @@ class Keeper:
             await writing
         if step == self.saved:
             return True
-        store.trained_s = elapsed_s
+        store.trained_s = self._since_s = elapsed_s
         small = store.snapshot()
         self.begun = step
         stages = isinstance(self._learner, Stages)
@@ -152,7 +156,7 @@ class Keeper:
         return {f"{_LEARNER}/{file.name}": Entry(file.size, file.xxh3_128) for file in done}
 
     def _failed(self, step: int, error: CheckpointError) -> bool:
-        self.begun = self.saved
+        self.begun, self._since_s = self.saved, float("-inf")
         self._actor.event(f"{error}. It is tried again after the next step", step=step)
         return False
 

@@ -285,7 +285,7 @@ class Trainer(Actor[TrainerConfig]):
                 continue
             row["publish_s"] = await self._publish()
             self.metrics(step=self._store.step, **row)
-            if self._keeper.due(self._store.step):
+            if self._keeper.due(self._store.step, self._elapsed_s()):
                 async with self._stepping:
                     await self._keeper.save(self._elapsed_s(), wait=False)
         if not self._draining:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pages import ROOT
 from real_run import RealRun, goes_on, ready
 from small_net import FLOOD
 
@@ -135,12 +136,32 @@ def test_what_a_role_starts_is_not_told_where_the_process_of_the_role_listens(
     assert "a child of a role is told of []" in run.events()
 
 
-def elastic_agent(run: RealRun, number: int, host: str) -> subprocess.Popen[bytes]:
+def test_bin_local_takes_the_same_path_and_goes_on(tmp_path: Path) -> None:
+    def called(script: str, *words: str) -> str:
+        done = subprocess.run(
+            [str(ROOT / "bin" / script), *words, "--runs", str(tmp_path)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "REALNET_PYTHON": sys.executable, "PYTHONPATH": str(ROOT)},
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    words = str(ROOT / "topologies" / "words.toml")
+    said = called("local", words, "--hosts", "2", "--name", "w")
+    assert "2 hosts have come" in said
+    assert "done: 34 lines" in said
+    again = called("resume", words, "--name", "w")
+    assert "attempt 2" in again
+    assert "done: 34 lines" in again
+
+
+def elastic_agent(folder: Path, number: int, host: str) -> subprocess.Popen[bytes]:
     """An agent that comes for a worker, as an element of an array under SLURM would."""
-    with (run.folder / f"elastic-{number}.log").open("wb") as log:
+    with (folder / f"elastic-{number}.log").open("wb") as log:
         return subprocess.Popen(
             [
-                *(sys.executable, "-P", "-m", "realnet.launch.agent", str(run.folder)),
+                *(sys.executable, "-P", "-m", "realnet.launch.agent", str(folder)),
                 *("--number", str(number), "--host", host, "--elastic", "worker"),
                 *("--cpus", "1", "--parent", str(os.getpid())),
             ],
@@ -150,6 +171,28 @@ def elastic_agent(run: RealRun, number: int, host: str) -> subprocess.Popen[byte
         )
 
 
+def test_a_host_for_elastic_members_may_come_before_the_others(
+    start: Start, topology: Path, tmp_path: Path
+) -> None:
+    """As when a run begins another life: those of its arrays are there already, and wait for it."""
+    text = topology.read_text().replace("[roles.worker]\n", "[roles.worker]\nmax = 3\n", 1)
+    topology.write_text(text)
+    (tmp_path / "run" / "attempts").mkdir(parents=True)
+    early = elastic_agent(tmp_path / "run", 1, "early")
+    try:
+        run = start(topology, "--hosts", "1")
+        run.until(lambda: ready(run))
+        run.until(lambda: slots_of(run, early.pid) == {"worker/2"})
+        assert run.events()[0].startswith("1 hosts have come"), run.events()
+        goes_on(run)
+        os.kill(run.process.pid, signal.SIGTERM)
+        assert run.wait() == 75
+        assert early.wait(10) == 0
+    finally:
+        early.kill()
+        early.wait()
+
+
 def test_two_shares_of_one_machine_are_two_hosts_and_one_without_work_is_given_back(
     start: Start, topology: Path
 ) -> None:
@@ -157,7 +200,7 @@ def test_two_shares_of_one_machine_are_two_hosts_and_one_without_work_is_given_b
     topology.write_text(text.replace('"50 per 1min"', '{ times = 0, then = "drop" }', 1))
     run = start(topology, "--hosts", "1", "--set", 'run.host_idle="1s"')
     run.until(lambda: ready(run))
-    here = {n: elastic_agent(run, n, "shared") for n in (1, 2)}
+    here = {n: elastic_agent(run.folder, n, "shared") for n in (1, 2)}
     try:
         run.until(lambda: {"worker/2", "worker/3"} <= set(run.members()))
         by_pid = {n: slots_of(run, agent.pid) for n, agent in here.items()}

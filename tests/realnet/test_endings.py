@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from rich.console import Console
 from small_net import topology
 
-from realnet import run as run_module
+from realnet import showing
 from realnet.cli import main
 from realnet.observe.view import View
 from realnet.testing.running import plan_of
@@ -54,8 +54,8 @@ def with_run(folder: Path, line: str) -> str:
 async def test_an_interrupt_gives_up_the_report_and_nothing_else(tmp_path: Path) -> None:
     plan = plan_of(with_run(tmp_path, 'report = "extra.py:report"'), tmp_path)
     view, text = shown()
-    reporting = asyncio.ensure_future(run_module._report(plan, tmp_path, view))
-    extra = run_module.load_object("extra.py:report", tmp_path, "here").__globals__
+    reporting = asyncio.ensure_future(showing.write_report(plan, tmp_path, view))
+    extra = showing.load_object("extra.py:report", tmp_path, "here").__globals__
     assert await asyncio.to_thread(extra["begun"].wait, 20)
     os.kill(os.getpid(), signal.SIGINT)
     await asyncio.wait_for(reporting, 10)
@@ -66,7 +66,7 @@ async def test_an_interrupt_gives_up_the_report_and_nothing_else(tmp_path: Path)
 async def test_a_report_that_fails_is_told(tmp_path: Path) -> None:
     plan = plan_of(with_run(tmp_path, 'report = "extra.py:bad"'), tmp_path)
     view, text = shown()
-    await run_module._report(plan, tmp_path, view)
+    await showing.write_report(plan, tmp_path, view)
     assert "the report could not be written: ValueError('no ink')" in text.getvalue()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from small_net import topology as small_net
 
+from realnet.cli import main as cli
 from realnet.errors import ConfigError
 from realnet.slurm import travel
 from realnet.slurm.commands import Shape, read_time
@@ -32,6 +34,7 @@ from realnet.slurm.site import Site, for_pool, read_site
 from realnet.slurm.submit import main
 from realnet.slurm.travel import refuse_what_cannot_travel
 from realnet.topology import Plan, read_source, resolve
+from realnet.topology.plan import write_plan
 
 SITE = """\
 partition = "batch"
@@ -80,10 +83,13 @@ def test_a_dry_run_shows_the_script_the_command_and_who_lives_where(
         "#SBATCH --no-kill",
         "#SBATCH --open-mode=append",
         "#SBATCH --reservation=x",
+        "export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1}",
         "module load cuda/12.4",
+        "trap '' USR2",
     ):
         assert line in script.splitlines(), line
     assert ",WANDB_MODE" in script
+    assert ",HF_HOME," in script  # where things were fetched to
     assert script.splitlines()[-2].startswith("exec ")  # signals reach Python itself
     assert "worker/0 (GPU 0)" in shown
     assert not (tmp_path / "runs").exists()
@@ -93,6 +99,9 @@ def test_a_site_file_is_read_as_strictly_as_a_topology(tmp_path: Path) -> None:
     path = tmp_path / "site.toml"
     path.write_text('partitoin = "main"\n')
     with pytest.raises(ConfigError, match="partition"):
+        read_site(path)
+    path.write_text('export = ["CUDA_VISIBLE_DEVICES"]\n')
+    with pytest.raises(ConfigError, match="given out by SLURM and by the agent of each node"):
         read_site(path)
     with pytest.raises(ConfigError, match=r"nowhere\.toml cannot be read"):
         read_site(tmp_path / "nowhere.toml")
@@ -291,6 +300,7 @@ def test_what_nodes_cannot_see_is_told_on_the_login_node(
 def test_jobs_are_noted_before_and_after_they_are_submitted(tmp_path: Path) -> None:
     note_job(tmp_path, Job("run"))
     assert read_jobs(tmp_path) == []  # tried, and nobody knows its number
+    note_job(tmp_path, Job("run", 7))  # by the job itself, which was faster
     note_job(tmp_path, Job("run", 7))
     note_job(tmp_path, Job("worker", 8, 3, 2))
     with (tmp_path / "jobs.jsonl").open("ab") as file:
@@ -299,6 +309,42 @@ def test_jobs_are_noted_before_and_after_they_are_submitted(tmp_path: Path) -> N
         ("run", 7, 0, 0),
         ("worker", 8, 3, 2),
     ]
+
+
+def test_a_run_that_slurm_has_not_begun_says_what_it_waits_for(
+    net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / "runs"
+    (runs / "a").mkdir(parents=True)
+    write_plan(plan_of(net), runs / "a")
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.parent.mkdir()
+    monkeypatch.setenv("PATH", str(squeue.parent), prepend=os.pathsep)
+
+    def told(answer: str) -> str:
+        squeue.write_text(f"#!/bin/sh\n{answer}\n")
+        squeue.chmod(0o755)
+        done = CliRunner().invoke(cli, ["top", "a", "--once", "--runs", str(runs)])
+        assert done.exit_code == 1, done.output
+        assert CliRunner().invoke(cli, ["ls", "--runs", str(runs)]).output.startswith("a ")
+        return done.output
+
+    assert "no run has begun there" in told("exit 1")
+    note_job(runs / "a", Job("run", 12))
+    note_job(runs / "a", Job("worker", 13, 2, 1))
+    assert "has not begun: job 12 is PENDING (Priority)" in told("echo 'PENDING|Priority'")
+    failed = told("echo 'FAILED|NonZeroExitCode'")
+    assert f"job 12 is FAILED (NonZeroExitCode): see {runs}/a/slurm-12.log" in failed
+    assert "job 12: squeue -h: no controller" in told("echo no controller >&2; exit 1")
+    (runs / "a" / "attempts" / "1" / "logs").mkdir(parents=True)
+    (runs / "a" / "attempts" / "latest").symlink_to("1")
+    (runs / "a" / "slurm-12.log").write_text("it could not begin\n")
+    for verb in (["resume", "a"], ["join", "a", "--role", "worker"]):
+        done = CliRunner().invoke(main, [*verb, "--runs", str(runs)])
+        assert "a was not submitted to SLURM: bin/submit TOPOLOGY does that" in done.output
+        assert f"Usage: bin/{verb[0]} " in CliRunner().invoke(main, [verb[0], "-h"]).output
+    shown = CliRunner().invoke(cli, ["logs", "a", "--runs", str(runs)])
+    assert "it could not begin" in shown.output
 
 
 def attempt(folder: Path, number: int, checkpoint: str = "", *, word: bool = True) -> None:

@@ -235,6 +235,13 @@ async def test_user_code_reads_nothing_and_sees_no_secrets(
     assert await ask(pool, "secret") == 0.0
 
 
+async def test_workers_give_way_to_others_on_their_host(make: Make) -> None:
+    pool = await make(nice=7)
+    assert [os.getpriority(os.PRIO_PROCESS, pid) for pid in pool.pids] == [
+        min(19, os.getpriority(os.PRIO_PROCESS, 0) + 7)
+    ]
+
+
 async def test_a_forked_child_does_not_answer_for_its_parent(make: Make) -> None:
     pool = await make()
     assert await asyncio.gather(*(ask(pool, text) for text in ("fork", "1", "2"))) == [0.25, 1, 2]

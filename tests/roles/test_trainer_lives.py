@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from trainer_world import Outside, World, book, to_the_end
 
-from realnet.config import Steps
+from realnet.config import Seconds, Steps
 from realnet.errors import CheckpointError, ConfigError, RunFolderError
 from realnet.roles.checkpoints.best import Best, check_best, measured_name, row_name
 from realnet.roles.checkpoints.checkpoint import Checkpoints
@@ -266,3 +266,22 @@ async def test_the_whole_journal_stays_when_asked_for(world: Callable[..., World
         else:
             assert segments[0] > 1
             assert names == ["step_000006"]
+
+
+async def test_a_checkpoint_is_written_when_the_last_one_is_old(
+    world: Callable[..., World],
+) -> None:
+    made = world(steps=7)
+    clock = made.bench.world.clock
+    save = Save(every=Steps(100), time=Seconds(25), keep=9)
+    made.schedule = Schedule(until=Until(steps=7), save=save)
+    steady = clock.now
+
+    def ten_seconds_a_version() -> float:
+        return float(steady()) + 10.0 * len(made.numbers)
+
+    clock.now = ten_seconds_a_version
+    await made.begin()
+    await to_the_end(made, Outside(made))
+    steps = [step for step, _ in Checkpoints(made.folder / "checkpoints", keep=9).all()]
+    assert steps == [0, 2, 5, 7], steps  # after 30 s (version 0 takes ten as well), 60 s, the end

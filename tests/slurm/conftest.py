@@ -95,7 +95,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def net(tmp_path: Path) -> Path:
     """The small network that is not RL, with work that never ends."""
     path = tmp_path / "net.toml"
-    path.write_text(small_net(tmp_path, num=100_000_000, workers=2))
+    path.write_text(small_net(tmp_path, num=100_000_000, workers=2, per_s=500))
     return path
 
 

@@ -1,5 +1,5 @@
 """Hosts that come for elastic members: into a pool, with an environment of their own on each node.
-They are taken away, come again, and end with the run."""
+They are taken away, come again, wait for the run's next life, and end with the run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from slurm_jobs import NODES, Cluster, SlurmRun, goes_on, grows, works
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(480)  # of a busy machine: what hangs ends
 Submit = Callable[..., SlurmRun]
 SITE = """
 partition = "main"
@@ -34,7 +34,7 @@ def environment(folder: Path) -> Path:
     return archive
 
 
-def test_preempted_hosts_of_a_pool_leave_come_back_and_end_with_the_run(
+def test_preempted_hosts_of_a_pool_leave_come_back_and_live_as_long_as_the_run(
     submit: Submit, cluster: Cluster, net: Path, tmp_path: Path
 ) -> None:
     grows(net, 4, 'pool = "rollouts"\n')
@@ -76,12 +76,17 @@ def test_preempted_hosts_of_a_pool_leave_come_back_and_end_with_the_run(
     for slot in more:
         assert sum(f"{slot} died" in e for e in run.events()) == 1, run.events()
 
+    run.cluster.call("scancel", "--batch", "--signal=USR2", run.job)
+    run.until(lambda: run.attempt() == 2, 90.0, "another life")
+    works(run, 2, num=7)  # they have waited for it
+    goes_on(run)
+
     assert "asked to stop (SIGINT)" in run.realnet("stop")
     run.until(lambda: run.state() == "FAILED", 20.0, "it has ended, and is not requeued")
     assert run.exit_code() == 130
     run.until(lambda: not run.processes(), 20.0, "no process is left")
     run.until(lambda: "RUNNING" not in run.state(elastic), 20.0, "nor a job that holds a node")
-    assert run.attempt() == 1
+    assert run.attempt() == 2
 
 
 def _join(run: SlurmRun) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from slurm_jobs import SlurmRun, works
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(480)  # of a busy machine: what hangs ends
 Submit = Callable[..., SlurmRun]
 # SLURM's own signal comes as one that means nothing here: the run must look at the clock itself.
 SITE = 'again = "successor"\ntime = "60s"\nnotice = "50s"\noptions = ["--signal=B:CONT@5"]\n'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from slurm_jobs import Cluster, SlurmRun, goes_on, works
 from weight_roles import SHAPE, publish
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(480)  # of a busy machine: what hangs ends
 Submit = Callable[..., SlurmRun]
 ROLES = Path(__file__).parents[1] / "weight_roles.py"
 LAYERS = 16
@@ -20,8 +21,10 @@ WEIGHTS = f"""
 title = "weights"
 [pools.trainers]
 nodes = 1
-[pools.rollouts]
-nodes = 2
+[pools.one]
+nodes = 1
+[pools.many]
+nodes = 1
 [policy]
 model = "new:llama"
 [roles.writer]
@@ -31,27 +34,30 @@ pool   = "trainers"
 [roles.parameter_server]
 pool   = "trainers"
 [roles.relay]
-count  = 2
-pool   = "rollouts"
+pool   = "one"
+[roles.relay_of_many]
+kind   = "relay"
+pool   = "many"
 [roles.reader]
 kind   = "{ROLES}:Reader"
-count  = COUNT
-pool   = "rollouts"
+pool   = "one"
+[roles.readers]
+kind   = "{ROLES}:Reader"
+count  = 4
+pool   = "many"
 """
 IDLE_S = 5.0
 
 
-@pytest.mark.parametrize("count", [2, 6])
 def test_one_copy_of_the_weights_crosses_each_link_however_many_read_it(
-    submit: Submit, cluster: Cluster, tmp_path: Path, count: int
+    submit: Submit, cluster: Cluster, tmp_path: Path
 ) -> None:
     path = tmp_path / "weights.toml"
-    path.write_text(WEIGHTS.replace("COUNT", str(count)))
+    path.write_text(WEIGHTS)
     run = submit(path)
-    readers = [f"reader/{n}" for n in range(count)]
-    run.until(lambda: len(run.hosts()) == count + 4, 60.0, "all are up")
-    by_node = [sum(run.hosts()[r] == node for r in readers) for node in ("node2", "node3")]
-    assert by_node == [count // 2, count // 2]
+    readers = ["reader/0", *(f"readers/{n}" for n in range(4))]
+    run.until(lambda: len(run.hosts()) == 9, 60.0, "all are up")
+    assert [run.hosts()[r] for r in readers] == ["node2", *["node3"] * 4]
 
     def have(number: int) -> None:
         run.until(
@@ -60,16 +66,20 @@ def test_one_copy_of_the_weights_crosses_each_link_however_many_read_it(
 
     publish(run.folder, 1)
     have(0)
-    both = lambda: run.said_that("relay/0 keeps a copy") and run.said_that("relay/1 keeps a copy")  # noqa: E731
-    run.until(both, 30.0, "the relays are there")
-    before = {n: cluster.bytes_to(n) for n in ("node2", "node3")}
+    for relay in ("relay/0", "relay_of_many/0"):
+        run.until(lambda r=relay: run.said_that(f"{r} keeps a copy"), 30.0, "it is there")  # type: ignore[misc]
+    copies: dict[str, list[float]] = {"node2": [], "node3": []}
     for number in (1, 2, 3):
+        before = {n: cluster.bytes_to(n) for n in copies}
         publish(run.folder, number + 1)
         have(number)
-    copies = {n: (cluster.bytes_to(n) - b) / 3 / WEIGHTS_BYTES for n, b in before.items()}
-    print(f"{count // 2} readers a node: {WEIGHTS_BYTES >> 20} MiB crossed its link", end=" ")
-    print(", ".join(f"{c:.3f} times ({n})" for n, c in copies.items()))
-    assert all(1.0 < c < 1.1 for c in copies.values()), copies
+        for node, seen in copies.items():
+            seen.append((cluster.bytes_to(node) - before[node]) / WEIGHTS_BYTES)
+    # Of three the middle one: on a machine that is too busy a connection may break in between.
+    usual = {node: statistics.median(seen) for node, seen in copies.items()}
+    for node, num in (("node2", 1), ("node3", 4)):
+        print(f"{num} readers: {WEIGHTS_BYTES >> 20} MiB crossed the link {usual[node]:.3f} times")
+    assert all(1.0 < c < 1.1 for c in usual.values()), copies
 
     nodes = ("node1", "node2", "node3")
     start = {n: (cluster.bytes_to(n), cluster.bytes_from(n), time.monotonic()) for n in nodes}

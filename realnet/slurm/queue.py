@@ -1,0 +1,45 @@
+"""What SLURM does with the jobs of a run, for whoever asks from the login node.
+
+By the numbers in the run's folder, never by name. Knows nothing of scripts. Called by `submit.py`
+and by the verbs `top`, `why`, `ls` and `stop`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from realnet.errors import RealnetError, RunFolderError
+from realnet.slurm import commands
+from realnet.slurm.records import Job, read_jobs
+
+
+def live_jobs(folder: Path) -> list[Job]:
+    """Return the jobs of a run that wait or go on, oldest first. Raises RealnetError."""
+    jobs = read_jobs(folder)
+    going = commands.running([j.number for j in jobs])
+    return [j for j in jobs if j.number in going]
+
+
+def in_words(folder: Path) -> str:
+    """Say what the newest job of a run is at, before the run itself can say it; "" if it has none.
+
+    A controller that does not answer is said as well: nothing is raised.
+    """
+    numbers = [j.number for j in read_jobs(folder) if j.what == "run"]
+    if not numbers:
+        return ""
+    try:
+        state, why = commands.state_of(numbers[-1])
+    except RealnetError as error:
+        return f"job {numbers[-1]}: {error}"
+    log = folder / f"slurm-{numbers[-1]}.log"
+    ended = f": see {log}" if state in commands.ENDED else ""
+    return f"job {numbers[-1]} is {state}" + (f" ({why})" if why else "") + ended
+
+
+def interrupt(folder: Path) -> None:
+    """Hand the head of a run, on another host, what Ctrl-C is. Raises RealnetError."""
+    numbers = [j.number for j in read_jobs(folder) if j.what == "run"]
+    if not numbers:
+        raise RunFolderError(f"{folder} has no job: stop it on the host of its head")
+    commands.call(["scancel", "--batch", "--signal=INT", str(numbers[-1])])
