@@ -139,11 +139,12 @@ class Inbox:
     def _read_on(self) -> None:
         """Copy a piece of the message that is under way, or all of it; hand it on when it is here.
 
-        Until then nothing else is taken.
+        Until then nothing else is taken. On the first lane what is asked with it is small, and
+        whoever asked waits for all of it.
         """
         assert self._reading is not None
         try:
-            done, frames = self._pace.step(self._reading)
+            done, frames = self._pace.step(self._reading, all_of_it=not self._behind)
         except WireError as error:
             self._reading = None
             self._trouble(str(error))
