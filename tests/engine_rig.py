@@ -128,6 +128,18 @@ class Rig:
         assert self.engine.version == version(number)
         return number
 
+    async def swap(self, manifest: Manifest) -> None:
+        """Give the engine what is in the room: weights of no seed."""
+        self.models[len(self.models)] = -1
+        await self.engine.stage(manifest, self.room)
+        await self.engine.swap()
+
+    async def greedy(self, prompt: list[int], length: int) -> tuple[list[int], list[Any]]:
+        """What it writes without chance, and how it scores that."""
+        answer = await self.answer(request(prompt, temperature=0.0, max_tokens=length))
+        scored = await self.engine.score([np.array(prompt + answer.tokens(), np.int32)])
+        return answer.tokens(), [answer.logprobs(), *scored]
+
     async def answer(self, asked: Generate, told: Callable[[], None] | None = None) -> Answer:
         """Write a whole answer. `told` is called when its first tokens have come."""
         writing = asyncio.create_task(self._answer(asked, told))

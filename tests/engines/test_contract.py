@@ -6,13 +6,31 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from engine_rig import BOUND, CONTEXT, FAKE_VOCAB, VOCAB, Answer, Rig, model, request
+from adapter_versions import Published, adapters_for, filled, merged
+from engine_rig import (
+    BOUND,
+    CONTEXT,
+    FAKE_VOCAB,
+    VOCAB,
+    Answer,
+    Around,
+    Rig,
+    model,
+    request,
+    version,
+)
 
 from realnet.errors import RealnetError
+from realnet.roles.messages import Announced
+from realnet.roles.models.build import named_weights
+from realnet.roles.weights.intake import Intake
+from realnet.roles.weights.receiver import Receiver
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 PROMPT = [4, 9, 14, 23]
@@ -217,3 +235,38 @@ async def test_updates_in_a_row_starve_nobody(engine: Rig) -> None:
     answer = await writing
     assert len(answer.tokens()) == 40
     engine.check(answer)
+
+
+async def test_adapters_over_a_base_are_the_merged_weights(engine: Rig, tmp_path: Path) -> None:
+    """The same bits as merged publication gives, swapped in amid an answer."""
+    if engine.fake:
+        return  # takes none
+    base = {n: w.detach().clone() for n, w in named_weights(model(1))}
+    published = Published(tmp_path, base)
+    around: Any = Around()
+    intake = Intake(around, Receiver(around, None, host="here"), host="here")
+    for seed in (1, 2):
+        adapters = adapters_for(base, seed, ["q_proj", "down_proj", "gate_proj"])
+        whole, room = filled(version(len(engine.models)), merged(base, adapters, torch.float32))
+        engine.room.make(len(room))[:] = room
+        await engine.swap(whole)
+        expected = await engine.greedy(PROMPT, 24)
+        await engine.load(2)  # something else between
+        assert (await engine.greedy(PROMPT, 24))[0] != expected[0]
+        held = published.adapters(version(len(engine.models)), adapters, "float32")
+        begun = asyncio.Event()
+        writing = asyncio.create_task(
+            engine.answer(request(PROMPT, max_tokens=100, seed=3), begun.set)
+        )
+        await begun.wait()
+        manifest = await intake.take(held, Announced(held, bases=(published.base,)), engine.room)
+        await engine.swap(manifest)
+        assert engine.engine.version == held.manifest.version
+        assert len((await writing).tokens()) == 100
+        found = await engine.greedy(PROMPT, 24)  # alone: a batch has sums of another order
+        assert found[0] == expected[0]
+        for one, other in zip(found[1], expected[1], strict=True):
+            np.testing.assert_array_equal(one, other)
+    await engine.load(1)
+    await intake.close()
+    around.close()
