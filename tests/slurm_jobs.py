@@ -217,6 +217,7 @@ def works(run: SlurmRun, attempt: int = 1, num: int = 5) -> None:
 
 
 def goes_on(run: SlurmRun) -> None:
-    """Wait until the small network has come further."""
-    now = squares(run)
-    run.until(lambda: squares(run) > now, 30.0, "it goes on")
+    """Wait until the small network has come further, in this life."""
+    life = run.attempt()
+    now = squares(run, life)
+    run.until(lambda: squares(run, life) > now, 30.0, "it goes on")

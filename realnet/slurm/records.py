@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,15 @@ def read_jobs(folder: Path) -> list[Job]:
             continue
     # One that began before its sbatch had returned is there twice: noted by itself as well.
     return list({j.number: j for j in jobs if j.number}.values())
+
+
+def first_free(base: int, count: int, jobs: Iterable[Job]) -> int:
+    """Return the first of `count` agent numbers from `base` on that no host of these jobs has."""
+    taken = {n for j in jobs for n in range(j.first, j.first + j.count)}
+    first = base
+    while not taken.isdisjoint(range(first, first + count)):
+        first += 1
+    return first
 
 
 def newest_checkpoint(folder: Path) -> str:

@@ -22,6 +22,7 @@ from realnet.slurm.queue import live_jobs
 from realnet.slurm.records import (
     Job,
     Submission,
+    first_free,
     note_job,
     read_submission,
     write_submission,
@@ -163,7 +164,7 @@ def join(run: str, role: str, count: int, partition: str, dry_run: bool, runs: P
         )
     if not dry_run:
         refuse_what_cannot_join(folder, planned, for_pool(site_of(asked), planned.pool), partition)
-    first = asked.nodes + asked.spares + _first_free(folder, dry_run)
+    first = first_free(asked.nodes + asked.spares, count, _live(folder, dry_run))
     script = array_script(
         *(folder, folder.name, asked, role, first, count),
         *(planned.gpus * planned.ranks, planned.cpus * planned.ranks, partition, planned.pool),
@@ -247,16 +248,6 @@ def _sbatch(folder: Path, script: str, job: Job) -> int:
 
 def _live(folder: Path, dry_run: bool = False) -> list[Job]:
     return [] if dry_run else live_jobs(folder)
-
-
-def _first_free(folder: Path, dry_run: bool) -> int:
-    """Return an offset of agent numbers that no host which is there has."""
-    base = read_submission(folder).nodes + read_submission(folder).spares
-    taken = {n - base for j in _live(folder, dry_run) for n in range(j.first, j.first + j.count)}
-    first = 0
-    while first in taken:
-        first += 1
-    return first
 
 
 if __name__ == "__main__":

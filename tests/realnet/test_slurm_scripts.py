@@ -22,6 +22,7 @@ from realnet.slurm.records import (
     Job,
     Part,
     Submission,
+    first_free,
     going_in_circles,
     newest_checkpoint,
     note_begin,
@@ -309,6 +310,14 @@ def test_jobs_are_noted_before_and_after_they_are_submitted(tmp_path: Path) -> N
         ("run", 7, 0, 0),
         ("worker", 8, 3, 2),
     ]
+
+
+def test_agents_of_elastic_hosts_have_numbers_of_their_own() -> None:
+    jobs = [Job("run", 1), Job("worker", 2, 4, 1), Job("worker", 3, 6, 2)]
+    assert first_free(3, 1, jobs) == 3
+    assert first_free(3, 2, jobs) == 8  # not 5, whose next is taken
+    assert first_free(4, 1, jobs) == 5
+    assert first_free(3, 2, []) == 3
 
 
 def test_a_run_that_slurm_has_not_begun_says_what_it_waits_for(
