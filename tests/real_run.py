@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-
 # Seven processes that import torch take a minute to be there on a machine that others use as well.
 PATIENCE_S = 200.0
 
