@@ -92,6 +92,13 @@ def cut_sockets(folder: Path) -> int:
     return num
 
 
+def of_a_cut(text: str) -> bool:
+    """Tell whether this is what an end may say when its connections are cut at any moment: in the
+    middle of a handshake, too."""
+    told = ("was lost and is back; nothing is lost", "was cut while", "or gone in the middle")
+    return any(words in text for words in told)
+
+
 class Proxy:
     """A tcp proxy that breaks connections when told to."""
 

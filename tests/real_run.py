@@ -13,6 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# Seven processes that import torch take a minute to be there on a machine that others use as well.
+PATIENCE_S = 200.0
+
 
 class RealRun:
     """A `realnet run` that is going on. Everything is killed by pid, and only what it started."""
@@ -97,7 +100,7 @@ class RealRun:
         os.kill(pid, number)
         return pid
 
-    def until(self, condition: Callable[[], bool], budget_s: float = 90.0) -> None:
+    def until(self, condition: Callable[[], bool], budget_s: float = PATIENCE_S) -> None:
         end_s = time.monotonic() + budget_s
         while not condition():
             if self.process.poll() is not None and not condition():
@@ -106,7 +109,7 @@ class RealRun:
                 raise AssertionError(f"not reached in {budget_s} s:\n{self.output()}")
             time.sleep(0.05)
 
-    def wait(self, budget_s: float = 120.0) -> int:
+    def wait(self, budget_s: float = PATIENCE_S) -> int:
         try:
             return self.process.wait(budget_s)
         except subprocess.TimeoutExpired:

@@ -9,6 +9,15 @@ import pytest
 from real_run import RealRun
 from small_net import topology as small_net
 
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give real processes time: a machine that others use as well may start them slowly."""
+    for item in items:
+        if item.path.parent == HERE and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(180))
+
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., RealRun]]:

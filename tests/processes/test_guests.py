@@ -164,15 +164,15 @@ CLIENT = """
 import asyncio, sys, realnet
 from pipeline import Level, Scale
 
-async def main(key: str) -> None:
-    async with realnet.Node(key=key, join_s=3.0) as node:
+async def main(key: str, join_s: float = 60.0) -> None:
+    async with realnet.Node(key=key, join_s=join_s) as node:
         factor = await node.ask("helper", Scale(3))
         level = await node.follow("helper", Level)
         print("in", node.name, factor.factor, (await level.get()).level, flush=True)
         print("over:", await node.wait(), flush=True)
 
 try:
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(sys.argv[1], *map(float, sys.argv[2:])))
 except realnet.RealnetError as error:
     print(f"{type(error).__name__}: {error}", flush=True)
 """
@@ -208,7 +208,7 @@ def test_by_a_granted_key_dialling_out_until_it_is_revoked(
     forged["name"] = "boss"
     (tmp_path / "boss.key").write_text(json.dumps(forged))
     (tmp_path / "boss.key").chmod(0o600)
-    thief = scripts(CLIENT, str(tmp_path / "boss.key"))
+    thief = scripts(CLIENT, str(tmp_path / "boss.key"), "3")  # it gets no answer
     assert "RunFolderError: no answer from the run" in line(thief)
     told(run, "that says it is from boss/0~")
     assert any("its key is that of laptop/0" in e for e in run.events())
