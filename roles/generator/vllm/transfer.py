@@ -13,11 +13,13 @@ Knows vLLM's model loading; knows nothing of actors. Called by vLLM's worker.
 
 from __future__ import annotations
 
+import glob
 import mmap
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -74,6 +76,7 @@ class RealnetTransfer(WeightTransferEngine[Prepare, Apply]):
         self._lent: torch.Tensor | None = None
         self._checking: threading.Thread | None = None
         self._damage = ""
+        _unname_shared_memory()
 
     def init_transfer_engine(self, init_info: Prepare) -> None:
         """Map a version and begin to check it."""
@@ -136,6 +139,18 @@ class RealnetTransfer(WeightTransferEngine[Prepare, Apply]):
     def shutdown(self) -> None:
         """Let go of the mapped bytes."""
         self.finish_weight_update()
+
+
+def _unname_shared_memory() -> None:
+    """Unlink what the ranks of one engine on the CPU share, once all of them have opened it.
+
+    It lasts as long as it is mapped. vLLM unlinks it when a worker ends by itself; ours are killed
+    with whoever started them, and 4 MiB a rank would stay behind each time. Workers get here after
+    the barrier behind which everybody has opened it.
+    """
+    name = os.environ.get("VLLM_DIST_IDENT", "")
+    for path in Path("/dev/shm").glob(f"{glob.escape(name)}-*-cpushm_*") if name else ():
+        path.unlink(missing_ok=True)
 
 
 def _tell(pipe: str, what: bytes) -> None:
