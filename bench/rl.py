@@ -47,7 +47,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--faster", type=float, default=1.0, help="async: real time so much faster")
     parser.add_argument("--sizes", default="", help="async: of real,4,32,256")
     parser.add_argument("--trl", type=Path, help="the Python that has trl")
-    parser.add_argument("--trl-threads", type=int, default=1)
+    parser.add_argument("--trl-threads", type=int, default=2)
     parser.add_argument("--vllm", type=Path, help="the Python that has vLLM's CPU build")
     parser.add_argument("--folder", type=Path, default=BENCH.parent / "runs" / "bench")
     parser.add_argument("--benchmarks", type=Path, help="the file with the section to rewrite")

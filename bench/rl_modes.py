@@ -15,7 +15,7 @@ from machine import Keep
 from rl_learning import EVERY, TARGET, Point, train_realnet
 from rl_rounds import run_rounds, table, times_as_fast
 
-STEPS = 30
+STEPS = 40
 MODES = {"async": 1, "sync": 0}
 
 
