@@ -178,7 +178,8 @@ class Generator(Actor[GeneratorConfig]):
                 if engine.takes_weights and manifest.canary is not None:
                     await self._prove(engine, manifest, manifest.canary, held.manifest.over)
             finally:
-                self._room.end_loan()
+                if self._room.loan is not None:  # behind what was asked of the GPU
+                    await self.compute(self._room.end_loan, label="end loan")
         self._stall_s = max(self._stall_s, stall_s)
         async with self._swapped:
             self._swapped.notify_all()

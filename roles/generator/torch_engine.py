@@ -47,6 +47,11 @@ class TorchEngine:
         )
         if self._device.type == "cpu":
             torch.set_num_threads(config.threads)
+        elif (self._device.index or 0) >= torch.cuda.device_count():
+            raise ConfigError(
+                f'[roles.generator].engine.device = "{config.device}", but this process sees '
+                f"{torch.cuda.device_count() or 'no'} GPUs: give the role gpus = 1, or remove it"
+            )
         if policy.context > shape.max_positions > 0:
             raise ConfigError(
                 f"[policy].context = {policy.context}, but the model knows {shape.max_positions} "

@@ -29,7 +29,7 @@ import msgspec
 from realnet import Actor, Config, StateOut, doc, handles
 from realnet.actor import Beside, Need, Place
 from realnet.config import Seconds, Shared
-from realnet.errors import RealnetError
+from realnet.errors import ConfigError, RealnetError
 from realnet.message import Nothing
 from realnet.roles.messages import (
     Announced,
@@ -127,6 +127,8 @@ class ParameterServer(Actor[ParameterServerConfig]):
         self._turn = asyncio.Lock()
         self._host = this_host()
         self._file_wanted = asyncio.Event()
+        if "nccl" in self.config.links:
+            await asyncio.to_thread(_check_nccl)
         self._updates: dict[str, Updates] = {
             link: Updates(
                 *(self, link),
@@ -164,6 +166,8 @@ class ParameterServer(Actor[ParameterServerConfig]):
 
     async def stop(self) -> None:
         """Let go of the memory; it stays."""
+        if not hasattr(self, "_bases"):
+            return  # it never started
         for updates in self._updates.values():
             await updates.close()
         for desk in (self._versions, self._bases):
@@ -371,3 +375,13 @@ class ParameterServer(Actor[ParameterServerConfig]):
                 f"{version} is not newer than {known}, which is announced: numbers of a branch "
                 "only grow, and a trainer that resumes opens a new branch"
             )
+
+
+def _check_nccl() -> None:
+    """Raise ConfigError where NCCL cannot work: else every broadcast would fail, one by one."""
+    from realnet.roles.weights import nccl  # and torch, which no other link needs here
+
+    try:
+        nccl.check()
+    except nccl.NoNccl as error:
+        raise ConfigError(f"[roles.parameter_server] {error}") from None

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from realnet.errors import CheckpointError
+from realnet.errors import CheckpointError, ConfigError
 from realnet.roles.checkpoints.origin import RUN
 from realnet.roles.messages import Canary, Group, Manifest, Version
 from realnet.roles.models.blocks import recompute_blocks
@@ -332,6 +332,11 @@ class Learner:
         device = self.config.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(
+                '[roles.trainer].device = "cuda", but this process sees no GPU: give the role '
+                "gpus = 1, or remove device"
+            )
         if device == "cpu":
             torch.set_num_threads(self.config.threads)
         model: Any = build_model(self.policy, self.tokenizer, self.base, self.policy.seed)
