@@ -145,6 +145,14 @@ class Actor(Generic[C]):
         """Import what is heavy, before the process joins the run."""
 
     @classmethod
+    def probe(cls, config: C, shared: dict[type[Shared], Any], base: Path) -> None:
+        """Refuse what this process cannot do; raise ConfigError.
+
+        Called in the role's own process, on its own host, after `preload` and before the run's
+        first role starts: what `check` cannot see from outside costs nothing yet.
+        """
+
+    @classmethod
     def check(cls, config: C, shared: dict[type[Shared], Any], base: Path) -> None:
         """Refuse a configuration that cannot work (`realnet check`); raise ConfigError."""
 

@@ -79,6 +79,14 @@ class Generator(Actor[GeneratorConfig]):
             import realnet.roles.generator.torch_engine  # noqa: F401
 
     @classmethod
+    def probe(cls, config: GeneratorConfig, shared: dict[type[Shared], Any], base: Path) -> None:
+        """Refuse a GPU that is not there."""
+        if config.engine.kind == "torch" and config.engine.device:
+            from realnet.roles.generator.torch_engine import device_of
+
+            device_of(config.engine)
+
+    @classmethod
     def needs(cls, config: GeneratorConfig, shared: dict[type[Shared], Any], place: Place) -> Need:
         """Count what the engine takes, from the model's config alone."""
         return generation_need(config.engine, shared[Policy], place)

@@ -110,6 +110,20 @@ class ParameterServer(Actor[ParameterServerConfig]):
         return memory.shelf_need(shared[Policy], place, config.slots)
 
     @classmethod
+    def probe(
+        cls, config: ParameterServerConfig, shared: dict[type[Shared], Any], base: Path
+    ) -> None:
+        """Refuse NCCL where it cannot work: every broadcast would fail, one by one."""
+        if "nccl" not in config.links:
+            return
+        from realnet.roles.weights import nccl  # and torch, which no other link needs here
+
+        try:
+            nccl.check()
+        except nccl.NoNccl as error:
+            raise ConfigError(f"[roles.parameter_server] {error}") from None
+
+    @classmethod
     def remarks(
         cls,
         config: ParameterServerConfig,
@@ -127,8 +141,6 @@ class ParameterServer(Actor[ParameterServerConfig]):
         self._turn = asyncio.Lock()
         self._host = this_host()
         self._file_wanted = asyncio.Event()
-        if "nccl" in self.config.links:
-            await asyncio.to_thread(_check_nccl)
         self._updates: dict[str, Updates] = {
             link: Updates(
                 *(self, link),
@@ -166,8 +178,6 @@ class ParameterServer(Actor[ParameterServerConfig]):
 
     async def stop(self) -> None:
         """Let go of the memory; it stays."""
-        if not hasattr(self, "_bases"):
-            return  # it never started
         for updates in self._updates.values():
             await updates.close()
         for desk in (self._versions, self._bases):
@@ -375,13 +385,3 @@ class ParameterServer(Actor[ParameterServerConfig]):
                 f"{version} is not newer than {known}, which is announced: numbers of a branch "
                 "only grow, and a trainer that resumes opens a new branch"
             )
-
-
-def _check_nccl() -> None:
-    """Raise ConfigError where NCCL cannot work: else every broadcast would fail, one by one."""
-    from realnet.roles.weights import nccl  # and torch, which no other link needs here
-
-    try:
-        nccl.check()
-    except nccl.NoNccl as error:
-        raise ConfigError(f"[roles.parameter_server] {error}") from None

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from realnet.errors import CheckpointError, ConfigError
+from realnet.errors import CheckpointError
 from realnet.roles.checkpoints.origin import RUN
 from realnet.roles.messages import Canary, Group, Manifest, Version
 from realnet.roles.models.blocks import recompute_blocks
@@ -29,6 +29,7 @@ from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.tables import Policy
 from realnet.roles.trainer import learner_files, learner_lora, learner_reference
 from realnet.roles.trainer.canary import make_canary
+from realnet.roles.trainer.device import check_device
 from realnet.roles.trainer.learner_batch import Age, give_credit, lay_out
 from realnet.roles.trainer.learner_config import START, LearnerConfig, NonFinite
 from realnet.roles.trainer.learner_optimizers import AdamW, Named
@@ -332,11 +333,7 @@ class Learner:
         device = self.config.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(
-                '[roles.trainer].device = "cuda", but this process sees no GPU: give the role '
-                "gpus = 1, or remove device"
-            )
+        check_device(device)
         if device == "cpu":
             torch.set_num_threads(self.config.threads)
         model: Any = build_model(self.policy, self.tokenizer, self.base, self.policy.seed)

@@ -17,7 +17,9 @@ from typing import Any
 import gloo_member
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
+
+import torch
 
 from realnet.roles.weights import collective, nccl
 from realnet.roles.weights.collective import CollectiveFailed, Group, Store, reach_store

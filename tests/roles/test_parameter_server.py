@@ -438,6 +438,7 @@ def test_a_server_that_nobody_can_read_from_is_refused() -> None:
         ParameterServerConfig(links=())
 
 
-async def test_nccl_without_a_gpu_is_refused_before_anything_is_published(house: House) -> None:
+def test_nccl_without_a_gpu_is_refused_before_anything_starts() -> None:
+    ParameterServer.probe(ParameterServerConfig(), {}, Path())
     with pytest.raises(ConfigError, match=r"\[roles.parameter_server\] links = .*gpus = 1"):
-        await house.server(links=("nccl", "stream"))
+        ParameterServer.probe(ParameterServerConfig(links=("nccl", "stream")), {}, Path())

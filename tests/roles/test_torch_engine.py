@@ -467,5 +467,7 @@ def test_a_gpu_that_is_not_there_is_refused_by_name(
     device: str, seen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0 if seen == "no" else int(seen))
-    with pytest.raises(ConfigError, match=rf'device = "{device}", but this process sees {seen} GPU'):
+    with pytest.raises(
+        ConfigError, match=rf'device = "{device}", but this process sees {seen} GPU'
+    ):
         engine(device=device)
