@@ -148,8 +148,8 @@ class Actor(Generic[C]):
     def probe(cls, config: C, shared: dict[type[Shared], Any], base: Path) -> None:
         """Refuse what this process cannot do; raise ConfigError.
 
-        Called in the role's own process, on its own host, after `preload` and before the run's
-        first role starts: what `check` cannot see from outside costs nothing yet.
+        Called in the role's own process, on its own host, after `preload` and before it joins: what
+        `check` cannot see from outside is told at once, whatever roles that start earlier do first.
         """
 
     @classmethod

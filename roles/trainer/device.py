@@ -1,6 +1,6 @@
 """Whether the device that `[roles.trainer]` asks for is there, in the process that would use it.
 
-Knows torch. Called before a run starts, and by whoever builds a model.
+Knows torch. Called as a process comes up, and by whoever builds a model.
 """
 
 from __future__ import annotations
