@@ -54,7 +54,8 @@ class Beside(NamedTuple):
 class Place(NamedTuple):
     """Where a process of a role is to live, as far as memory goes. `base` as in RunInfo.
 
-    `beside` are the roles of its network, itself among them, by name.
+    `beside` are the roles of its network, itself among them, by name. `gpu_bytes` is the memory of
+    each of its GPUs, as its pool says it; 0 when it does not.
     """
 
     base: Path
@@ -62,18 +63,21 @@ class Place(NamedTuple):
     gpus: int = 0
     rank: int = 0
     beside: Mapping[str, Beside] = {}
+    gpu_bytes: int = 0
 
 
 class Need(NamedTuple):
     """What a process needs at least, beside an empty one: of the host, of its GPUs, for what.
 
-    `parts` are the bytes by what they are for; `unknown` says what could not be counted.
+    `parts` are the bytes by what they are for; `unknown` says what could not be counted, `lacks`
+    what does not fit into what the role's own table leaves it.
     """
 
     host_bytes: int = 0
     gpu_bytes: int = 0
     parts: Mapping[str, int] = {}
     unknown: str = ""
+    lacks: str = ""
 
 
 class Clock:
