@@ -16,10 +16,10 @@ gpu_ipc_copy_ratio       that copy beside bytes by bandwidth: 1.0 is ideal
 gpu_nccl_gb_per_s        a version broadcast between two ranks, from host memory to host memory, its
                          digest checked; two GPUs, or two ranks on one where this NCCL allows it
 
-Medians of rounds. Into runs/bench/gpu.json, with what machine it was. What cannot be measured is
-said, with why. Where there is no GPU nothing is measured and nothing written, and the exit code is
-2; `--pretend` goes the same way on the CPU, with tiny sizes, to see that it goes: its numbers say
-nothing of a GPU.
+Medians of rounds; a model of 0.8 billion weights in bf16, for GPUs of 40 GB and more. Into
+runs/bench/gpu.json, with what machine it was. What cannot be measured is said, with why. Where there
+is no GPU nothing is measured and nothing written, and the exit code is 2; `--pretend` goes the same
+way on the CPU, with tiny sizes, to see that it goes: its numbers say nothing of a GPU.
 """
 
 from __future__ import annotations
@@ -401,7 +401,9 @@ def main() -> int:
         path = arguments.folder / "gpu.json"
         path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
         print(f"{said['gpu']}; {path}")
-    return 1 if bench.missing else 0
+    # Whether two ranks may share one GPU is for NCCL to say.
+    allowed = {"nccl"} if device == "cuda" and torch.cuda.device_count() == 1 else set()
+    return 1 if bench.missing.keys() - allowed else 0
 
 
 if __name__ == "__main__":
