@@ -17,9 +17,9 @@ gpu_nccl_gb_per_s        a version broadcast between two ranks, from host memory
                          digest checked; two GPUs, or two ranks on one where this NCCL allows it
 
 Medians of rounds; a model of 0.8 billion weights in bf16, for GPUs of 40 GB and more. Into
-runs/bench/gpu.json, with what machine it was. What cannot be measured is said, with why. Where there
-is no GPU nothing is measured and nothing written, and the exit code is 2; `--pretend` goes the same
-way on the CPU, with tiny sizes, to see that it goes: its numbers say nothing of a GPU.
+runs/bench/gpu.json, with what machine it was. What cannot be measured is said, with why. Without a
+GPU nothing is measured and nothing written, and the exit code is 2; `--pretend` goes the same way
+on the CPU, with tiny sizes, to see that it goes: its numbers say nothing of a GPU.
 """
 
 from __future__ import annotations
