@@ -13,7 +13,7 @@ VLLM   := .venv-vllm
 TRL    := .venv-trl
 
 .PHONY: run test test-long test-compiled test-slurm test-reference test-vllm setup-vllm-cpu check sim fuzz mutants compile bench bench-wire bench-loss bench-weights bench-embed install clean
-.PHONY: bench-weights-vllm bench-adapters bench-rl bench-rl-async bench-rl-engine bench-rl-demo bench-rl-modes bench-rl-trl bench-rl-stability
+.PHONY: bench-gpu bench-weights-vllm bench-adapters bench-rl bench-rl-async bench-rl-engine bench-rl-demo bench-rl-modes bench-rl-trl bench-rl-stability
 .DEFAULT_GOAL := run
 
 run: $(STAMP)                       ## train the demo (RUN=another.toml ARGS="--resume")
@@ -97,6 +97,9 @@ bench-adapters: $(STAMP)            ## what a version of adapters moves, and wha
 bench-weights-vllm: $(VLLM)/.installed  ## what an update costs a vLLM (CPU) that writes for 64
 	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR):$(CURDIR)/tests:$(CURDIR)/bench \
 		$(VLLM)/bin/python bench/weights_vllm.py $(ARGS)
+
+bench-gpu: $(STAMP)                 ## where there is a GPU: trainer's MFU, torch engine, cuda_ipc, nccl (ARGS=--pretend: CPU)
+	PYTHONPATH=$(CURDIR)/tests $(BIN)/python bench/gpu.py $(ARGS)
 
 bench-loss: $(STAMP)                ## five million messages while connections are cut: none lost or doubled
 	$(BIN)/python bench/run.py loss --benchmarks BENCHMARKS.md $(ARGS)

@@ -54,7 +54,8 @@ class Beside(NamedTuple):
 class Place(NamedTuple):
     """Where a process of a role is to live, as far as memory goes. `base` as in RunInfo.
 
-    `beside` are the roles of its network, itself among them, by name.
+    `beside` are the roles of its network, itself among them, by name. `gpu_bytes` is the memory of
+    each of its GPUs, as its pool says it; 0 when it does not.
     """
 
     base: Path
@@ -62,18 +63,21 @@ class Place(NamedTuple):
     gpus: int = 0
     rank: int = 0
     beside: Mapping[str, Beside] = {}
+    gpu_bytes: int = 0
 
 
 class Need(NamedTuple):
     """What a process needs at least, beside an empty one: of the host, of its GPUs, for what.
 
-    `parts` are the bytes by what they are for; `unknown` says what could not be counted.
+    `parts` are the bytes by what they are for; `unknown` says what could not be counted, `lacks`
+    what does not fit into what the role's own table leaves it.
     """
 
     host_bytes: int = 0
     gpu_bytes: int = 0
     parts: Mapping[str, int] = {}
     unknown: str = ""
+    lacks: str = ""
 
 
 class Clock:
@@ -143,6 +147,14 @@ class Actor(Generic[C]):
     @classmethod
     def preload(cls) -> None:
         """Import what is heavy, before the process joins the run."""
+
+    @classmethod
+    def probe(cls, config: C, shared: dict[type[Shared], Any], base: Path) -> None:
+        """Refuse what this process cannot do; raise ConfigError.
+
+        Called in the role's own process, on its own host, after `preload` and before it joins: what
+        `check` cannot see from outside is told at once, whatever roles that start earlier do first.
+        """
 
     @classmethod
     def check(cls, config: C, shared: dict[type[Shared], Any], base: Path) -> None:

@@ -52,8 +52,7 @@ async def _main(folder: Path, slot_name: str, incarnation: int, head_endpoint: s
     )
     node = Node(f"{slot_name}~{incarnation}", transport, info, plan.wires)
     member = make_member(node, plan, slot, incarnation)
-    for cls in member.classes.values():
-        cls.preload()
+    member.load_roles()
     # What was loaded stays for good: the collector need not walk through it for every call.
     gc.collect()
     gc.freeze()

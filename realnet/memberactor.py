@@ -18,7 +18,7 @@ from realnet import host
 from realnet.actor import Actor, RunInfo
 from realnet.address import Address, parse_address
 from realnet.cell import Cell
-from realnet.config import Config, read_table
+from realnet.config import Config, Shared, read_table
 from realnet.control import (
     HEAD,
     HEAD_SLOT,
@@ -85,6 +85,13 @@ class MemberActor(Actor[MemberConfig]):
         if node.on_wire_error is None:
             node.on_wire_error = self._wire_error
 
+    def load_roles(self) -> None:
+        """Import what is heavy, and have each role refuse what it cannot do here."""
+        for cls in self.classes.values():
+            cls.preload()
+        for role, cls in self.classes.items():
+            cls.probe(*self._tables(role), Path(self.plan.base))
+
     @property
     def _slot_full(self) -> str:
         return f"{self.slot.name}~{self.address.incarnation}"
@@ -142,11 +149,15 @@ class MemberActor(Actor[MemberConfig]):
     def _make(self, role: str) -> None:
         planned = self.plan.roles[role]
         cls = self.classes[role]
-        config = read_table(cls.Config, planned.config, f"plan.json: roles.{role}")
-        shared = shared_values(cls, planned.policy, self.plan.shared)
+        config, shared = self._tables(role)
         ranks = planned.ranks if self.slot.gang else 1
         cell = self.node.add(cls, self._actor(role), config, shared, planned.policy, ranks)
         self._role_cells[role] = cell
+
+    def _tables(self, role: str) -> tuple[Config, dict[type[Shared], Any]]:
+        planned, cls = self.plan.roles[role], self.classes[role]
+        config = read_table(cls.Config, planned.config, f"plan.json: roles.{role}")
+        return config, shared_values(cls, planned.policy, self.plan.shared)
 
     @handles
     async def peer_joined(self, record: PeerJoined) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -29,6 +30,8 @@ class PretendDevice:
         self.folder = folder
         self.uuid = uuid
         self.finished = 0
+        self.finishing: Callable[[], bool] | None = None  # called while somebody waits for it
+        self.finishing_said: list[bool] = []
         self.opened = 0
         self._paths: dict[int, Path] = {}
 
@@ -54,6 +57,9 @@ class PretendDevice:
 
     def finish(self) -> None:
         self.finished += 1
+        asked, self.finishing = self.finishing, None
+        if asked is not None:
+            self.finishing_said.append(asked())
 
 
 def _mapped(path: Path) -> torch.Tensor:

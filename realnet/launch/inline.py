@@ -63,8 +63,7 @@ class InlineLauncher:
         how, refused = "exit code 0", False
         try:
             member = make_member(node, self._plan, planned, incarnation)
-            for cls in member.classes.values():
-                cls.preload()
+            member.load_roles()
             node.listen()
             await member.join(self._endpoint)
             await member.left.wait()

@@ -141,8 +141,7 @@ class SimulatedLauncher:
         planned = next(s for s in simulation.plan.slots if s.name == slot)
         try:
             member = make_member(node, simulation.plan, planned, incarnation)
-            for cls in member.classes.values():
-                cls.preload()
+            member.load_roles()
             node.listen()
             await member.join(simulation.endpoint)
             await member.left.wait()

@@ -49,6 +49,8 @@ class Used:
         self._gpu[role.pool] = self._gpu.get(role.pool, 0) + need.gpu_bytes
         if role.memory_bytes and need.host_bytes > role.memory_bytes:
             self._lacks(f"{slot.name} needs {size(need.host_bytes)}", role.memory_bytes, "memory")
+        if need.lacks:
+            self._found.append(f"DOES NOT FIT: {slot.name}: {need.lacks}")
         have = pool.gpu_memory_bytes * max(role.gpus, 1)
         if pool.gpu_memory_bytes and need.gpu_bytes > have:
             self._lacks(f"{slot.name} needs {size(need.gpu_bytes)} of GPU memory", have, role.pool)

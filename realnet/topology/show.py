@@ -71,17 +71,21 @@ class _Told:
 
     def _need_of(self, slot: SlotPlan) -> Need:
         """Return what the process of a slot needs at least."""
-        host, gpu, parts, unknown = EMPTY_BYTES, 0, dict[str, int](), ""
+        host, gpu, parts, unknown, lacks = EMPTY_BYTES, 0, dict[str, int](), "", ""
+        pool = self.plan.pools.get(self.plan.roles[slot.roles[0]].pool)
+        each = pool.gpu_memory_bytes if pool is not None else 0
         for name in slot.roles:
             cls, role = self.classes[name], self.plan.roles[name]
             shared = shared_values(cls, role.policy, self.plan.shared)
             gpus = role.gpus or self.plan.roles[slot.roles[0]].gpus
-            place = Place(Path(self.plan.base), role.ranks, gpus, slot.rank, self._beside(role))
+            beside = self._beside(role)
+            place = Place(Path(self.plan.base), role.ranks, gpus, slot.rank, beside, each)
             need = cls.needs(self.configs[name], shared, place)
             host, gpu, unknown = host + need.host_bytes, gpu + need.gpu_bytes, need.unknown
+            lacks = lacks or need.lacks
             for what, size in need.parts.items():
                 parts[what] = parts.get(what, 0) + size
-        return Need(host, gpu, parts, unknown)
+        return Need(host, gpu, parts, unknown, lacks)
 
     def processes(self) -> Iterable[str]:
         total = 0

@@ -79,6 +79,14 @@ class Generator(Actor[GeneratorConfig]):
             import realnet.roles.generator.torch_engine  # noqa: F401
 
     @classmethod
+    def probe(cls, config: GeneratorConfig, shared: dict[type[Shared], Any], base: Path) -> None:
+        """Refuse a GPU that is not there."""
+        if config.engine.kind == "torch" and config.engine.device:
+            from realnet.roles.generator.torch_engine import device_of
+
+            device_of(config.engine)
+
+    @classmethod
     def needs(cls, config: GeneratorConfig, shared: dict[type[Shared], Any], place: Place) -> Need:
         """Count what the engine takes, from the model's config alone."""
         return generation_need(config.engine, shared[Policy], place)
@@ -178,7 +186,8 @@ class Generator(Actor[GeneratorConfig]):
                 if engine.takes_weights and manifest.canary is not None:
                     await self._prove(engine, manifest, manifest.canary, held.manifest.over)
             finally:
-                self._room.end_loan()
+                if self._room.loan is not None:  # behind what was asked of the GPU
+                    await self.compute(self._room.end_loan, label="end loan")
         self._stall_s = max(self._stall_s, stall_s)
         async with self._swapped:
             self._swapped.notify_all()

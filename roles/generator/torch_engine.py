@@ -42,9 +42,7 @@ class TorchEngine:
     """See `engine.Core`. Rows in use are always the first ones of the cache."""
 
     def __init__(self, shape: Shape, policy: Policy, config: EngineConfig, seed: int) -> None:
-        self._device = torch.device(
-            config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        )
+        self._device = device_of(config)
         if self._device.type == "cpu":
             torch.set_num_threads(config.threads)
         if policy.context > shape.max_positions > 0:
@@ -251,3 +249,14 @@ class TorchEngine:
         longest = max(len(ids) for ids in sequences)
         cache = KVCache(self._shape, len(sequences), longest, self._dtype, self._device)
         return score(self._decoder, cache, sequences)
+
+
+def device_of(config: EngineConfig) -> torch.device:
+    """Return where an engine works. Raises ConfigError for a GPU that this process does not see."""
+    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f'[roles.generator].engine.device = "{config.device}", but this process sees '
+            f"{torch.cuda.device_count() or 'no'} GPUs: give the role gpus = 1, or remove device"
+        )
+    return device

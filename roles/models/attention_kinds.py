@@ -38,11 +38,14 @@ def choose(asked: Asked, device: str, *, bf16: bool) -> Kind:
     if asked == "sdpa":
         return "sdpa"
     if asked == "auto":
-        return "flash" if device == "cuda" and bf16 and flash_function() else "sdpa"
+        flash = device == "cuda" and bf16 and not _too_old() and flash_function()
+        return "flash" if flash else "sdpa"
     if device == "cpu":
         raise ConfigError(f'{_KEY} = "{asked}" needs a GPU, and the model is on the CPU: {_ELSE}')
     if asked == "flash" and not bf16:
         raise ConfigError(f'{_KEY} = "flash" computes in bf16, and this model in fp32: {_ELSE}')
+    if asked == "flash" and (gpu := _too_old()):
+        raise ConfigError(f'{_KEY} = "flash": its kernels are for newer GPUs than {gpu}: {_ELSE}')
     if asked == "flash" and flash_function() is None:
         raise ConfigError(
             f'{_KEY} = "flash": neither flash-attn is installed nor has this torch '
@@ -52,6 +55,17 @@ def choose(asked: Asked, device: str, *, bf16: bool) -> Kind:
 
 
 _ELSE = 'write "auto", or "sdpa"'
+_FLASH_FROM = (8, 0)  # compute capability: Ampere
+
+
+def _too_old() -> str:
+    """Return what GPU this is when it cannot run the kernels of flash; "" when it can."""
+    if not torch.cuda.is_available():
+        return ""  # nothing says what it will be
+    found = torch.cuda.get_device_capability()
+    if found >= _FLASH_FROM:
+        return ""
+    return f"{torch.cuda.get_device_name()} (compute capability {found[0]}.{found[1]})"
 
 
 def prepared(packing: Packing, device: torch.device, kind: Kind) -> Packing:

@@ -29,7 +29,7 @@ import msgspec
 from realnet import Actor, Config, StateOut, doc, handles
 from realnet.actor import Beside, Need, Place
 from realnet.config import Seconds, Shared
-from realnet.errors import RealnetError
+from realnet.errors import ConfigError, RealnetError
 from realnet.message import Nothing
 from realnet.roles.messages import (
     Announced,
@@ -108,6 +108,20 @@ class ParameterServer(Actor[ParameterServerConfig]):
     ) -> Need:
         """Count the versions that memory has room for."""
         return memory.shelf_need(shared[Policy], place, config.slots)
+
+    @classmethod
+    def probe(
+        cls, config: ParameterServerConfig, shared: dict[type[Shared], Any], base: Path
+    ) -> None:
+        """Refuse NCCL where it cannot work: every broadcast would fail, one by one."""
+        if "nccl" not in config.links:
+            return
+        from realnet.roles.weights import nccl  # and torch, which no other link needs here
+
+        try:
+            nccl.check()
+        except nccl.NoNccl as error:
+            raise ConfigError(f"[roles.parameter_server] {error}") from None
 
     @classmethod
     def remarks(

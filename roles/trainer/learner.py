@@ -29,6 +29,7 @@ from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.tables import Policy
 from realnet.roles.trainer import learner_files, learner_lora, learner_reference
 from realnet.roles.trainer.canary import make_canary
+from realnet.roles.trainer.device import check_device
 from realnet.roles.trainer.learner_batch import Age, give_credit, lay_out
 from realnet.roles.trainer.learner_config import START, LearnerConfig, NonFinite
 from realnet.roles.trainer.learner_optimizers import AdamW, Named
@@ -332,6 +333,7 @@ class Learner:
         device = self.config.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        check_device(device)
         if device == "cpu":
             torch.set_num_threads(self.config.threads)
         model: Any = build_model(self.policy, self.tokenizer, self.base, self.policy.seed)

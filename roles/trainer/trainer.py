@@ -111,6 +111,13 @@ class Trainer(Actor[TrainerConfig]):
         import realnet.roles.trainer.learner  # noqa: F401
 
     @classmethod
+    def probe(cls, config: TrainerConfig, shared: dict[type[Shared], Any], base: Path) -> None:
+        """Refuse a GPU that is not there."""
+        from realnet.roles.trainer.device import check_device
+
+        check_device(config.device)
+
+    @classmethod
     def check(cls, config: TrainerConfig, shared: dict[type[Shared], Any], base: Path) -> None:
         """Refuse a policy that cannot be built, a loss that does not fit it, demos that are not."""
         check_policy(shared[Policy], base)

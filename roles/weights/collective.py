@@ -9,8 +9,9 @@ The store and gloo listen on one address, that of the sender's host, never on al
 keys, so they are for hosts that trust their network. A member that stands still makes every other
 fail after `timeout_s`, and no later.
 
-torch is imported here, in `cuda_ipc.py` and `lending.py` only. Blocking: called in threads, by
-`updates.py` (the sender) and `receiver.py`. Knows nothing of who takes part, or of what it carries.
+torch is imported here, in `nccl.py`, `cuda_ipc.py` and `lending.py` only. Blocking: called in
+threads, by `updates.py` (the sender) and `receiver.py`. Knows nothing of who takes part, or of what
+it carries.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import socket
 import warnings
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -28,6 +30,7 @@ import torch.distributed
 
 from realnet.errors import RealnetError
 from realnet.roles.messages import Bucket, Manifest
+from realnet.roles.weights import nccl
 from realnet.roles.weights.digests import Buffer, WeightsDamaged, digest
 
 dist: Any = torch.distributed  # its types are there only where it was built with them
@@ -71,7 +74,7 @@ def reach_store(host: str, port: int, timeout_s: float) -> Any:
 
 
 class Group:
-    """One epoch's group. `device` holds the buckets on their way: "cpu" for gloo, or "cuda"."""
+    """One epoch's group. `device` holds the buckets on their way: the CPU for gloo, or a GPU."""
 
     def __init__(
         self,
@@ -86,13 +89,19 @@ class Group:
     ) -> None:
         self.epoch, self.rank, self.size = epoch, rank, size
         self._timeout = timedelta(seconds=timeout_s)
-        self.device = torch.device("cuda" if backend == "nccl" else "cpu")
+        self.device = torch.device("cpu")
+        self._stages = backend == "nccl"  # buckets lie elsewhere than their version
+        self._stream: AbstractContextManager[Any] = nullcontext()
         inside = dist.PrefixStore(f"{backend}/{epoch}", store)
         try:
             if backend == "gloo":
                 self._group = _gloo(inside, rank, size, self._timeout, host)
             else:
-                self._group = _nccl(inside, rank, size, self._timeout)
+                self.device = nccl.device()
+                self._stream = nccl.stream(self.device)
+                self._group = nccl.group(inside, rank, size, self._timeout)
+        except nccl.NoNccl as error:
+            raise CollectiveFailed(str(error)) from None
         except RuntimeError as error:
             raise CollectiveFailed(
                 f"epoch {epoch} did not come together: {_first(error)}"
@@ -135,17 +144,21 @@ class Group:
         bytes_ = np.frombuffer(room, dtype=np.uint8)
         parts = [bytes_[b.offset_bytes : b.offset_bytes + b.num_bytes] for b in manifest.buckets]
         flying: deque[tuple[int, Any, torch.Tensor]] = deque()
-        staging = [self._staging(manifest.buckets) for _ in range(IN_FLIGHT)]
+        staging: list[torch.Tensor | None] = []
         try:
-            for number, part in enumerate(parts):
-                if len(flying) == IN_FLIGHT:
+            with self._stream:
+                staging += [self._staging(manifest.buckets) for _ in range(IN_FLIGHT)]
+                for number, part in enumerate(parts):
+                    if len(flying) == IN_FLIGHT:
+                        self._land(flying.popleft(), parts, arrived)
+                    tensor = self._load(part, staging[number % IN_FLIGHT])
+                    flying.append((number, self._start(tensor), tensor))
+                while flying:
                     self._land(flying.popleft(), parts, arrived)
-                tensor = self._load(part, staging[number % IN_FLIGHT])
-                flying.append((number, self._start(tensor), tensor))
-            while flying:
-                self._land(flying.popleft(), parts, arrived)
-        except RuntimeError as error:
-            if isinstance(error, RealnetError):
+        except BaseException as error:
+            # While it has its memory: what is still on its way writes into nobody else's.
+            self.close()
+            if isinstance(error, RealnetError) or not isinstance(error, RuntimeError):
                 raise
             raise CollectiveFailed(
                 f"{manifest.version} in epoch {self.epoch}: {_first(error)}"
@@ -153,7 +166,7 @@ class Group:
 
     def _staging(self, buckets: tuple[Bucket, ...]) -> torch.Tensor | None:
         """Return room on the GPU for one bucket in flight; a CPU sends from where it lies."""
-        if self.device.type == "cpu":
+        if not self._stages:
             return None
         largest = max((b.num_bytes for b in buckets), default=0)
         return torch.empty(largest, dtype=torch.uint8, device=self.device)
@@ -183,7 +196,7 @@ class Group:
     ) -> None:
         number, work, tensor = flight
         work.wait(self._timeout)
-        if self.device.type != "cpu" and self.rank:
+        if self._stages and self.rank:
             _tensor(parts[number]).copy_(tensor)  # waits for the device
         arrived(number, parts[number].data)
 
@@ -193,17 +206,6 @@ def _gloo(store: Any, rank: int, size: int, timeout: timedelta, host: str) -> An
     options._timeout = timeout
     options._devices = [dist.ProcessGroupGloo.create_device(hostname=host)]
     return dist.ProcessGroupGloo(store, rank, size, options)
-
-
-def _nccl(store: Any, rank: int, size: int, timeout: timedelta) -> Any:
-    if not torch.cuda.is_available() or not dist.is_nccl_available():
-        raise CollectiveFailed(
-            'links = ["nccl"] needs a GPU in every member, and there is none here: use "gloo" or '
-            '"stream"'
-        )
-    options = dist.ProcessGroupNCCL.Options()
-    options._timeout = timeout
-    return dist.ProcessGroupNCCL(store, rank, size, options)
 
 
 def _tensor(part: Any) -> torch.Tensor:

@@ -70,7 +70,8 @@ class Intake:
         Raises WeightsGone or WeightsDamaged when it cannot be had; the room is rubbish then.
         """
         manifest, self.base_link = held.manifest, ""
-        room.end_loan()
+        if room.loan is not None:  # of a life that was cut short
+            await asyncio.to_thread(room.end_loan)
         if device and await self._borrow(held, room, device, opens_loans):
             self.link = LINK
             return manifest

@@ -95,11 +95,16 @@ class Loan:
     """A version on the lender's GPU, until `end`."""
 
     def __init__(
-        self, guard: ArenaSlots, handle: DeviceHandle, buffer: torch.Tensor | None
+        self,
+        guard: ArenaSlots,
+        handle: DeviceHandle,
+        buffer: torch.Tensor | None,
+        device: Device | None,
     ) -> None:
         self._guard = guard
         self.handle = handle
         self._buffer = buffer
+        self._device = device
 
     def tensors(self, manifest: Manifest) -> dict[str, torch.Tensor]:
         """Return the weights, as views of the lender's buffer."""
@@ -117,9 +122,16 @@ class Loan:
             check(manifest, self._buffer.cpu().numpy(), where)
 
     def end(self) -> None:
-        """Say that nothing here reads the buffer any more. May be called twice."""
-        self._buffer = None
-        self._guard.close()  # and with it its lease
+        """Say that nothing here reads the buffer any more. May be called twice. Blocking.
+
+        Waits for the GPU: copies that were asked of it may not have been made yet.
+        """
+        buffer, self._buffer = self._buffer, None
+        try:
+            if buffer is not None and self._device is not None:
+                self._device.finish()
+        finally:
+            self._guard.close()  # and with it its lease
 
 
 def borrow(held: Held, source: Source, device: Device | None) -> Loan:
@@ -142,7 +154,7 @@ def borrow(held: Held, source: Source, device: Device | None) -> Loan:
                 f"{manifest.version} has {manifest.num_bytes} bytes, {handle.num_bytes} are lent"
             )
         buffer = None if device is None else open_checked(handle, manifest, device)
-        return Loan(guard, handle, buffer)
+        return Loan(guard, handle, buffer, device)
     except (WeightsGone, WeightsDamaged):
         guard.close()
         raise

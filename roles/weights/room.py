@@ -51,7 +51,7 @@ class Room:
         return tensors(manifest, self.view())
 
     def end_loan(self) -> None:
-        """Give back what was lent: everything was copied."""
+        """Give back what was lent: everything was copied. Waits for this process's GPU."""
         loan, self.loan = self.loan, None
         if loan is not None:
             loan.end()

@@ -129,6 +129,14 @@ def test_auto_is_sdpa_on_a_cpu_and_flash_where_it_can_be_had(
     assert choose("auto", "cuda", bf16=True) == "flash"
     assert choose("auto", "cuda", bf16=False) == "sdpa"
     assert choose("flex", "cuda", bf16=False) == "flex"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    assert choose("auto", "cuda", bf16=True) == "sdpa"
+    with pytest.raises(ConfigError, match=r"newer GPUs than Tesla T4 \(compute capability 7\.5\)"):
+        choose("flash", "cuda", bf16=True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    assert choose("auto", "cuda", bf16=True) == "flash"
     monkeypatch.setattr(attention_kinds, "flash_function", lambda: None)
     assert choose("auto", "cuda", bf16=True) == "sdpa"
 

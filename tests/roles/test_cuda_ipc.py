@@ -82,8 +82,11 @@ def test_what_is_lent_is_the_version_and_moves_nowhere(host: Host) -> None:
         assert torch.equal(found[name], weight)
         assert found[name].dtype == weight.dtype
     assert host.gpu.opened == 0, "nobody opens a handle of its own process"
+    host.gpu.finishing = lambda: host.lend(4) is None
     loan.end()
     loan.end()
+    assert host.gpu.finished == 2, "copies that were asked for are made"
+    assert host.gpu.finishing_said == [True], "and only then it may be written again"
     with pytest.raises(RealnetError, match="was borrowed for another process"):
         loan.tensors(held.manifest)
 

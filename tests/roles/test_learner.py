@@ -615,3 +615,9 @@ def test_blocks_computed_again_give_the_same_gradient_and_copies_of_their_own() 
     rows = [(np.array([5, 6, 7]), np.array([1, 2]))]
     assert not torch.equal(Scorer(copied).logprobs(rows), Scorer(again.model).logprobs(rows))
     assert same(gradient(one_update(activations="recompute"), groups), kept)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r'\[roles.trainer\].device = "cuda", but .* no GPU'):
+        learner(device="cuda")

@@ -195,6 +195,18 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
     assert "node has 22.4 GiB" in told
 
 
+def test_the_share_that_vllm_takes_is_counted_and_must_be_enough(tmp_path: Path) -> None:
+    pool = '[pools.node]\ngpu_memory = "48GB"\n[roles.generator]\n'
+    told = planned("one_gpu", "qwen2.5-1.5b", tmp_path, pool)
+    # 0.16 of 48 GB are 7.15 GiB, of which weights leave 4.3: more than one request's 28 MiB.
+    assert "keys and values 4.3 GiB" in " ".join(told.split())
+    assert "DOES NOT FIT: generator" not in told
+    little = 'engine = { kind = "vllm", pinned = "live", vllm = { memory = 0.05 } }\n'
+    told = planned("one_gpu", "qwen2.5-1.5b", tmp_path / "little", pool + little)
+    assert "DOES NOT FIT: generator/0: engine.vllm.memory = 0.05 of its GPUs are 2.24 GiB" in told
+    assert "weights take 2.88 GiB, and keys and values of one request of 1024 tokens" in told
+
+
 def test_a_plan_says_how_versions_will_come(tmp_path: Path) -> None:
     server = f'extends = "{TOPOLOGIES}/demo.toml"\n[roles.parameter_server]\n'
     told = describe(plan_of(f'{server}links = ["disk", "gloo"]\n', tmp_path))

@@ -11,7 +11,7 @@ import pytest
 from server_house import House
 
 from realnet.address import Address
-from realnet.errors import RealnetError
+from realnet.errors import ConfigError, RealnetError
 from realnet.roles.messages import (
     CommitPart,
     CommitVersion,
@@ -436,3 +436,9 @@ async def test_with_disk_the_newest_versions_are_files(house: House) -> None:
 def test_a_server_that_nobody_can_read_from_is_refused() -> None:
     with pytest.raises(ValueError, match="nobody could have a version"):
         ParameterServerConfig(links=())
+
+
+def test_nccl_without_a_gpu_is_refused_before_anything_starts() -> None:
+    ParameterServer.probe(ParameterServerConfig(), {}, Path())
+    with pytest.raises(ConfigError, match=r"\[roles.parameter_server\] links = .*gpus = 1"):
+        ParameterServer.probe(ParameterServerConfig(links=("nccl", "stream")), {}, Path())

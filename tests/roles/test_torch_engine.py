@@ -460,3 +460,14 @@ def test_make_core_and_a_context_beyond_the_model(tmp_path: Path) -> None:
     far = Policy(model="./m", context=CONTEXT + 1)
     with pytest.raises(ConfigError, match=r"Lower \[policy\]\.context"):
         make_core(EngineConfig(slots=2), far, VOCAB, tmp_path, 0)
+
+
+@pytest.mark.parametrize(("device", "seen"), [("cuda", "no"), ("cuda:2", "2")])
+def test_a_gpu_that_is_not_there_is_refused_by_name(
+    device: str, seen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0 if seen == "no" else int(seen))
+    with pytest.raises(
+        ConfigError, match=rf'device = "{device}", but this process sees {seen} GPU'
+    ):
+        engine(device=device)

@@ -198,6 +198,8 @@ async def test_a_model_that_vllm_does_not_know_is_refused_by_name(tmp_path: Path
     config["architectures"] = ["NoSuchForCausalLM"]
     (folder / "config.json").write_text(json.dumps(config))
     policy = msgspec.structs.replace(POLICY, model=str(folder), shape={}, tokenizer="new:chars")
+    with pytest.raises(ConfigError, match=r"does not know NoSuchForCausalLM"):
+        check_vllm(config_of("vllm"), policy, Path())  # before anything starts
     with pytest.raises(ConfigError, match=r"cannot run .*model.*NoSuchForCausalLM"):
         async with rig("vllm", tmp_path, policy=policy):
             pass

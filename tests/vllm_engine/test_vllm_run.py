@@ -70,7 +70,8 @@ def test_it_learns_exactly_on_policy_also_when_its_engine_is_killed(run: RealRun
     assert run.wait(600) == 0, run.output()
     exact(run, STEPS)
     assert any("vLLM's process EngineCore" in event for event in run.events())
-    assert not any("has not answered" in event for event in run.events())  # it ended by itself
+    # It ended by itself. Others may be slow: the machine has two engines and a gang on it.
+    assert not any("generator/0 has not answered" in event for event in run.events())
     scores = [r["eval/addz_test/pass@1"] for r in run.rows() if "eval/addz_test/pass@1" in r]
     print(scores)
     assert scores[0] < 0.4

@@ -122,10 +122,12 @@ class VllmEngine:
         try:
             return AsyncLLM.from_engine_args(AsyncEngineArgs(**table))
         except Exception as error:  # vLLM raises all kinds, its own process's among them
+            vllm = self._config.vllm
+            room = int(vllm.kv_cache) or f"what memory = {vllm.memory:g} of the device leaves"
             raise ConfigError(
                 f'[roles.generator].engine.kind = "vllm" cannot run {self._policy.model} '
-                f"({self._policy.dtype}, context {self._policy.context}, kv_cache "
-                f"{int(self._config.vllm.kv_cache)}): {told(error)}. Lines above it in this role's "
+                f"({self._policy.dtype}, context {self._policy.context}, kv_cache {room}): "
+                f"{told(error)}. Lines above it in this role's "
                 "log say more"
             ) from error
 

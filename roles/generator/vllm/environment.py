@@ -22,6 +22,8 @@ def prepare(config: EngineConfig) -> None:
         # Engines on one small machine would all be pinned to the same core.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(config.threads),
+        # On a GPU vLLM forks: a generator with its sockets, locks and threads is not to be copied.
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     }
     for name, value in quiet.items():
         os.environ.setdefault(name, value)

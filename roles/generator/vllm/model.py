@@ -10,6 +10,7 @@ check` stays quick. Called by the generator's `check` and by `engine` and `core`
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ _DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 _SHORT = {"float32": "fp32", "bfloat16": "bf16"}
 _MOST_TEMPERATURE = 2.0
 _LONGEST = 400  # vLLM lists every architecture that it knows
+_REGISTRY = "model_executor/models/registry.py"
 _ITEM_BYTES = {"fp32": 4, "bf16": 2}
 
 
@@ -48,9 +50,32 @@ def check_vllm(config: EngineConfig, policy: Policy, base: Path) -> None:
             "most"
         )
     shape = shape_of(policy, load_tokenizer(policy, base).vocab_size, base)
+    check_known(Path(found.origin).parent, architecture_of(policy, base, shape))
     check_parallel(config.vllm.tensor_parallel, shape)
     if config.vllm.kv_cache:
         check_kv_cache(int(config.vllm.kv_cache), config, policy, shape)
+
+
+def architecture_of(policy: Policy, base: Path, shape: Shape) -> str:
+    """Return the name of a model's class, as its config says it; "" if it does not."""
+    policy = described(policy, base)
+    if policy.model.startswith(NEW):
+        return _ARCHITECTURES[shape.family]
+    table = json.loads((model_folder(policy, base) / "config.json").read_text(encoding="utf-8"))
+    return str((table.get("architectures") or [""])[0])
+
+
+def check_known(vllm: Path, architecture: str) -> None:
+    """Refuse a class of models that this vLLM does not name; its list is read, not imported."""
+    try:
+        listed = (vllm / _REGISTRY).read_text(encoding="utf-8")
+    except OSError:
+        return  # another release: it will say itself what it cannot run
+    if architecture and f'"{architecture}"' not in listed:
+        raise ConfigError(
+            f'[roles.generator].engine.kind = "vllm" does not know {architecture}, which '
+            '[policy].model is by its config.json: use another model, or kind = "torch"'
+        )
 
 
 def check_parallel(ranks: int, shape: Shape) -> None:

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from realnet.errors import ConfigError
+from realnet.roles.trainer.device import check_device
 
 MEET_S = 300.0  # until all ranks of a gang have met
 AXIS = "data"
@@ -65,11 +65,7 @@ def rank_device(wanted: str) -> torch.device:
 
     Raises ConfigError for a GPU that is not there.
     """
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            '[roles.trainer].device = "cuda", but this process sees no GPU: give the role gpus = 1 '
-            "for each of its ranks, or remove device"
-        )
+    check_device(wanted)
     if wanted == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     torch.cuda.set_device(0)  # the others are not visible to this process
