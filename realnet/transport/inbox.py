@@ -89,9 +89,18 @@ class Inbox:
         To find out that there is no more takes a system call, as an exception several times that:
         not while somebody waits for an answer.
         """
-        if not self._later and self._loop is not None and (self._behind or self._take()):
-            self._later = True
-            self._loop.call_soon(self._drain)
+        if self._later or self._loop is None:
+            return
+        more = True
+        try:
+            more = self._behind or self._take()
+        except zmq.ZMQError:
+            more = False
+            raise
+        finally:  # whatever became of this message: the FD does not tell of the next ones
+            if more:
+                self._later = True
+                self._loop.call_soon(self._drain)
 
     def _drain(self) -> None:
         """Drain; come back next turn if there is more than a turn's share."""
@@ -99,18 +108,23 @@ class Inbox:
         if self._on_message is None or self.socket.closed:
             return
         self._copied_bytes = 0
-        if self._reading is not None:
-            self._read_on()
-        elif not is_readable(self.socket):
-            return
-        for _ in range(DRAIN):
-            if self._copied_bytes >= LARGE_BYTES:
-                break
-            if not self._take():
-                return
-        if self._loop is not None:
-            self._later = True
-            self._loop.call_soon(self._drain)
+        more = True
+        try:
+            if self._reading is not None:
+                self._read_on()
+            else:
+                more = is_readable(self.socket)
+            for _ in range(DRAIN):
+                if not more or self._copied_bytes >= LARGE_BYTES:
+                    break
+                more = self._take()
+        except zmq.ZMQError:
+            more = False
+            raise
+        finally:
+            if more and self._loop is not None:
+                self._later = True
+                self._loop.call_soon(self._drain)
 
     def _take(self) -> bool:
         """Take one message; False if there is none."""
@@ -149,6 +163,9 @@ class Inbox:
             self._reading = None
             self._trouble(str(error))
             return
+        except BaseException:
+            self._reading = None
+            raise
         self._copied_bytes += LARGE_BYTES  # no more in this turn
         if done:
             self._reading = None

@@ -32,7 +32,6 @@ class Outbox:
         self._give = give
         self._waiting: dict[int, deque[Sequence[Frame]]] = {}  # a large one, and what follows it
         self._putting: dict[int, Putting] = {}  # the first of them, while it is copied
-        self._closed = False
 
     def send(self, lane: int, frames: Sequence[Frame]) -> None:
         """Send one message. Those of one lane keep their order."""
@@ -58,7 +57,6 @@ class Outbox:
 
     def close(self) -> None:
         """The peer is gone, or we are."""
-        self._closed = True
         self._waiting.clear()
         for putting in self._putting.values():
             putting.close()
@@ -69,10 +67,14 @@ class Outbox:
         waiting = self._waiting.get(lane)
         if not waiting:
             return
-        if self._put(lane, waiting[0], piecewise=True):
-            waiting.popleft()
-        if waiting:
-            asyncio.get_running_loop().call_soon(self._next, lane)
+        done = True  # also what cannot be sent: the lane goes on, and the session asks for it
+        try:
+            done = self._put(lane, waiting[0], piecewise=True)
+        finally:
+            if done and waiting:
+                waiting.popleft()
+            if waiting:
+                asyncio.get_running_loop().call_soon(self._next, lane)
 
     def _put(self, lane: int, frames: Sequence[Frame], *, piecewise: bool = False) -> bool:
         """Put a message into the ring, or give it to the socket if it cannot go there.

@@ -13,14 +13,15 @@ The reader copies, and looks at the floor again afterwards. (A position comes la
 connection was lost and another one is there: between raising the floor and the next message there
 are system calls of both sides, so that no CPU reorders the two.) The writer starts over at the
 beginning as soon as it can, so that it writes to what was just read: memory that both processors
-still have in their caches, and not much more of it than was under way at once.
+still have in their caches, and not much more of it than was under way at once. Where it never was
+it asks for the memory first: a page that cannot be had ends the process that writes to it (SIGBUS).
 
 Knows nothing of notices, sockets or peers. Made by `rings.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -55,10 +56,16 @@ def _room(sizes: Iterable[int]) -> int:
     return max(sum(map(_padded, sizes)), ALIGN_BYTES)
 
 
-class RingWriter:
-    """The end that puts messages in."""
+def _there(start: int, stop: int) -> bool:
+    return True
 
-    def __init__(self, memory: memoryview):
+
+class RingWriter:
+    """The end that puts messages in. `back` gets memory for bytes of it; False: there is none."""
+
+    def __init__(self, memory: memoryview, back: Callable[[int, int], bool] = _there):
+        self._back = back
+        self._backed = 0  # bytes of the data that are sure to be there
         self._words = memory[:HEAD_BYTES].cast("Q")
         self._data = memory[HEAD_BYTES:]
         self.capacity = len(self._data)
@@ -88,6 +95,12 @@ class RingWriter:
                 done = at
         if at + size - done > capacity:
             return None
+        while self._backed < offset + size:
+            stop = min(self._backed + PIECE_BYTES, capacity)
+            if not self._back(HEAD_BYTES + self._backed, HEAD_BYTES + stop):
+                return None
+            self._backed = stop
+            yield
         data, copied = self._data, 0
         self._next = at + size
         for frame in frames:
@@ -168,6 +181,7 @@ class RingReader:
         return frames
 
     def release(self) -> None:
-        """Let go of the memory."""
+        """Let go of the memory: the writer sees that there is nobody."""
+        self._words[_READY] = 0
         self._words.release()
         self._data.release()

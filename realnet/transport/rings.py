@@ -18,13 +18,13 @@ Owned by `zmq.py`.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import mmap
 import os
 import struct
 import time
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from realnet import host
@@ -36,6 +36,7 @@ CAPACITY_BYTES = 64 * 2**20  # touched only as far as messages are under way at 
 FROM_BYTES = 16 * 1024  # below, a notice costs as much as the message
 MAX_RINGS = 4096
 PATIENCE_S = 10.0  # then a ring that nobody opens is given up
+LET_GO_S = 10.0  # a ring is kept after its maker: notices of it may still wait to be read
 MARK = b"\xc1"  # of a notice: no batch begins with it, nor anything else that is MessagePack
 _OFFER, _LIES = 1, 2
 _HEAD = struct.Struct("<cB16s")
@@ -85,6 +86,7 @@ class Rings:
         self._made: dict[tuple[str, int], _Made | None] = {}  # None: there is to be none
         self._tried: dict[tuple[str, int], float] = {}  # offered, since when
         self._opened: dict[bytes, _Opened] = {}
+        self._gone: dict[bytes, float] = {}  # those whose makers are gone, since when
 
     # ------------------------------------------------------------ to a peer
 
@@ -107,13 +109,12 @@ class Rings:
                 return b"", True
             self._tried[key] = self._now()
             return _HEAD.pack(MARK, _OFFER, made.name) + _PLACE.pack(os.getpid(), made.fd), True
-        if key in self._tried:
-            if not made.ring.ready:
-                if self._now() - self._tried[key] > PATIENCE_S:
-                    self._drop(key)
-                    self._made[key] = None
-                return b"", True
-            del self._tried[key]
+        if not made.ring.ready:  # not yet, or no more
+            if key in self._tried and self._now() - self._tried[key] > PATIENCE_S:
+                self._drop(key)
+                self._made[key] = None
+            return b"", True
+        self._tried.pop(key, None)
         at = yield from made.ring.putting(frames)
         if at is None:
             return b"", True
@@ -133,10 +134,10 @@ class Rings:
             made.ring.forget()
 
     def forget(self, peer: str) -> None:
-        """A peer is gone: drop the rings to it, and those of processes that are no more."""
+        """A peer is gone: drop the rings to it."""
         for key in [k for k in self._made if k[0] == peer]:
             self._drop(key)
-        self._sweep()
+        self.sweep()
 
     def close(self) -> None:
         """Let go of all of them."""
@@ -189,17 +190,18 @@ class Rings:
 
         Raises WireError for something else than a ring.
         """
-        self._sweep()
+        self.sweep()
         if name in self._opened or len(self._opened) >= MAX_RINGS or not host.has_memfd():
             return
         path = f"/proc/{pid}/fd/{fd}"
         try:
-            own = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            own = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
         except OSError:
             return  # another PID namespace, or it is gone already
         try:
             about = os.fstat(own)
-            if about.st_size <= HEAD_BYTES or not _is_sealed(own):
+            size_fits = HEAD_BYTES < about.st_size <= HEAD_BYTES + CAPACITY_BYTES
+            if not size_fits or not _is_sealed(own):
                 raise WireError(f"{path} was offered as a ring and is none")
             memory = mmap.mmap(own, about.st_size)
         except OSError:
@@ -212,20 +214,35 @@ class Rings:
         file = about.st_dev, about.st_ino
         self._opened[name] = _Opened(path, file, memory, RingReader(memoryview(memory)))
 
-    def _sweep(self) -> None:
-        """Let go of rings whose makers are gone, or have let go of them."""
+    def sweep(self) -> bool:
+        """Let go of rings whose makers have been gone, or have let go of them, for `LET_GO_S`.
+
+        Return whether there are some that are gone, but not for so long.
+        """
+        now_s = self._now()
         for name, opened in list(self._opened.items()):
-            file = None
-            with contextlib.suppress(OSError):
-                about = os.stat(opened.path)
-                file = about.st_dev, about.st_ino
-            if file != opened.file:
+            if _is_still_there(opened):
+                self._gone.pop(name, None)
+            elif now_s - self._gone.setdefault(name, now_s) >= LET_GO_S:
                 self._shut(name)
+        return bool(self._gone)
 
     def _shut(self, name: bytes) -> None:
+        self._gone.pop(name, None)
         opened = self._opened.pop(name)
         opened.ring.release()
         opened.memory.close()
+
+
+def _is_still_there(opened: _Opened) -> bool:
+    """Tell whether who made a ring has it open; also where nobody can tell."""
+    try:
+        about = os.stat(opened.path)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    except OSError:
+        return True
+    return (about.st_dev, about.st_ino) == opened.file
 
 
 def _make(capacity_bytes: int) -> _Made | None:
@@ -244,5 +261,19 @@ def _make(capacity_bytes: int) -> _Made | None:
     except OSError:
         os.close(fd)
         return None
+    back = partial(_back, fd)
+    if not back(0, HEAD_BYTES):
+        memory.close()
+        os.close(fd)
+        return None
     memory[HEAD_BYTES - len(name) : HEAD_BYTES] = name
-    return _Made(name, fd, memory, RingWriter(memoryview(memory)))
+    return _Made(name, fd, memory, RingWriter(memoryview(memory), back))
+
+
+def _back(fd: int, start: int, stop: int) -> bool:
+    """See that these bytes of a memory are there; False if the system has none left."""
+    try:
+        os.posix_fallocate(fd, start, stop - start)
+    except OSError:
+        return False
+    return True

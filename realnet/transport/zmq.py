@@ -50,7 +50,7 @@ from realnet.transport.endpoints import (
 from realnet.transport.inbox import Inbox
 from realnet.transport.outbox import Outbox
 from realnet.transport.pace import Pace
-from realnet.transport.rings import FROM_BYTES, Rings
+from realnet.transport.rings import FROM_BYTES, LET_GO_S, Rings
 from realnet.transport.seals import Seals
 from realnet.transport.security import Doorkeeper, Keys
 from realnet.transport.signed import SignedInbox
@@ -70,6 +70,7 @@ from realnet.transport.sockets import (
 from realnet.ways import BULK, NUM_LANES
 
 DOOR_LANE = 1  # its io thread: what guests take must not hold up the asks of the others
+SWEEP_S = LET_GO_S + 1
 MAX_IPC_PATH = 95  # sun_path holds 108 bytes, ZeroMQ's own prefix and the end included
 
 
@@ -278,6 +279,7 @@ class ZmqTransport:
             self.seals.forget(peer)
         if self._rings is not None:
             self._rings.forget(peer)
+            asyncio.get_running_loop().call_later(SWEEP_S, self._sweep, self._rings)
         if self._door is not None:
             self._guests.discard(peer)
             self._door.forget(peer)
@@ -287,6 +289,11 @@ class ZmqTransport:
                 there.outbox.close()
             for link in there.outs.values():
                 self._close(*link, linger_ms=0)
+
+    def _sweep(self, rings: Rings) -> None:
+        """Let go of the rings of a peer that is gone, once nothing of it can wait here."""
+        if rings.sweep():
+            asyncio.get_running_loop().call_later(SWEEP_S, self._sweep, rings)
 
     def close(self, linger_s: float = 1.0) -> None:
         """Send what is queued, for at most `linger_s`, and end."""

@@ -24,8 +24,10 @@ from realnet.codec import INLINE_BYTES, MAX_FRAMES, NEAR_INLINE_BYTES, Frame
 from realnet.errors import WireError
 from realnet.host import PLAIN, has_memfd
 from realnet.transport import rings as rings_module
-from realnet.transport.ring import ALIGN_BYTES, HEAD_BYTES, RingReader, RingWriter
-from realnet.transport.rings import FROM_BYTES, MARK, PATIENCE_S, Rings
+from realnet.transport.outbox import Outbox
+from realnet.transport.pace import Pace
+from realnet.transport.ring import ALIGN_BYTES, HEAD_BYTES, PIECE_BYTES, RingReader, RingWriter
+from realnet.transport.rings import FROM_BYTES, LET_GO_S, MARK, PATIENCE_S, Rings
 from realnet.transport.zmq import ZmqTransport, ipc_endpoint
 
 needs_memfd = pytest.mark.skipif(not has_memfd(), reason="no memfds here: rings are not used")
@@ -237,14 +239,99 @@ def test_notices_of_a_lost_connection_are_not_believed(pair: tuple[Rings, Rings]
 
 
 @needs_memfd
-def test_rings_go_with_their_peers(pair: tuple[Rings, Rings]) -> None:
-    writer, reader = pair
+def test_rings_go_some_time_after_their_peers() -> None:
+    """What an ended process sent last may still wait to be read, when others come and go."""
+    now_s = 5.0
+    writer, reader = Rings(1 << 20), Rings(now=lambda: now_s)
     opened(writer, reader)
     notice, _ = done(writer.notice("b", 0, FRAMES))
-    writer.forget("b")
-    reader.forget("a")  # told of the same death, or of another: it looks whose rings are gone
+    writer.close()
+    reader.forget("a")  # told of the same end, or of another: it looks whose rings are gone
+    other = Rings(1 << 20)
+    opened(other, reader)
+    assert done(reader.read(notice)) == [bytes(f) for f in FRAMES]
+    now_s += LET_GO_S - 0.1
+    assert reader.sweep()
+    assert done(reader.read(notice)) == [bytes(f) for f in FRAMES]
+    now_s += 0.1
+    assert not reader.sweep()
     with pytest.raises(WireError, match="was not offered"):
         done(reader.read(notice))
+    assert not done(other.notice("b", 0, FRAMES))[1]  # the other one is there
+    other.close()
+    reader.close()
+
+
+@needs_memfd
+def test_a_ring_is_kept_where_nobody_can_tell_whether_its_maker_is_gone(
+    pair: tuple[Rings, Rings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, reader = pair
+    opened(writer, reader)
+
+    def refused(path: str) -> os.stat_result:
+        raise PermissionError(13, "no", path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rings_module.os, "stat", refused)
+        assert not reader.sweep()
+    notice, _ = done(writer.notice("b", 0, FRAMES))
+    assert done(reader.read(notice)) == [bytes(f) for f in FRAMES]
+
+
+@needs_memfd
+def test_what_the_reader_let_go_of_is_used_no_more(pair: tuple[Rings, Rings]) -> None:
+    writer, reader = pair
+    opened(writer, reader)
+    assert not done(writer.notice("b", 0, FRAMES))[1]
+    reader.close()
+    for _ in range(3):
+        assert done(writer.notice("b", 0, FRAMES)) == (b"", True)
+
+
+def test_a_ring_goes_only_where_its_memory_is_there() -> None:
+    room = HEAD_BYTES + PIECE_BYTES
+    asked: list[tuple[int, int]] = []
+
+    def back(start: int, stop: int) -> bool:
+        asked.append((start, stop))
+        return stop <= room
+
+    memory = memoryview(bytearray(HEAD_BYTES + 3 * PIECE_BYTES))
+    writer, reader = RingWriter(memory, back), RingReader(memory)
+    small = [b"s" * 1000]
+    at = writer.put(small)
+    assert at is not None
+    assert asked == [(HEAD_BYTES, room)]
+    assert writer.put([bytes(PIECE_BYTES)]) is None  # it would go further
+    assert reader.take(at, [1000]) == small
+    full = [b"f" * PIECE_BYTES]
+    at = writer.put(full)
+    assert at is not None
+    assert reader.take(at, [PIECE_BYTES]) == full
+    room += PIECE_BYTES  # some has become free
+    at = writer.put([b"2" * 2 * PIECE_BYTES])
+    assert at is not None
+    assert reader.take(at, [2 * PIECE_BYTES]) == [b"2" * 2 * PIECE_BYTES]
+    assert not any(memory[HEAD_BYTES + 2 * PIECE_BYTES :])
+
+
+@needs_memfd
+@pytest.mark.parametrize("missing", ["memfd_create", "posix_fallocate", "mmap"])
+def test_where_there_is_no_memory_or_no_descriptor_all_goes_as_it_is(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> int:
+        raise OSError(28, "nothing left")
+
+    writer = Rings(1 << 20)
+    fds = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(rings_module.mmap if missing == "mmap" else os, missing, refused)
+    assert done(writer.notice("b", 0, FRAMES)) == (b"", True)
+    assert len(os.listdir("/proc/self/fd")) == fds
+    monkeypatch.undo()
+    assert done(writer.notice("b", 0, FRAMES)) == (b"", True)
+    writer.close()
 
 
 @needs_memfd
@@ -288,18 +375,21 @@ def offer_of(name: bytes, fd: int, pid: int | None = None) -> bytes:
 def test_what_is_no_ring_is_not_opened(tmp_path: Path, pair: tuple[Rings, Rings]) -> None:
     _, reader = pair
     name = os.urandom(16)
+    seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
     file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     os.ftruncate(file, 1 << 20)
     unsealed = os.memfd_create("x", os.MFD_ALLOW_SEALING)
     os.ftruncate(unsealed, 1 << 20)
+    huge = os.memfd_create("x", os.MFD_ALLOW_SEALING)
+    os.ftruncate(huge, 1 << 50)  # more than a ring ever has: it costs nothing to offer
+    fcntl.fcntl(huge, fcntl.F_ADD_SEALS, seals)
     pipe = os.pipe()
     try:
-        for fd in (file, unsealed, pipe[0]):
+        for fd in (file, unsealed, huge, pipe[0]):
             with pytest.raises(WireError, match="offered as a ring and is none"):
                 done(reader.read(offer_of(name, fd)))
         assert done(reader.read(offer_of(name, 10**6))) is None  # nothing there: nothing opened
         assert done(reader.read(offer_of(name, 0, 2**63))) is None
-        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
         fcntl.fcntl(unsealed, fcntl.F_ADD_SEALS, seals)
         assert (
             done(reader.read(offer_of(name, unsealed))) is None
@@ -312,7 +402,7 @@ def test_what_is_no_ring_is_not_opened(tmp_path: Path, pair: tuple[Rings, Rings]
         assert done(reader.read(offer_of(name, unsealed))) is None
         assert done(reader.read(lies)) == [bytes(5)]
     finally:
-        for fd in (file, unsealed, *pipe):
+        for fd in (file, unsealed, huge, *pipe):
             os.close(fd)
 
 
@@ -321,10 +411,13 @@ import sys, time
 from realnet.transport.rings import Rings
 rings = Rings(1 << 20)
 def tell(frame):
-    try:
-        next(rings.notice("b", 0, [frame]))
-    except StopIteration as end:
-        print(end.value[0].hex(), flush=True)
+    notice = rings.notice("b", 0, [frame])
+    while True:
+        try:
+            next(notice)
+        except StopIteration as end:
+            print(end.value[0].hex(), flush=True)
+            return
 tell(bytes(40000))
 sys.stdin.readline()
 tell(b"x" * 40000)
@@ -334,7 +427,8 @@ time.sleep(600)
 
 @needs_memfd
 def test_what_a_killed_process_put_in_is_still_read_and_then_let_go() -> None:
-    reader = Rings()
+    now_s = 1.0
+    reader = Rings(now=lambda: now_s)
     command = [sys.executable, "-c", WRITER]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
@@ -347,8 +441,10 @@ def test_what_a_killed_process_put_in_is_still_read_and_then_let_go() -> None:
         finally:
             process.send_signal(signal.SIGKILL)
         process.wait()
-    assert done(reader.read(notice)) == [b"x" * 40000]
     reader.forget("that one")
+    assert done(reader.read(notice)) == [b"x" * 40000]
+    now_s += LET_GO_S
+    reader.forget("another")
     with pytest.raises(WireError, match="was not offered"):
         done(reader.read(notice))
     reader.close()
@@ -449,3 +545,70 @@ async def test_without_shared_memory_all_goes_over_the_socket(
     c, d = linked(tmp_path)
     async with ends(c, d):
         assert c.transport.inline_bytes == NEAR_INLINE_BYTES
+
+
+@needs_memfd
+async def test_what_an_end_sent_last_arrives_though_others_come_and_go(tmp_path: Path) -> None:
+    a, b = linked(tmp_path)
+    c = Taken("c/0~1", tmp_path)
+    async with ends(b, c):
+        try:
+            a.send(b.slot, *big(0, 100_000))
+            await until(lambda: b.got == [0])
+            a.send(b.slot, *big(1, 100_000))
+            a.links.flush()
+            assert used(a) == 1
+        finally:
+            a.closed = True
+            a.transport.close(1.0)  # its ring is gone before b has looked
+        b.transport._rings.sweep()  # type: ignore[attr-defined]
+        await until(lambda: b.got == [0, 1])
+        assert not b.errors
+
+
+@needs_memfd
+async def test_one_message_that_cannot_be_taken_holds_up_none(tmp_path: Path) -> None:
+    """The descriptor of a socket tells once of all that waits: an error must not end the turn."""
+    a, b = linked(tmp_path)
+    told: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _, context: told.append(str(context.get("exception")))
+    )
+    async with ends(a, b):
+        a.send(b.slot, *big(0, 100_000))
+        await until(lambda: b.got == [0])
+        inbox = b.transport._inboxes[0]  # type: ignore[attr-defined]
+        take, calls = inbox._on_message, 0
+
+        def full(*args: object) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                raise MemoryError("no room for it")
+            take(*args)
+
+        inbox._on_message = full
+        for i in range(1, 40):
+            a.send(b.slot, *big(i, 100_000 if i % 2 else 10))
+        a.links.flush()
+        await until(lambda: b.got == list(range(40)))
+        assert calls > 2
+        assert told == ["no room for it"]
+
+
+async def test_one_message_that_cannot_be_sent_holds_up_none_of_its_lane() -> None:
+    rings, given, told = Rings(), [], []
+
+    def refused(*_: object) -> Generator[None, None, tuple[bytes, bool]]:
+        yield
+        raise MemoryError("no room for it")
+
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _, context: told.append(str(context.get("exception")))
+    )
+    rings.notice = refused  # type: ignore[method-assign]
+    outbox = Outbox("b", rings, Pace(), lambda lane, frames: given.append((lane, frames)))
+    outbox.send(1, [bytes(1_000_000)])
+    outbox.send(1, [b"next"])
+    await until(lambda: given == [(1, [b"next"])])
+    assert told == ["no room for it"]
