@@ -10,6 +10,7 @@ Knows nothing of TOML files, wires or roles. Called by `topology/` and by a node
 
 from __future__ import annotations
 
+import math
 import re
 import types
 import typing
@@ -90,7 +91,10 @@ def parse_quantity(text: str, units: Mapping[str, float], what: str) -> float:
         guess = _meant_unit(match[2], units) if match else ""
         meant = f' Did you mean "{match[1]}{guess}"?' if match and guess else ""
         raise ValueError(f"it is not {what}: write a number and one of {', '.join(units)}.{meant}")
-    return float(match[1]) * units[match[2]]
+    number = float(match[1]) * units[match[2]]
+    if not math.isfinite(number):
+        raise ValueError(f"it is not {what}: no machine counts so far")
+    return number
 
 
 def _meant_unit(word: str, units: Mapping[str, float]) -> str:
@@ -111,7 +115,7 @@ def _convert_units(kind: type, value: Any) -> Any:
     if kind is Seconds:
         if isinstance(value, str):
             value = parse_seconds(value)
-        if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
             return Seconds(value)
         raise ValueError('it is not a time: write for example "10s"')
     if kind is Bytes:

@@ -100,8 +100,30 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "like": (
         'extends = "demo"\n[tasks.a]\nlike = "b"\n[tasks.b]\nlike = "a"\n[tasks.c]\nlike = "adz"\n',
         [
-            '[tasks.b].like = "a": it runs in a circle.',
+            '[tasks.b].like = "a": it runs in a circle. [tasks] has: ',
             '[tasks.c].like = "adz": no such section beside it. Did you mean "addz"?',
+        ],
+    ),
+    "like, of roles": (
+        'extends = "words"\n[roles.a]\nlike = "b"\n[roles.b]\nlike = "a"\n',
+        ['[roles.b].like = "a": it runs in a circle. [roles] has: '],
+    ),
+    "units that no machine has": (
+        'extends = "words"\n[run]\nhung = "1e400s"\nsuspect = inf\n[roles.counter]\n'
+        'memory = "1e400 GB"\n',
+        [
+            "[run].hung = '1e400s': it is not a time: no machine counts so far",
+            "[run].suspect = inf: it is not a time: write for example",
+            "[roles.counter].memory = '1e400 GB': it is not a size: no machine counts so far",
+        ],
+    ),
+    "wires of roles that are not there": (
+        '[roles.a]\nkind = "echo.py:Ecco"\n[roles.b]\nkind = "echo.py:Echo"\n'
+        '[wires]\nw = "a -> c -> b.out -> c -> a"\nx = "bb -> a"\n',
+        [
+            'echo.py has no "Ecco". Did you mean "Echo"?',
+            '[wires].w: "c" is no role of this topology. Roles: a, b',
+            '[wires].x: "bb" is no role of this topology. Did you mean "b"? Roles: a, b',
         ],
     ),
     "policy twice": (

@@ -126,10 +126,11 @@ class Merge:
             why = "it runs in a circle" if model in seen else "no such section beside it"
             why = why if isinstance(model, str) else "it names a section beside it"
             others = [s for s in sections if s != name]
+            guess = "" if model in seen else nearest(str(model), others)
             self.broken |= {path, *(f"{top}.{s}" for s in seen)}
             self.problems.append(
-                f"{file}: [{path}].like = {quoted(model)}: {why}."
-                f"{nearest(str(model), others)} [{top}] has: {listed(others)}"
+                f"{file}: [{path}].like = {quoted(model)}: {why}.{guess} [{top}] has: "
+                f"{listed(others)}"
             )
             return
         self._copy(top, model, sections, (*seen, model))

@@ -86,7 +86,7 @@ class Source:
                 model = self.copied[model]
                 if (model, rest) in bare:
                     original = model
-            if table in self.broken and "is missing" in rest:
+            if table in self.broken and ("is missing" in rest or "no role kind is" in rest):
                 continue  # its `like` would have brought it
             key = f"[{original}]{rest}" if table else complaint
             if key not in seen:

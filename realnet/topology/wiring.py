@@ -57,7 +57,7 @@ def wire(
 
     `unknown` are roles whose class could not be found: nothing is said of their wires.
     """
-    unknown = set(unknown)
+    known = {*roles, *unknown}
     wires: list[WirePlan] = []
     problems: list[str] = []
     for name, written in chains.items():
@@ -68,13 +68,21 @@ def wire(
         except ConfigError as error:
             problems.extend(str(error).splitlines())
             continue
+        names = dict.fromkeys(stop.partition(".")[0] for stop in stops)
+        problems.extend(
+            f'{where}: "{role}" is no role of this topology.{nearest(role, known)} '
+            f"Roles: {listed(known)}"
+            for role in names
+            if role not in known
+        )
         for at, (left, right) in enumerate(itertools.pairwise(stops)):
             # The port of a role in the middle is the one that gives, or the one that takes.
             if at > 0 and not _gives(left, roles):
                 left = left.partition(".")[0]
             if at < len(stops) - 2 and _gives(right, roles):
                 right = right.partition(".")[0]
-            if {left.partition(".")[0], right.partition(".")[0]} & unknown:
+            pair = {stop.partition(".")[0] for stop in (left, right)}
+            if not pair <= roles.keys():  # told above, or where its class was looked for
                 continue
             try:
                 hop = _hop(left, right, roles, where, name)
@@ -133,11 +141,6 @@ def _a(kind: str) -> str:
 
 def _end(text: str, roles: Mapping[str, Ends], where: str) -> tuple[Ends, str]:
     role, _, port = text.partition(".")
-    if role not in roles:
-        raise ConfigError(
-            f'{where}: "{role}" is no role of this topology.{nearest(role, roles)} '
-            f"Roles: {listed(roles)}"
-        )
     if port and port not in roles[role].ports:
         raise ConfigError(
             f'{where}: {role} has no port "{port}".{nearest(port, roles[role].ports)} '
