@@ -26,6 +26,7 @@ from realnet.cli_verbs import load_verb, registered_verbs
 from realnet.compiled import FORM, damaged
 from realnet.errors import ConfigError, RealnetError, nearest
 from realnet.exits import EXIT_CONFIG, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_RETRY
+from realnet.leftovers import run_and_leave
 from realnet.topology import Plan, Source, read_plan
 from realnet.topology.kinds import load_object
 
@@ -196,8 +197,9 @@ def _run(
             view.say(f"changed: {change}")
         write_down(start, folder)
         (folder.path / "topology.toml").write_text(resolved_text(start.source), encoding="utf-8")
+        clean = True
         if inline:
-            outcome = asyncio.run(run_plan(made, folder, view, inline=True))
+            outcome, clean = run_and_leave(run_plan(made, folder, view, inline=True))
         else:
             import uvloop
 
@@ -207,6 +209,10 @@ def _run(
         for line in view.summary():
             view.say(line)
         view.say(last_message(outcome, folder, again))
+        if not clean:  # a role that does not let itself be cancelled, in this very process
+            folder.close()
+            sys.stdout.flush()
+            os._exit(outcome.code)
         return outcome.code
     except KeyboardInterrupt:  # while nothing of the run is left but this process
         view.stop()

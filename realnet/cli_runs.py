@@ -21,6 +21,7 @@ from realnet import host
 from realnet.errors import RunFolderError, listed, nearest
 from realnet.launch import STACKS, stacks_folder, stacks_path, writes_stacks
 from realnet.observe.status import ActorStatus, RunStatus, chain, elsewhere, in_words, read_status
+from realnet.observe.visible import visible
 from realnet.topology.plan import read_plan
 
 RUNS = Path("runs")
@@ -59,7 +60,7 @@ def ls(runs: Path) -> None:
             text = status.end or _going_on(status)
         except RunFolderError as error:
             text = str(error)
-        click.echo(f"{folder.name:<24} {text}")
+        click.echo(f"{folder.name:<24} {visible(text, one_line=True)}")
 
 
 def _going_on(status: RunStatus) -> str:
@@ -90,7 +91,8 @@ def top(run: str | None, runs: Path, once: bool) -> None:
 
 def _table(status: RunStatus) -> Table:
     state = status.end or f"{status.age_s:.0f} s"
-    table = Table(title=f"{status.name}  attempt {status.attempt}  {state}", box=None)
+    title = visible(f"{status.name}  attempt {status.attempt}  {state}", one_line=True)
+    table = Table(title=Text(title), box=None)
     with_hosts = any(slot.host for slot in status.slots.values())
     process = "host" if with_hosts else "pid"
     for name in ("actor", "state", process, "restarts", "busy", "flow", "doing", "waits for"):
@@ -101,7 +103,8 @@ def _table(status: RunStatus) -> Table:
             table.add_row(
                 *(name, slot.state, slot.host if with_hosts else str(slot.pid or "")),
                 *(str(slot.restarts), f"{actor.busy:.0%}"),
-                *(Text(in_words(actor.ports)), Text(actor.doing), Text("; ".join(waits))),
+                Text(in_words(actor.ports)),
+                *(Text(visible(t, one_line=True)) for t in (actor.doing, "; ".join(waits))),
             )
     return table
 
@@ -115,10 +118,10 @@ def why(run: str | None, runs: Path, stacks: bool) -> None:
     folder = find_run(runs, run)
     status = _status(folder)
     if status.end:
-        click.echo(f"{status.name} has ended: {status.end}")
+        click.echo(visible(f"{status.name} has ended: {status.end}"))
         return
     for line in chain(read_plan(folder), status):
-        click.echo(line)
+        click.echo(visible(line))
     if stacks:
         if elsewhere(status) or any(slot.host for slot in status.slots.values()):
             raise RunFolderError("--stacks signals processes of this machine; these are on others")
@@ -181,7 +184,7 @@ def stop(run: str | None, runs: Path) -> None:
     folder = find_run(runs, run)
     status = _status(folder)
     if status.end:
-        click.echo(f"{status.name} has ended: {status.end}")
+        click.echo(visible(f"{status.name} has ended: {status.end}"))
         return
     if elsewhere(status):
         from realnet.slurm.queue import interrupt
@@ -193,7 +196,7 @@ def stop(run: str | None, runs: Path) -> None:
     while time.monotonic() < end_s:
         status = _status(folder)
         if status.end:
-            click.echo(f"{status.name}: {status.end}")
+            click.echo(visible(f"{status.name}: {status.end}"))
             return
         time.sleep(0.1)
     raise RunFolderError(f"{status.name} (pid {status.pid}) has not stopped in 40 s")

@@ -22,13 +22,13 @@ from realnet import host
 from realnet.errors import ConfigError, SecurityError
 from realnet.exits import EXIT_CONFIG, EXIT_FAILED, EXIT_OK
 from realnet.launch import ADDRESS, NEARBY, REFUSED, STACKS, stacks_folder, stacks_path
+from realnet.leftovers import end_tasks
 from realnet.memberactor import make_member, run_info
 from realnet.node import Node
 from realnet.stacks import write_stacks_on
 from realnet.topology.plan import read_plan
 
 GC_THRESHOLDS = (10_000, 20, 50)
-END_S = 1.0  # for what is under way, until the process ends with it
 
 
 async def _main(folder: Path, slot_name: str, incarnation: int, head_endpoint: str) -> int:
@@ -68,20 +68,8 @@ async def _main(folder: Path, slot_name: str, incarnation: int, head_endpoint: s
     finally:
         node.closed = True
         transport.close()
-        await _end_tasks()
+        await end_tasks()
     return EXIT_FAILED if member.failed else EXIT_OK
-
-
-async def _end_tasks() -> None:
-    """Cancel what is under way. What does not end in time is named, and ends with the process."""
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    if not tasks:
-        return
-    _, left = await asyncio.wait(tasks, timeout=END_S)
-    for task in left:
-        print(f"{task.get_name()} did not end in {END_S} s", file=sys.stderr)  # noqa: T201
 
 
 def main(argv: Sequence[str]) -> int:

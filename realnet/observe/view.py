@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from realnet.observe.status import in_words
+from realnet.observe.visible import visible
 from realnet.topology.plan import Plan
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class View:
 
     def say(self, text: str) -> None:
         """Print a line above whatever is live."""
-        self.console.print(Text(text))
+        self.console.print(Text(visible(text)))
 
     def _roles(self) -> Table:
         table = Table(box=None, pad_edge=False, show_header=False)
@@ -110,5 +111,10 @@ class View:
                 elif state != "up":
                     doing = f"{state}: {doing}"
                 flow = in_words(status.ports(actor))
-                table.add_row(actor, Text(doing), Text(flow), Text(wait, style="dim"))
+                table.add_row(
+                    actor,
+                    Text(visible(doing, one_line=True)),
+                    Text(flow),
+                    Text(visible(wait, one_line=True), style="dim"),
+                )
         return table

@@ -17,12 +17,12 @@ import numpy as np
 
 from realnet.cli_runs import RUNS
 from realnet.errors import ConfigError
+from realnet.observe.visible import visible
 from realnet.roles.checkpoints.origin import ONLY, locate
 from realnet.roles.messages import Sampling
 from realnet.roles.models.reference import load_tokenizer
 from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.verbs.setting import Setting, setting_of
-from realnet.roles.verbs.shown import visible
 
 if TYPE_CHECKING:
     from realnet.roles.verbs.writing import Writer

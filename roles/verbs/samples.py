@@ -17,10 +17,10 @@ from rich.text import Text
 
 from realnet.cli_runs import RUNS, find_run
 from realnet.errors import RealnetError
+from realnet.observe.visible import visible
 from realnet.roles.samples import decoding_of
 from realnet.roles.verbs.lines import Line, Token, choose, read_samples, tokens
 from realnet.roles.verbs.setting import setting_of
-from realnet.roles.verbs.shown import visible
 from realnet.topology import Plan, read_plan
 
 Piece = Callable[[int], str]

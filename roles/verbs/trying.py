@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from realnet.cli_runs import RUNS
+from realnet.observe.visible import visible
 from realnet.roles.checkpoints.origin import locate
 from realnet.roles.messages import Rollout, Scored, Ticket, TicketKey
 from realnet.roles.models.reference import load_tokenizer
@@ -28,7 +29,6 @@ from realnet.roles.rewarder.rewarder import RewarderConfig
 from realnet.roles.rewards import RewardPool, score
 from realnet.roles.tasks import CannotAsk, Dataset, make_ticket, templated
 from realnet.roles.verbs.setting import Setting, setting_of
-from realnet.roles.verbs.shown import visible
 from realnet.roles.verbs.trial import Asked, Trial, num_written
 from realnet.topology import read_source, resolve
 

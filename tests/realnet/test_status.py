@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
 import msgspec
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from realnet.cli import main
 from realnet.observe.status import (
@@ -18,6 +20,7 @@ from realnet.observe.status import (
     chain,
     write_status,
 )
+from realnet.observe.view import View
 from realnet.roster import Rate
 from realnet.topology import Plan, WirePlan, write_plan
 from realnet.topology.plan import SlotPlan
@@ -112,6 +115,30 @@ def test_the_verbs(tmp_path: Path) -> None:
     shown = CliRunner().invoke(main, ["top", "--once", *runs]).output
     assert "groups (2 s)" in shown
     assert "two" in CliRunner().invoke(main, ["logs", "mine", "sink", *runs]).output
+
+
+def test_what_a_role_says_steers_no_terminal(tmp_path: Path) -> None:
+    """A text may come from anywhere: an exception's, a model's. It is shown, and does nothing."""
+    runs = ["--runs", str(tmp_path)]
+    hostile = "[/b] \x1b[31mred\x1b]0;title\x07\nsecond line \u202e"
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    write_plan(plan(), folder)
+    state = status(sink=ActorStatus(hostile, waits=[(hostile, 2.0, ())]))
+    for state.end in ("", hostile):
+        write_status(state, folder)
+        for verb in ("ls", "top", "why"):
+            result = CliRunner().invoke(main, [verb, *runs])
+            assert result.exit_code == 0, (verb, result.output, result.exception)
+            assert "\x1b" not in result.output
+            assert "\u202e" not in result.output
+            assert "[/b] \u241b[31mred" in " ".join(result.output.split()) or not (
+                state.end or verb == "why"
+            )
+    assert len(CliRunner().invoke(main, ["ls", *runs]).output.splitlines()) == 1
+    text = io.StringIO()
+    View(Console(file=text, width=200)).say(hostile)
+    assert text.getvalue() == "[/b] \u241b[31mred\u241b]0;title\u2407\nsecond line \ufffd\n"
 
 
 def slots(**made: SlotStatus) -> RunStatus:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from realnet.observe.visible import visible
 from realnet.roles.messages import Rollout, SampleKey, Scored, Segment, TicketKey
 from realnet.roles.models.build import build_model, export_hf
 from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.tables import Policy
-from realnet.roles.verbs.shown import visible
 from realnet.roles.verbs.trial import Asked, Trial
 from realnet.roles.verbs.trying import verb
 

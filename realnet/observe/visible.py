@@ -1,6 +1,6 @@
-"""How texts that a model wrote are shown: nothing in them may steer a terminal.
+"""How texts that a role or a model wrote are shown: nothing in them may steer a terminal.
 
-Knows text only. Called by the verbs.
+Knows text only. Called by the view, by the commands that show a run, and by the verbs of roles.
 """
 
 from __future__ import annotations
