@@ -29,13 +29,13 @@ def silent():
 
 
 def long_step(self):
-    for i in range(25):
-        time.sleep(0.1)
+    for i in range(30):  # twice as long as it may make no progress, at least
+        time.sleep(0.2)
         self.progress(f"part {i}")
 
 
 class Stuck(Actor[Config]):
-    progress_s = 1.0
+    progress_s = 3.0  # a busy machine stands still for a second now and then
     progress_then = "restart"
 
     async def run(self) -> None:
@@ -138,7 +138,7 @@ def test_who_is_stuck_is_restarted_and_a_long_step_is_not(
     start: Callable[..., RealRun], tmp_path: Path
 ) -> None:
     (tmp_path / "stuck.py").write_text(STUCK)
-    net = '[run]\nsuspect = "1s"\nhung = "2s"\n[roles.stuck]\nkind = "stuck.py:Stuck"\n'
+    net = '[run]\nsuspect = "1s"\nhung = "4s"\n[roles.stuck]\nkind = "stuck.py:Stuck"\n'
     (tmp_path / "net.toml").write_text(net)
     run = start(tmp_path / "net.toml")
     assert run.wait(60) == 0, run.output()

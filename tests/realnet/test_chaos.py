@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
+from link_ends import until
 from small_net import topology
 
 from realnet.testing import Running, running
@@ -74,5 +75,4 @@ async def test_random_deaths(seed: int | None, tmp_path: Path) -> None:
         assert not any("head failed" in e for e in run.events())
     assert not run.launcher.alive()
     assert not any("did not stop in order" in e for e in run.events())
-    await asyncio.sleep(0.05)
-    assert asyncio.all_tasks() <= before
+    await until(lambda: asyncio.all_tasks() <= before)

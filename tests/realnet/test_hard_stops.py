@@ -150,7 +150,7 @@ async def test_a_stage_that_hangs_leaves_the_later_ones_their_time(tmp_path: Pat
         assert len(run.head.troubles) == 1
         assert "maker in maker/0 did not stop in order" in run.head.troubles[0]
         assert len(stopped) == 1  # it was stopped in order, after the one that hung
-        assert stopped[0] - began_s < 3.0
+        assert stopped[0] - began_s < 4.0  # the one that hung had not all of the time
 
 
 async def test_a_role_that_cannot_be_made_ends_the_run(tmp_path: Path) -> None:
@@ -225,9 +225,7 @@ async def test_an_ask_that_is_given_up_at_once_leaves_nothing(tmp_path: Path) ->
             await asyncio.sleep(0)
             asking.cancel()
         assert await worker.helper(pipeline.Scale(2))
-        await asyncio.sleep(0.01)
-        assert cell.serving.open == 0
-        assert worker._world.calls.open == 0
+        await run.until(lambda: cell.serving.open == worker._world.calls.open == 0)
         assert await worker.helper(pipeline.Scale(2), to=next(iter(worker.helper.peers)))
 
 
