@@ -8,7 +8,8 @@ is lost, the session sends them again.
 A ring is made when the first large message goes to a peer on a lane, is a sealed memfd that the
 reader opens through /proc/PID/fd/N, and is offered once; until the reader has it open, or when it
 is full, or for what is larger than half of it, messages go over the socket as they are. So nothing
-depends on rings: where they cannot be opened (other PID namespaces, no memfds) they are not used.
+depends on rings: where they cannot be opened (other PID namespaces, no memfds) or get no memory,
+they are not used. A ring outlives its maker for a moment: what that sent last is still read.
 Permissions are those of /proc: this user's processes. The reader checks that the memory is what
 was offered, cannot shrink under it, and copies before anything is decoded.
 
@@ -36,7 +37,7 @@ CAPACITY_BYTES = 64 * 2**20  # touched only as far as messages are under way at 
 FROM_BYTES = 16 * 1024  # below, a notice costs as much as the message
 MAX_RINGS = 4096
 PATIENCE_S = 10.0  # then a ring that nobody opens is given up
-LET_GO_S = 10.0  # a ring is kept after its maker: notices of it may still wait to be read
+LET_GO_S = 3.0  # a ring is kept after its maker: notices of it may still wait to be read
 MARK = b"\xc1"  # of a notice: no batch begins with it, nor anything else that is MessagePack
 _OFFER, _LIES = 1, 2
 _HEAD = struct.Struct("<cB16s")
