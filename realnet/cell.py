@@ -127,15 +127,16 @@ class Cell:
         )
         self.ports: dict[str, LivePort] = {}
         for name, declared in declared_ports(actor_class).items():
-            self.ports[name] = self._live(declared)
+            port = self.ports[name] = self._live(declared)
+            port.kinds = declared.types
         self.actor.__dict__.update(self.ports)  # before the declarations in the class
         if num_ranks > 1:
             self.ports[gang.PORT] = LiveAsk(self, gang.PORT, False)
             for request in declared_handlers(actor_class):
                 if issubclass(request, Request | StreamRequest):
                     self.codec.register(reply_type(request))
-        port = cast("LiveAsk | None", self.ports.get(gang.PORT))
-        self.actor.gang = gang.Gang(address, num_ranks, port, self.waits)
+        ranks = cast("LiveAsk | None", self.ports.get(gang.PORT))
+        self.actor.gang = gang.Gang(address, num_ranks, ranks, self.waits)
 
     def _live(self, declared: Any) -> LivePort:
         name: str = declared.name

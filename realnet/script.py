@@ -51,4 +51,6 @@ class ScriptPorts:
             known = self.cell.ports[name] = made
             self._process.learn([w for w in wires if w not in self._process.wires])
         assert isinstance(known, live)
+        if kind not in known.kinds:
+            known.kinds += (kind,)
         return known

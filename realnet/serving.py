@@ -66,7 +66,7 @@ class Serving:
         self._who = who
         self._handlers = handlers
         self._replies: dict[type[Message], type[Message]] = {
-            kind: reply_type(kind) for kind in handlers if issubclass(kind, Request)
+            kind: reply_type(kind) for kind in handlers if issubclass(kind, Request | StreamRequest)
         }
         self._bound = mailbox
         self._callers: dict[tuple[str, str], Caller] = {}
@@ -309,8 +309,11 @@ class Serving:
         bulk = getattr(request, "bulk", False)
         way = call.caller.bulk if bulk else call.caller.find_way()
         call.more = asyncio.Event()
+        wanted = self._replies.get(type(request))
         try:
             async for item in items:
+                if type(item) is not wanted:
+                    self._check_reply(call, request, item)
                 while call.credit <= 0:
                     call.more.clear()
                     await call.more.wait()

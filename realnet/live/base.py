@@ -14,6 +14,8 @@ from realnet import wire
 from realnet.address import Address
 from realnet.calls import Calls
 from realnet.codec import Codec, Frame
+from realnet.errors import WireError, listed
+from realnet.message import Message, kind_of
 from realnet.waits import Waits
 from realnet.ways import CONTROL, Take, Way
 
@@ -41,6 +43,7 @@ class LivePort:
     def __init__(self, switch: Switch, name: str):
         self._switch = switch
         self.name = name
+        self.kinds: tuple[type[Message], ...] = ()  # what it is for, once that is known
         self.peers: dict[str, str] = {}
         self._ways: dict[str, Way] = {}
         self.done = 0  # how many things have come to an end here, or were offered
@@ -83,6 +86,15 @@ class LivePort:
 
     def close(self) -> None:
         """The actor is going; fail what waits."""
+
+    def _fit(self, record: Message, sender: str = "") -> None:
+        """Raise WireError for a record of another kind than this port is for."""
+        if type(record) not in self.kinds and self.kinds:
+            whose = f", which {sender} sent" if sender else ""
+            raise WireError(
+                f"{self._switch.address}.{self.name} is for {listed(map(kind_of, self.kinds))}, "
+                f"not for a {kind_of(type(record))}{whose}"
+            )
 
     def _post(self, peer: str, op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None:
         way = self._ways.get(peer)

@@ -98,6 +98,7 @@ class LiveInlet(SharePort, Generic[M]):
             if accepted.fresh:
                 try:
                     body = cast(M, record_of(self._switch.codec, op.body, frames, sender))
+                    self._fit(body, sender)
                 except WireError as error:  # both ends hear of it, and the room is free again
                     self._finish(op.key, str(error))
                     raise

@@ -85,6 +85,7 @@ class LiveOutlet(SharePort, Generic[M]):
         go to the same member of the pool while it lives, and wait for its room while others pass
         (default: the field that the wire names, if it does).
         """
+        self._fit(record)
         self._next += 1
         self.done = item = self._next
         if not affinity and self.affinity_field:

@@ -29,6 +29,7 @@ class LiveStateOut(LivePort, Generic[M]):
 
     def set(self, value: M) -> None:
         """Show a new value."""
+        self._fit(value)
         self._number += 1
         self._parcel = Parcel(value)
         for peer in list(self.peers):
@@ -94,7 +95,9 @@ class LiveStateIn(LivePort, Generic[M]):
         if op.number <= self._numbers.get(sender, 0):
             return
         self._numbers[sender] = op.number
-        self.value = cast(M, record_of(self._switch.codec, op.body, frames, sender))
+        value = cast(M, record_of(self._switch.codec, op.body, frames, sender))
+        self._fit(value, sender)
+        self.value = value
         self._changes += 1
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
