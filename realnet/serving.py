@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
 
 from realnet import wire
@@ -24,6 +25,7 @@ from realnet.errors import AskError, RealnetError, WireError, listed, nearest
 from realnet.message import Message, Request, StreamRequest, reply_type
 from realnet.opencall import AskedHere
 from realnet.served import Caller, ServedCall
+from realnet.servedstream import give
 from realnet.ways import Take, Way, is_bulk
 
 MAX_IDLE = 16
@@ -286,6 +288,10 @@ class Serving:
             f"{type(reply).__name__}, and what it declares is {wanted.__name__}"
         )
 
+    def _check_item(self, call: ServedCall, request: Message, item: Message) -> None:
+        if type(item) is not self._replies.get(type(request)):
+            self._check_reply(call, request, item)
+
     def _not_asked(self, call: ServedCall, request: Message) -> WireError:
         kind, how = type(request).__name__, "asked for" if call.id else "told"
         return WireError(f"{call.sender} {how} {kind}, which {self._who} is not {how}")
@@ -308,21 +314,8 @@ class Serving:
         items = cast("AsyncIterator[Message]", handler(request))
         bulk = getattr(request, "bulk", False)
         way = call.caller.bulk if bulk else call.caller.find_way()
-        call.more = asyncio.Event()
-        wanted = self._replies.get(type(request))
-        try:
-            async for item in items:
-                if type(item) is not wanted:
-                    self._check_reply(call, request, item)
-                while call.credit <= 0:
-                    call.more.clear()
-                    await call.more.wait()
-                call.credit -= 1
-                self._reply(call, way, item, more=True)
-        finally:
-            close = getattr(items, "aclose", None)
-            if close is not None:
-                await close()
+        check = partial(self._check_item, call, request)
+        await give(call, items, check, partial(self._reply, call, way, more=True))
         way.send(wire.Fail(call.id, "", "", end=True))  # behind the items, whatever their lane
 
     # ------------------------------------------------------------ what goes back

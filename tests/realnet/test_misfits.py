@@ -16,7 +16,8 @@ from realnet.testing import Running, running
 
 ROLES = """
 from realnet import (
-    Actor, Ask, Config, Delivery, Inlet, Message, Outlet, StateIn, StateOut, StreamRequest, handles
+    Actor, Ask, Config, Delivery, Inlet, Message, Outlet, Refused, StateIn, StateOut,
+    StreamRequest, handles
 )
 
 
@@ -30,6 +31,7 @@ class Wrong(Message):
 
 class Items(StreamRequest[Right]):
     bad: bool = False
+    refused: bool = False
 
 
 class Both(StreamRequest[Wrong]):
@@ -45,6 +47,8 @@ class Maker(Actor[Config]):
         yield Right(1)
         if request.bad:
             yield Wrong(2)
+        if request.refused:
+            raise Refused("no more")
         yield Right(3)
 
     @handles
@@ -127,7 +131,7 @@ async def test_a_misfit_that_arrives_is_told_at_both_ends_and_handled_by_none(
 
 
 async def test_a_stream_ends_at_an_item_of_another_kind(tmp_path: Path) -> None:
-    async with made(tmp_path) as (run, maker, taker, records):
+    async with made(tmp_path) as (run, _, taker, records):
         assert [i.n async for i in taker.ask.stream(records.Items())] == [1, 3]
         assert [i.n async for i in taker.ask.stream(records.Both())] == [1]
         got = []
@@ -138,6 +142,14 @@ async def test_a_stream_ends_at_an_item_of_another_kind(tmp_path: Path) -> None:
         assert got == [records.Right(1)]
         await run.until(lambda: any(text in e for e in run.events()))
         # As with a reply: a failure of who answers, which begins anew.
-        await run.until(lambda: run.is_up("maker/0") and run.actor("maker/0") is not maker)
-        await run.until(lambda: bool(taker.ask._members))
+        await run.until(lambda: list(taker.ask._members) == ["maker/0~2"])
         assert [i.n async for i in taker.ask.stream(records.Items())] == [1, 3]
+
+
+async def test_a_stream_that_is_refused_in_the_middle_harms_no_later_one(tmp_path: Path) -> None:
+    async with made(tmp_path) as (_, _, taker, records):
+        for _ in range(3):
+            assert [i.n async for i in taker.ask.stream(records.Items())] == [1, 3]
+            with pytest.raises(Refused, match="no more"):  # noqa: PT012
+                async for item in taker.ask.stream(records.Items(refused=True)):
+                    assert item.n == 1
