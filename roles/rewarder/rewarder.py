@@ -18,6 +18,7 @@ from realnet.errors import ConfigError
 from realnet.roles.messages import Judge, Judgement, Rollout, Scored
 from realnet.roles.rewards import RewardPool, check_reference, score
 from realnet.roles.rewards.canary import prove
+from realnet.roles.rewards.scoring import wrong_weights
 from realnet.roles.tables import Task
 
 _ROW_EVERY_S = 10.0
@@ -61,6 +62,7 @@ class Rewarder(Actor[RewarderConfig]):
             where = f"[tasks.{name}].reward"
             if not task.reward:
                 problems.append(f"{where}: at least one is needed, for example {{ exact = 1.0 }}")
+            problems += wrong_weights(task, where)
             for reference in task.reward:
                 try:
                     check_reference(reference, base, where)
