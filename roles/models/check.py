@@ -1,7 +1,8 @@
 """Whether a policy's table describes a model that can be built, before anything is built.
 
-Reads a model's config, its tokenizer and the headers of its weights, without torch, so that `realnet check` stays
-quick. Knows nothing of roles. Called by the trainer's and the generator's `check`.
+Reads a model's config, its tokenizer and the headers of its weights, without torch, so that
+`realnet check` stays quick. Knows nothing of roles. Called by the trainer's and the generator's
+`check`.
 """
 
 from __future__ import annotations

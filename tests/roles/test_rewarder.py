@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,16 @@ async def test_a_sum_that_is_no_number_is_no_score(rewarder: Any) -> None:
     assert scored.parts == {"exact": 1.0, "mine.py:huge": 1e308}
     assert "weighted by" in scored.fault
     assert "is inf" in scored.fault
+
+
+async def test_who_waits_for_a_reward_says_for_which(rewarder: Any, bench: Any) -> None:
+    waits = bench.world.waits
+    judging = asyncio.ensure_future(rewarder.judge(Item(rollout(), "k")))
+    who = str(rewarder.address)
+    await bench.until(lambda: waits.of(who) or judging.done())
+    assert waits.of(who)[0][0] == "reward workers: sum is judged by exact, mine.py:short"
+    await judging
+    assert not waits.of(who)
 
 
 async def test_no_score_is_made_up(rewarder: Any, bench: Any) -> None:
