@@ -40,7 +40,7 @@ def _wrong_with(path: Path) -> str:
                 return "is a pointer of git-lfs and not the weights: git lfs pull"
             length = int.from_bytes(start, "little")
             if len(start) < 8 or not 0 < length <= min(size - 8, _LONGEST_HEADER):
-                return f"is no safetensors file: its {size} bytes have no such header"
+                return f"is no safetensors file, or cut off in its header: it has {size} bytes"
             file.seek(8)
             header = json.loads(file.read(length))
         ends = [int(t["data_offsets"][1]) for n, t in header.items() if n != "__metadata__"]

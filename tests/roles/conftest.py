@@ -128,7 +128,7 @@ class ScriptedState:
     async def get(self) -> Any:
         return await self.changed() if self.value is None else self._look()
 
-    async def changed(self) -> Any:
+    async def changed(self, *, background: bool = False) -> Any:
         while self._seen == self._shown:
             self._news.clear()
             await self._news.wait()
