@@ -56,10 +56,10 @@ class LiveStateIn(LivePort, Generic[M]):
         # What each task saw last: a value that came while it was busy is not missed.
         self._seen: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
-    async def get(self) -> M:
-        """Return the value, waiting for the first one."""
+    async def get(self, *, background: bool = False) -> M:
+        """Return the value, waiting for the first one; `background` as in `changed`."""
         while self.value is None:
-            await self._next(f"the first {self.name}")
+            await self._next(f"the first {self.name}", background)
         self._seen[asyncio.current_task()] = self._changes
         return self.value
 

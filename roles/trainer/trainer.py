@@ -301,7 +301,7 @@ class Trainer(Actor[TrainerConfig]):
 
     async def _follow_measurements(self) -> None:
         """Hear how good versions are, so that the best checkpoint stays."""
-        news = await self.measured.get()
+        news = await self.measured.get(background=True)
         while True:
             for one in news.newest:
                 self._keeper.measured(one)

@@ -125,7 +125,7 @@ class ScriptedState:
 
     set = show
 
-    async def get(self) -> Any:
+    async def get(self, *, background: bool = False) -> Any:
         return await self.changed() if self.value is None else self._look()
 
     async def changed(self, *, background: bool = False) -> Any:
