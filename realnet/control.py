@@ -50,7 +50,7 @@ class Join(Request[Joined]):
 
     `schemas`: the digest of each record on its wires. `budgets`: for each role in it, how long it
     may make no progress (seconds; 0: no limit), and what follows ("report" or "restart"). `clock_s`
-    is its monotonic clock now: that of another host began at another time.
+    is its monotonic clock now: that of another host began at another time. `clock` names it.
     """
 
     peer: Peer
@@ -58,6 +58,7 @@ class Join(Request[Joined]):
     schemas: dict[str, str] = {}
     budgets: dict[str, tuple[float, str]] = {}
     clock_s: float = 0.0
+    clock: str = ""
 
 
 class PeerJoined(Message):

@@ -42,6 +42,7 @@ from realnet.ending import Ending
 from realnet.errors import RealnetError
 from realnet.exits import EXIT_CONFIG, EXIT_FAILED, EXIT_OK
 from realnet.guest.desk import make_desk
+from realnet.host import clock_name
 from realnet.launch import Launcher
 from realnet.liveness import Beats
 from realnet.lives import Lives, slot_of
@@ -51,14 +52,13 @@ from realnet.observe.record import Record
 from realnet.observe.status import RunStatus
 from realnet.patience import AWAY_S, Patience
 from realnet.ports import Ask, handles
-from realnet.roster import Status, slot_statuses
+from realnet.roster import Status, ahead_of, slot_statuses
 from realnet.serving import caller
 from realnet.stalls import Stalls
 from realnet.supervision import BOOT_S, Supervisor
 from realnet.topology.plan import Plan
 
 TICK_S = 0.1
-SAME_CLOCK_S = 2.0  # clocks of one host differ by what a message takes; of two, by their boots
 
 
 class HeadConfig(Config):
@@ -198,8 +198,7 @@ class Head(Actor[HeadConfig]):
             self.began("processes")
         self.broadcast(PeerJoined(peer), but=peer.slot)
         now_s = self.clock.now()
-        ahead_s = now_s - request.clock_s if request.clock_s else 0.0
-        self._ahead_s[name] = ahead_s if abs(ahead_s) > SAME_CLOCK_S else 0.0
+        self._ahead_s[name] = ahead_of(request, now_s, clock_name())
         self.patience.watch(name, request.budgets, now_s)
         self.spawn(self._joined(name, int(incarnation)), name=f"begin {name}")
         return Joined(others)

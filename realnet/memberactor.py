@@ -109,7 +109,8 @@ class MemberActor(Actor[MemberConfig]):
         schemas = {f"{t.__module__}.{t.__qualname__}": schema_hash(t) for t in kinds}
         budgets = {r: self._budget(r) for r in self.slot.roles}
         joined = await self.head(
-            Join(me, os.getpid(), schemas, budgets, self.clock.now()), deadline_s=30.0
+            Join(me, os.getpid(), schemas, budgets, self.clock.now(), host.clock_name()),
+            deadline_s=30.0,
         )
         if joined.refused:
             raise ConfigError(joined.refused)

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections import deque
 from typing import Protocol
 
-from realnet.control import Doing, Figures
+from realnet.control import Doing, Figures, Join
 from realnet.observe.record import Busy
 from realnet.observe.status import ActorStatus, PortStatus, SlotStatus, busy_shares
 from realnet.supervision import Slot
 
 RATE_S = 5.0
+SAME_CLOCK_S = 2.0  # clocks of one host differ by what a message takes; of two, by their boots
 
 
 class Rate:
@@ -90,6 +91,17 @@ def actor_statuses(status: Status, shares: dict[str, float]) -> dict[str, ActorS
         )
         for actor, text in status.doing.items()
     }
+
+
+def ahead_of(request: Join, now_s: float, clock: str) -> float:
+    """Return how far our clock is ahead of a process's that joins: 0 when it is the same one.
+
+    Where clocks have no names, a small difference is what the message took to come.
+    """
+    if not request.clock_s or (clock and request.clock == clock):
+        return 0.0
+    ahead_s = now_s - request.clock_s
+    return ahead_s if abs(ahead_s) > SAME_CLOCK_S else 0.0
 
 
 def slot_statuses(

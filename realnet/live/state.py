@@ -57,27 +57,30 @@ class LiveStateIn(LivePort, Generic[M]):
         # What each task saw last: a value that came while it was busy is not missed.
         self._seen: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
-    async def get(self) -> M:
-        """Return the value, waiting for the first one."""
+    async def get(self, *, background: bool = False) -> M:
+        """Return the value, waiting for the first one; `background` as in `changed`."""
         while self.value is None:
-            await self._next(f"the first {self.name}")
+            await self._next(f"the first {self.name}", background)
         self._seen[asyncio.current_task()] = self._changes
         return self.value
 
-    async def changed(self) -> M:
-        """Return the next value that this task has not seen by `get` or `changed`."""
+    async def changed(self, *, background: bool = False) -> M:
+        """Return the next value that this task has not seen by `get` or `changed`.
+
+        `background`: nothing else is held up while there is no news.
+        """
         seen = self._seen.setdefault(asyncio.current_task(), self._changes)
         while self._changes == seen:
-            await self._next(f"news of {self.name}")
+            await self._next(f"news of {self.name}", background)
         self._seen[asyncio.current_task()] = self._changes
         return cast(M, self.value)
 
-    async def _next(self, what: str) -> None:
+    async def _next(self, what: str, background: bool = False) -> None:
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         shown_by = tuple(sorted(p.partition("~")[0] for p in self.peers))
         try:
-            with self._switch.waits.on(str(self._switch.address), what, shown_by):
+            with self._switch.waits.on(str(self._switch.address), what, shown_by, background):
                 await waiter
         finally:
             if waiter in self._waiters:  # given up

@@ -179,9 +179,15 @@ def _lineage(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, dict[str, 
     beside = path.parent / str(parent)
     found = beside if beside.is_file() else shipped(str(parent))
     if not isinstance(parent, str) or found is None:
+        meant = beside.with_name(f"{beside.name}.toml")
+        guess = (
+            f' Did you mean "{parent}.toml", which is beside it?'
+            if meant.is_file()
+            else _beside(beside, all_shipped())
+        )
         raise ConfigError(
             f"{path.name}: extends = {quoted(parent)}: no file of that name beside it, and no "
-            f"topology that ships with realnet.{_beside(beside, all_shipped())} "
+            f"topology that ships with realnet.{guess} "
             f"With realnet come: {listed(all_shipped())}"
         )
     return [*_lineage(found.resolve(), (*above, path)), (path, tables)]

@@ -1,7 +1,8 @@
 """Whether a policy's table describes a model that can be built, before anything is built.
 
-Reads a model's config and its tokenizer, neither weights nor torch, so that `realnet check` stays
-quick. Knows nothing of roles. Called by the trainer's and the generator's `check`.
+Reads a model's config, its tokenizer and the headers of its weights, without torch, so that
+`realnet check` stays quick. Knows nothing of roles. Called by the trainer's and the generator's
+`check`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from realnet.roles.models.reference import (
     origin_of,
 )
 from realnet.roles.models.shape import shape_of
+from realnet.roles.models.weight_files import check_weight_files
 from realnet.roles.tables import Policy
 
 
@@ -55,11 +57,7 @@ def check_policy(policy: Policy, base: Path) -> None:
 
 
 def _check_folder(folder: Path, embedded: int, vocab_size: int) -> None:
-    if not any(folder.glob("*.safetensors")):
-        raise ConfigError(
-            f"[policy].model: {folder} has no *.safetensors: realnet reads weights in no other "
-            "form (others can hold code)"
-        )
+    check_weight_files(folder)
     if embedded < vocab_size:
         raise ConfigError(
             f"[policy].model: {folder} embeds {embedded} tokens, but the tokenizer has "

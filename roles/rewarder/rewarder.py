@@ -14,10 +14,11 @@ from typing import Annotated, Any
 
 from realnet import Actor, Config, Delivery, Inlet, Outlet, doc, handles
 from realnet.config import Bytes, Seconds, Shared
-from realnet.errors import ConfigError
+from realnet.errors import ConfigError, listed
 from realnet.roles.messages import Judge, Judgement, Rollout, Scored
 from realnet.roles.rewards import RewardPool, check_reference, score
 from realnet.roles.rewards.canary import prove
+from realnet.roles.rewards.scoring import wrong_weights
 from realnet.roles.tables import Task
 
 _ROW_EVERY_S = 10.0
@@ -61,6 +62,7 @@ class Rewarder(Actor[RewarderConfig]):
             where = f"[tasks.{name}].reward"
             if not task.reward:
                 problems.append(f"{where}: at least one is needed, for example {{ exact = 1.0 }}")
+            problems += wrong_weights(task, where)
             for reference in task.reward:
                 try:
                     check_reference(reference, base, where)
@@ -73,6 +75,10 @@ class Rewarder(Actor[RewarderConfig]):
         """Start the worker processes, and see that they judge known answers as they should."""
         self._tasks = self.all(Task)
         self._sum, self._scored, self._faults = 0.0, 0, 0
+        self._wait = {
+            name: f"reward workers: {name} is judged by {listed(task.reward)}"
+            for name, task in self._tasks.items()
+        }
         config = self.config
         self._pool = RewardPool(
             [reference for task in self._tasks.values() for reference in task.reward],
@@ -127,7 +133,8 @@ class Rewarder(Actor[RewarderConfig]):
         return Judgement(tuple(await asyncio.gather(*map(self._score, request.rollouts))))
 
     async def _score(self, rollout: Rollout) -> Scored:
-        scored = await score(self._pool, self._tasks, rollout)
+        async with self.waiting(self._wait.get(rollout.task, "reward workers")):
+            scored = await score(self._pool, self._tasks, rollout)
         if scored.reward is not None:
             self._sum += scored.reward
             self._scored += 1

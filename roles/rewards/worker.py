@@ -81,6 +81,8 @@ def _number(value: Any) -> tuple[float | None, str]:
         return None, f"returned text ({value[:40]!a}), not a number"
     try:
         score = float(value)
+    except OverflowError:
+        return None, f"returned a {type(value).__name__} too large for a score"
     except BaseException:
         return None, f"returned a {type(value).__name__}, not a number"
     if not math.isfinite(score):
@@ -94,6 +96,7 @@ def _text(error: BaseException) -> str:
     except BaseException:
         said = "(its text cannot be made)"
     text = f"{type(error).__name__}: {said}"[:_REASON_CHARS]
+    text = "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
     return text.encode("utf-8", "replace").decode()  # lone surrogates cannot be sent
 
 

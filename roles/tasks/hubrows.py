@@ -5,12 +5,13 @@ Knows files; which ones they are is the hub library's knowledge. Called by `sour
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterable
 from pathlib import Path
 
 from realnet.errors import ConfigError, listed, nearest
 from realnet.roles.hub import locate_dataset
-from realnet.roles.tasks.rowtext import as_text, parse_line
+from realnet.roles.tasks.rowtext import as_row, decoded, parse_line
 
 
 class HubRows:
@@ -46,16 +47,19 @@ class HubRows:
                 if column not in row:
                     raise ConfigError(
                         f"{where}: {what} needs the column {column!r}, which {self._reference} "
-                        f"({name}) does not have.{nearest(column, row)} It has: {listed(row)}"
+                        f"({name}) does not have, or has as null."
+                        f"{nearest(column, row)} It has: {listed(row)}"
                     )
 
 
 def _lines(path: Path, where: str) -> Iterable[tuple[str, dict[str, str]]]:
-    with path.open(encoding="utf-8-sig") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            if line.strip():
+            text = line.removeprefix(BOM_UTF8) if number == 1 else line
+            if text.strip():
                 name = f"{path.name} line {number}"
-                yield name, parse_line(line, f"{where}: {name}")
+                place = f"{where}: {name}"
+                yield name, parse_line(decoded(text, place), place)
 
 
 def _parquet(path: Path, where: str) -> Iterable[tuple[str, dict[str, str]]]:
@@ -70,4 +74,4 @@ def _parquet(path: Path, where: str) -> Iterable[tuple[str, dict[str, str]]]:
     except (OSError, ValueError) as error:  # pyarrow's errors are these
         raise ConfigError(f"{where}: {path} does not read: {error}") from None
     for number, row in enumerate(table.to_pylist()):
-        yield f"{path.name} row {number}", {str(k): as_text(v) for k, v in row.items()}
+        yield f"{path.name} row {number}", as_row(row)

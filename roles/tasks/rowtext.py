@@ -1,4 +1,7 @@
-"""One row of data as texts, from a line of JSON or from values. Knows nothing of files or tasks."""
+"""One row of data as texts, from a line of JSON or from values. Knows nothing of files or tasks.
+
+A column that is null in a row is not there: "null" is no question and no answer.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,27 @@ def parse_line(line: str, where: str) -> dict[str, str]:
         value = json.loads(line)
     except ValueError as error:
         raise ConfigError(f"{where}: not JSON: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: nested too deeply to be a row of data") from None
     if not isinstance(value, dict):
         raise ConfigError(
             f'{where}: a JSON object is needed ({{"question": ...}}), '
             f"this is a {type(value).__name__}"
         )
-    return {key: as_text(item) for key, item in value.items()}
+    return as_row(value)
+
+
+def as_row(values: dict[Any, Any]) -> dict[str, str]:
+    """Return a row's columns as texts, without those that are null."""
+    return {str(key): as_text(item) for key, item in values.items() if item is not None}
+
+
+def decoded(line: bytes, where: str) -> str:
+    """Return a line of a file as text. Raises ConfigError opening with `where`."""
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{where}: not UTF-8, as a file of JSON lines is: {error}") from None
 
 
 def as_text(value: Any) -> str:

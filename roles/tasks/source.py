@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from codecs import BOM_UTF8
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 from realnet.errors import ConfigError, LostReference, listed, nearest
 from realnet.references import CodeReference, parse_reference
 from realnet.roles.tasks.hubrows import HubRows
-from realnet.roles.tasks.rowtext import parse_line
+from realnet.roles.tasks.rowtext import decoded, parse_line
 from realnet.roles.tasks.template import describe, near_file
 from realnet.topology.kinds import load_object
 
@@ -67,15 +68,16 @@ class JsonLines:
         self._rows: list[dict[str, str]] = []
         self._lines: list[int] = []
         try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
+            data = path.read_bytes()
+        except OSError as error:
             raise LostReference(
                 f"{where}.data: cannot read {path}: {describe(error)}.{near_file(path)}"
                 " It is taken relative to the topology's folder."
             ) from None
-        for number, line in enumerate(text.split("\n"), start=1):
+        for number, line in enumerate(data.removeprefix(BOM_UTF8).split(b"\n"), start=1):
             if line.strip():
-                self._rows.append(parse_line(line, f"{where}.data: {path} line {number}"))
+                place = f"{where}.data: {path} line {number}"
+                self._rows.append(parse_line(decoded(line, place), place))
                 self._lines.append(number)
         if not self._rows:
             raise ConfigError(f"{where}.data: {path} has no rows: one JSON object a line is needed")
@@ -97,7 +99,8 @@ class JsonLines:
                 if column not in row:
                     raise ConfigError(
                         f"{where}: {what} needs the column {column!r}, which {self.path} line "
-                        f"{line} does not have.{nearest(column, row)} It has: {listed(row)}"
+                        f"{line} does not have, or has as null.{nearest(column, row)} "
+                        f"It has: {listed(row)}"
                     )
 
 

@@ -49,6 +49,27 @@ def _judge_asides(store: Store, limit: int) -> None:
         )
 
 
+class Fruits:
+    """Tells, long before the run is given up, that a filter keeps nothing: at two batches in a row,
+    and whenever it has become twice as many."""
+
+    def __init__(self) -> None:
+        self._next = 0
+
+    def look(self, unfit_run: int, batch: int) -> str:
+        """Return what is to be told when so many groups in a row were dropped; "" for nothing."""
+        if unfit_run < 2 * batch:
+            self._next = 2 * batch
+            return ""
+        if unfit_run < self._next:
+            return ""
+        self._next = 2 * unfit_run
+        return (
+            f"no step is possible: [roles.trainer].loss.dynamic_sampling dropped the last "
+            f"{unfit_run} groups that came and kept none"
+        )
+
+
 class Failures:
     """The failed steps of one trainer, in `folder`."""
 

@@ -47,7 +47,7 @@ from realnet.roles.trainer.beginning import Beginning
 from realnet.roles.trainer.bell import Bell
 from realnet.roles.trainer.demonstrations import demonstrations
 from realnet.roles.trainer.ending import Ending
-from realnet.roles.trainer.failures import Failures, judge_arrivals
+from realnet.roles.trainer.failures import Failures, Fruits, judge_arrivals
 from realnet.roles.trainer.fsdp.records import Order, Report
 from realnet.roles.trainer.keeper import Keeper
 from realnet.roles.trainer.learner_config import (
@@ -150,6 +150,7 @@ class Trainer(Actor[TrainerConfig]):
         self._stepping = asyncio.Lock()  # held from the choice of a batch until it is trained
         self._draining = self._finished = False
         self._full_told_s = -_PAUSE_S
+        self._fruits = Fruits()
         self._asides = 0
         self._policy, self._schedule = self.one(Policy), self.one(Schedule)
         name = self.policy_name or ONLY
@@ -300,12 +301,12 @@ class Trainer(Actor[TrainerConfig]):
 
     async def _follow_measurements(self) -> None:
         """Hear how good versions are, so that the best checkpoint stays."""
-        news = await self.measured.get()
+        news = await self.measured.get(background=True)
         while True:
             for one in news.newest:
                 self._keeper.measured(one)
             self._bell.ring()
-            news = await self.measured.changed()
+            news = await self.measured.changed(background=True)
 
     def _over(self) -> bool:
         until = self._schedule.until
@@ -321,6 +322,8 @@ class Trainer(Actor[TrainerConfig]):
         """Wait until a batch is whole, or it is over."""
         while self._store.batch_ready() is None and not self._over():
             judge_arrivals(self._store, self.config.set_aside, self.config.unfit)
+            if said := self._fruits.look(self._store.unfit_run, self._policy.batch):
+                self.event(f"{said}; the last one: {self._store.ledger.notes[-1][2]}")
             async with self.waiting(self._lacking()):
                 await self._bell.wait()
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 
 from realnet.roles.messages import Rollout, Scored
 
-_KIND = re.compile(r"reward '[^']*' (?:raised \w+|returned \w+(?: \w+)?|\w+(?: \w+){0,3})")
+_KIND = re.compile(
+    r"reward '[^']*' (?:raised \w+|ran [\d.]+ s|returned \w+(?: \w+)?|\w+(?: \w+){0,3})"
+)
 
 
 @dataclass

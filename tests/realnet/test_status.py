@@ -12,6 +12,8 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from realnet.cli import main
+from realnet.control import Join, Peer
+from realnet.host import clock_name
 from realnet.observe.status import (
     ActorStatus,
     RunStatus,
@@ -21,7 +23,7 @@ from realnet.observe.status import (
     write_status,
 )
 from realnet.observe.view import View
-from realnet.roster import Rate
+from realnet.roster import Rate, ahead_of
 from realnet.topology import Plan, WirePlan, write_plan
 from realnet.topology.plan import SlotPlan
 from realnet.waits import Waits
@@ -211,3 +213,17 @@ def test_rates_are_of_the_last_seconds() -> None:
     assert rate.per_s == pytest.approx(10)
     rate.add(0, 30)  # a new life counts from the start
     assert rate.per_s == 0
+
+
+def test_one_clock_is_one_however_long_its_message_took() -> None:
+    """A member and its head of one boot: a host so busy that joining took long shifts no times."""
+
+    def join(clock_s: float, clock: str) -> Join:
+        return Join(Peer("a/0~1", "ipc://a", ("a/0~1",)), 1, clock_s=clock_s, clock=clock)
+
+    assert ahead_of(join(10.0, "boot"), 19.5, "boot") == 0.0
+    assert ahead_of(join(10.0, "other"), 19.5, "boot") == 9.5
+    assert ahead_of(join(10.0, ""), 11.0, "") == 0.0  # no name: what a message takes
+    assert ahead_of(join(10.0, ""), 19.5, "") == 9.5
+    assert ahead_of(join(0.0, ""), 19.5, "boot") == 0.0
+    assert clock_name() == clock_name()

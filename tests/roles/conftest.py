@@ -125,10 +125,10 @@ class ScriptedState:
 
     set = show
 
-    async def get(self) -> Any:
+    async def get(self, *, background: bool = False) -> Any:
         return await self.changed() if self.value is None else self._look()
 
-    async def changed(self) -> Any:
+    async def changed(self, *, background: bool = False) -> Any:
         while self._seen == self._shown:
             self._news.clear()
             await self._news.wait()

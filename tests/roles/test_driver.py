@@ -119,6 +119,23 @@ async def test_waiting_for_a_generator_has_no_end_and_progress_forgives() -> Non
     assert partial.length == 9
 
 
+async def test_an_answer_cut_off_after_each_of_its_tokens_is_their_sequence() -> None:
+    """A hundred generators in a row die after one token, each of another version."""
+    tokens = [*range(5, 104), 1]
+    scripts: list[list[Delta | Exception]] = [
+        [delta([token], number), PeerDied("died")] for number, token in enumerate(tokens)
+    ]
+    many = Generators(*scripts)
+    partial = Partial()
+    assert await write(many.ask, request(max_tokens=200), partial, many.pause) == "stop"
+    segment = partial.segment()
+    assert segment.token_ids.tolist() == tokens
+    assert segment.logprobs.tolist() == [-token for token in tokens]
+    assert segment.spans == tuple(Span(version(number), 1) for number in range(100))
+    assert many.asked == [tokens[:count] for count in range(100)]
+    assert many.closed == 100
+
+
 async def test_a_stream_that_just_ends_is_a_failure() -> None:
     many = Generators(*[[] for _ in range(ATTEMPTS)])
     with pytest.raises(RealnetError, match="ended an answer with 'nothing'"):

@@ -155,7 +155,7 @@ def planned(name: str, model: str, folder: Path, more: str = "") -> str:
     here = folder / "model"
     shutil.copytree(MODELS / model, here)
     Tokenizer.new_bytes().save(here)
-    (here / "model.safetensors").touch()
+    (here / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")  # no tensors
     text = f'extends = "{TOPOLOGIES / name}.toml"\n[policy]\nmodel = "{here}"\n{more}'
     return describe(plan_of(text, folder))
 

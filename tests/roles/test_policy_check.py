@@ -23,6 +23,7 @@ from realnet.roles.tables import Policy, Schedule, Task
 from realnet.roles.trainer.trainer import Trainer, TrainerConfig
 from realnet.topology.roletable import RESERVED
 
+EMPTY = b"\x02\0\0\0\0\0\0\0{}"  # a safetensors file of no tensors
 NEW: dict[str, Any] = {"model": "new:llama", "tokenizer": "new:chars", "context": 80}
 QWEN = {
     "model_type": "qwen2",
@@ -33,6 +34,13 @@ QWEN = {
     "intermediate_size": 8,
     "max_position_embeddings": 100,
 }
+
+
+def weights(cut: int = 0) -> bytes:
+    """Return a safetensors file of one tensor, without its last bytes."""
+    header = json.dumps({"a": {"dtype": "F32", "shape": [16], "data_offsets": [0, 64]}}).encode()
+    data = len(header).to_bytes(8, "little") + header + bytes(64)
+    return data[: len(data) - cut]
 
 
 def complaint(base: Path, **table: Any) -> str:
@@ -97,7 +105,39 @@ def test_a_folder_that_is_no_model_is_refused(
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "config.json").write_text(config)
     if weights:
-        (tmp_path / "m" / "model.safetensors").write_bytes(b"")
+        (tmp_path / "m" / "model.safetensors").write_bytes(EMPTY)
+    assert text in complaint(tmp_path, model="./m")
+
+
+@pytest.mark.parametrize(
+    ("file", "data", "text"),
+    [
+        ("model.safetensors", b"", "model.safetensors is no safetensors file"),
+        ("model.safetensors", b"<html>not found</html>", "cut off in its header: it has 22 bytes"),
+        (
+            "model.safetensors",
+            weights(cut=1),
+            f"was cut off: {len(weights()) - 1} of {len(weights())} bytes",
+        ),
+        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "of git-lfs"),
+        ("model.safetensors", b"\x02\0\0\0\0\0\0\0[]", "its header does not read"),
+        (
+            "model.safetensors.index.json",
+            b'{"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}',
+            "names files that are not there: model-00002-of-00002.safetensors",
+        ),
+        ("model.safetensors.index.json", b"{}", "index.json does not read: KeyError"),
+    ],
+)
+def test_weights_that_are_not_whole_are_refused_by_file(
+    tmp_path: Path, file: str, data: bytes, text: str
+) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(QWEN))
+    (folder / "model.safetensors").write_bytes(weights())
+    assert "safetensors" not in complaint(tmp_path, model="./m", max_tokens=90)
+    (folder / file).write_bytes(data)
     assert text in complaint(tmp_path, model="./m")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from realnet.roles.tables import Task
 MINE = """
 def short(prompt, text, answer): return -float(len(text))
 def bad(prompt, text, answer): return 1 / 0
+def huge(prompt, text, answer): return 1e308
 """
 
 
@@ -38,6 +40,7 @@ class Item:
 TASKS = {
     "sum": Task(data="new:addz", reward={"exact": 1.0, "mine.py:short": 0.25}),
     "bad": Task(data="new:addz", reward={"exact": 1.0, "mine.py:bad": 1.0}),
+    "huge": Task(data="new:addz", reward={"exact": 1.0, "mine.py:huge": 10.0}),
 }
 
 
@@ -45,7 +48,7 @@ TASKS = {
 async def rewarder(bench: Any) -> Any:
     (bench.folder / "mine.py").write_text(MINE)
     outlet = bench.outlet()
-    config = RewarderConfig(limit=1.0, attempts=2)  # type: ignore[arg-type]
+    config = RewarderConfig(limit=20.0, attempts=2)  # type: ignore[arg-type]
     actor = await bench.start(Rewarder, config, {Task: TASKS}, {"scored": outlet})
     actor.outlet = outlet
     return actor
@@ -57,6 +60,25 @@ async def test_rewards_are_weighted_and_summed_and_parts_kept(rewarder: Any) -> 
     assert key == "policy/7@1.0#0"
     assert (scored.reward, scored.fault) == (0.5, "")
     assert scored.parts == {"exact": 1.0, "mine.py:short": -2.0}
+
+
+async def test_a_sum_that_is_no_number_is_no_score(rewarder: Any) -> None:
+    await rewarder.judge(Item(rollout(task="huge"), "policy/7@1.0#0"))
+    ((scored, _),) = rewarder.outlet.sent
+    assert scored.reward is None
+    assert scored.parts == {"exact": 1.0, "mine.py:huge": 1e308}
+    assert "weighted by" in scored.fault
+    assert "is inf" in scored.fault
+
+
+async def test_who_waits_for_a_reward_says_for_which(rewarder: Any, bench: Any) -> None:
+    waits = bench.world.waits
+    judging = asyncio.ensure_future(rewarder.judge(Item(rollout(), "k")))
+    who = str(rewarder.address)
+    await bench.until(lambda: waits.of(who) or judging.done())
+    assert waits.of(who)[0][0] == "reward workers: sum is judged by exact, mine.py:short"
+    await judging
+    assert not waits.of(who)
 
 
 async def test_no_score_is_made_up(rewarder: Any, bench: Any) -> None:
@@ -95,6 +117,10 @@ def test_check_names_every_reward_that_is_not_there(tmp_path: Path) -> None:
         "a": Task(data="new:addz", reward={"exakt": 1.0}),
         "b": Task(data="new:addz", reward={"mine.py:f": 1.0}),
         "c": Task(data="new:addz", reward={}),
+        "d": Task(data="new:addz", reward={"exact": float("nan")}),
+        "e": Task(data="new:addz", reward={"exact": 0.0, "length": 0.0}),
+        "f": Task(data="new:addz", reward={"exact": 1.0, "length": 0.0}),
+        "g": Task(data="new:addz", reward={"exact": 0.0}, use="eval"),
     }
     with pytest.raises(ConfigError) as caught:
         Rewarder.check(RewarderConfig(), {Task: tasks}, tmp_path)  # type: ignore[dict-item]
@@ -102,6 +128,10 @@ def test_check_names_every_reward_that_is_not_there(tmp_path: Path) -> None:
     assert "[tasks.a].reward: no reward 'exakt'. Did you mean \"exact\"?" in text
     assert "[tasks.b].reward: the reward 'mine.py:f' names the file" in text
     assert "[tasks.c].reward: at least one is needed" in text
+    assert "[tasks.d].reward: the weight of 'exact' is nan" in text
+    assert "[tasks.e].reward: every weight is 0" in text
+    assert "[tasks.f]" not in text  # a part that is only shown
+    assert "[tasks.g]" not in text
 
 
 @pytest.mark.parametrize("name", sorted(KNOWN))

@@ -164,10 +164,18 @@ def test_a_wrong_table_is_told_with_the_nearest_right_name(
 
 @pytest.mark.parametrize(
     ("line", "expected"),
-    [("{oops", "line 2: not JSON"), ("[1]", "line 2: a JSON object"), ("{}", "line 2 does not")],
+    [
+        (b"{oops", "line 2: not JSON"),
+        (b"[1]", "line 2: a JSON object"),
+        (b"{}", "line 2 does not"),
+        (b'{"question": "a\xff"}', "line 2: not UTF-8"),
+        (b"[" * 100_000, "line 2: nested too deeply"),
+        (b'{"question": null, "answer": "b"}', "'question', which .* line 2 .* null"),
+        (b'{"question": "a", "answer": null}', "'answer', which .* line 2 .* null"),
+    ],
 )
-def test_a_wrong_line_is_told_with_its_number(base: Path, line: str, expected: str) -> None:
-    (base / "data.jsonl").write_text('{"question": "a", "answer": "b"}\n' + line + "\n")
+def test_a_wrong_line_is_told_with_its_number(base: Path, line: bytes, expected: str) -> None:
+    (base / "data.jsonl").write_bytes(b'{"question": "a", "answer": "b"}\n' + line + b"\n")
     with pytest.raises(ConfigError, match=rf"\[tasks\.t\].*{expected}"):
         check_tasks({"t": task()}, base)
 

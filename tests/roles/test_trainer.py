@@ -182,7 +182,7 @@ async def test_a_filter_that_drops_everything_is_named_and_ends_the_run(
     world: Callable[..., World],
 ) -> None:
     made = world(steps=3)
-    made.config = TrainerConfig(loss=Loss(dynamic_sampling=True), unfit=7)
+    made.config = TrainerConfig(loss=Loss(dynamic_sampling=True), unfit=9)
     await made.begin()  # every answer of this world has reward 1
     assert made.run is not None
     outside, told = Outside(made), set()
@@ -194,8 +194,12 @@ async def test_a_filter_that_drops_everything_is_named_and_ends_the_run(
     ):
         made.check()
     assert any("of 3 scored groups; loss.dynamic_sampling dropped the last" in t for t in told)
+    said = [e for e in made.bench.world.events if "no step is possible" in e]
+    assert len(said) == 1
+    assert "dropped the last 6 groups" in said[0]
+    assert "all rewards are 1" in said[0]
     counts = made.trainer._store.ledger.counts()
-    assert counts["dropped"] >= 7
+    assert counts["dropped"] >= 9
     assert counts["trained"] == counts["buffered"] == 0
 
 

@@ -216,11 +216,13 @@ def test_faults_are_counted_by_kind_with_one_whole_text() -> None:
         "reward 'a.py:f' raised KeyError: 'x' (x3) on the prompt 'one'",
         "reward 'a.py:f' raised KeyError: 'y' (x3) on the prompt 'two'; reward 'b' returned nan, "
         "which is no score (x3) on the prompt 'two'",
+        "reward 'c' ran 2.0 s (x3) on the prompt 'one'",
     ]
     found: Any = trial([scored(None, fault=text) for text in faults]).faults()
     assert [(kind, count) for kind, count, _ in found] == [
         ("reward 'a.py:f' raised KeyError", 2),
         ("reward 'b' returned nan", 1),
+        ("reward 'c' ran 2.0 s", 1),
     ]
     assert found[0][2] == faults[0]
 
