@@ -19,6 +19,10 @@ _FAILED = ("BOOT_FAIL", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIM
 ENDED = frozenset(("CANCELLED", "COMPLETED", "PREEMPTED", *_FAILED))
 
 
+class UnansweredError(RealnetError):
+    """A command has not ended in its time: what it was to do may have been done, or not."""
+
+
 class Shape(NamedTuple):
     """How many nodes there are that have at least this."""
 
@@ -38,7 +42,10 @@ def call(words: Sequence[str], *, text: str = "", limit_s: float = LIMIT_S) -> s
     try:
         told = subprocess.run(words, input=text, capture_output=True, text=True, timeout=limit_s)
     except subprocess.TimeoutExpired:
-        raise RealnetError(f"{words[0]} has not answered in {limit_s:g} s") from None
+        raise UnansweredError(
+            f"{words[0]} has not answered in {limit_s:g} s, and may still do as it was told: look "
+            "with squeue --me"
+        ) from None
     if told.returncode:
         said = told.stderr.strip() or told.stdout.strip()
         raise RealnetError(f"{' '.join(words[:2])}: {said}")

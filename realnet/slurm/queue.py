@@ -6,11 +6,14 @@ and by the verbs `top`, `why`, `ls` and `stop`.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from realnet.errors import RealnetError, RunFolderError
 from realnet.slurm import commands
 from realnet.slurm.records import Job, read_jobs
+
+ENDING_S, POLL_S = 60.0, 0.5
 
 
 def live_jobs(folder: Path) -> list[Job]:
@@ -18,6 +21,23 @@ def live_jobs(folder: Path) -> list[Job]:
     jobs = read_jobs(folder)
     going = commands.running([j.number for j in jobs])
     return [j for j in jobs if j.number in going]
+
+
+def going_on(folder: Path) -> int:
+    """Return the job with which a run waits or goes on, 0 if there is none.
+
+    One that is ending is waited for: SLURM says the same of it whether it comes to its end or
+    begins another life. Raises RealnetError.
+    """
+    numbers = [j.number for j in read_jobs(folder) if j.what == "run"]
+    until_s = time.monotonic() + ENDING_S
+    while True:
+        told = commands.states(numbers)
+        there = [n for n in numbers if told.get(n, set()) - commands.ENDED]
+        ending = all(told[n] - commands.ENDED == {"COMPLETING"} for n in there)
+        if not there or not ending or time.monotonic() > until_s:
+            return there[-1] if there else 0
+        time.sleep(POLL_S)
 
 
 def in_words(folder: Path) -> str:
