@@ -17,7 +17,7 @@ from realnet.cli_begin import Start, claimed, start_new
 from realnet.cli_runs import RUNS, find_run
 from realnet.cli_topology import file_argument, set_option
 from realnet.config import to_plain
-from realnet.errors import ConfigError, RealnetError
+from realnet.errors import ConfigError, RealnetError, listed, nearest
 from realnet.slurm import commands
 from realnet.slurm.parts import divide
 from realnet.slurm.queue import going_on, live_jobs
@@ -192,9 +192,14 @@ def join(run: str, role: str, count: int, partition: str, dry_run: bool, runs: P
     folder = find_run(runs, run).resolve()
     asked, plan = read_submission(folder), read_plan(folder)
     planned = plan.roles.get(role)
+    if planned is None:
+        raise ConfigError(
+            f"{folder.name} has no role {role!r}.{nearest(role, plan.roles)} It has: "
+            f"{listed(plan.roles)}"
+        )
     free = sum(s.elastic and s.roles[0] == role and not s.rank for s in spread(plan, "").slots)
     here = sum(j.count for j in _live(folder, dry_run) if j.what == role)
-    if planned is None or not free:
+    if not free:
         raise ConfigError(f"[roles.{role}] of {folder.name} is not elastic: it needs max = ...")
     if here + count > free:
         raise ConfigError(

@@ -223,6 +223,26 @@ def test_two_shares_of_one_machine_are_two_hosts_and_one_without_work_is_given_b
             agent.wait()
 
 
+def test_what_has_no_host_left_ends_the_run_to_be_tried_again(start: Start, topology: Path) -> None:
+    """Where the topology does not say that fewer will do."""
+    text = topology.read_text().replace(
+        "[roles.worker]\n", '[roles.worker]\npool = "rollouts"\n', 1
+    )
+    topology.write_text(text + "\n[pools.main]\nnodes = 1\n[pools.rollouts]\nnodes = 1\n")
+    run = start(topology, "--hosts", "2", *QUICK, *FLOOD)
+    run.until(lambda: ready(run))
+    there = agents(run)
+    (gone,) = [
+        h for h, pid in there.items() if any(s.startswith("worker") for s in slots_of(run, pid))
+    ]
+    os.kill(there[gone], signal.SIGKILL)
+    assert run.wait() == 75
+    assert f"host {gone} is lost" in run.output()
+    assert "there is no room for worker/" in run.output(), run.output()
+    assert not agents(run)
+    assert not run.members()
+
+
 def test_a_run_that_fits_nowhere_says_what_there_is(start: Start, topology: Path) -> None:
     run = start(topology, "--hosts", "2", "--set", "roles.worker.gpus=3")
     assert run.wait() == 75

@@ -119,3 +119,17 @@ def test_resume_waits_for_a_job_that_is_ending(
     assert "a is going on as job 7" in resumed("PENDING", 1)
     assert "a: job 9" in resumed("CANCELLED", 0)
     assert len(looks.read_text().splitlines()) == 4
+
+
+def test_members_are_asked_for_by_the_name_of_a_role_that_may_have_more(
+    net: Path, tmp_path: Path, slurm: Slurm
+) -> None:
+    slurm.answers("sbatch", 'case "$1" in --parsable) echo 7;; esac')
+    runs = tmp_path / "runs"
+    called("submit", str(net), "--runs", str(runs), "--name", "a")
+    join = ("join", "a", "--runs", str(runs), "--role")
+    assert "a has no role 'wroker'. Did you mean \"worker\"?" in called(*join, "wroker", code=2)
+    assert "[roles.worker] of a is not elastic: it needs max = ..." in called(
+        *join, "worker", code=2
+    )
+    assert "is not in the range" in called(*join, "worker", "--count", "0", code=2)
