@@ -127,6 +127,7 @@ def test_members_are_asked_for_by_the_name_of_a_role_that_may_have_more(
     slurm.answers("sbatch", 'case "$1" in --parsable) echo 7;; esac')
     runs = tmp_path / "runs"
     called("submit", str(net), "--runs", str(runs), "--name", "a")
+    slurm.answers("squeue", 'echo "7|7|RUNNING"')
     join = ("join", "a", "--runs", str(runs), "--role")
     assert "a has no role 'wroker'. Did you mean \"worker\"?" in called(*join, "wroker", code=2)
     assert "[roles.worker] of a is not elastic: it needs max = ..." in called(
