@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -155,6 +156,9 @@ def test_a_service_is_the_source_of_what_is_trained_on(
     granted = realnet(tmp_path, f"realnet grant {run.folder} --as shop --out {key}")
     assert granted.returncode == 0, granted.stderr
     service = serve("service", EXAMPLES / "feedback", REALNET_KEY=str(key))
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        service.call("/ask?prompt=", {})
+    assert refused.value.code == 400
     prompts = 0
     while run.process.poll() is None and prompts < 200:
         try:
