@@ -160,6 +160,7 @@ def test_a_service_is_the_source_of_what_is_trained_on(
     with pytest.raises(urllib.error.HTTPError) as refused:
         service.call("/ask?prompt=", {})
     assert refused.value.code == 400
+    refused.value.close()
     prompts = 0
     while run.process.poll() is None and prompts < 200:
         try:
