@@ -118,9 +118,9 @@ def _afterwards(folder: Path, outcome: Outcome, again: str, job: str) -> int:
     if outcome.by == "SIGTERM":  # SLURM itself ends the job: it knows whether it comes again
         return EXIT_RETRY
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # who cancels us must find what we submit
         if again == "requeue":
             _say(f"job {job} is requeued")
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             commands.call(["scontrol", "requeue", job])
             time.sleep(REQUEUED_S)  # SLURM ends this life
         elif again == "successor":

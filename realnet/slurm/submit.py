@@ -7,6 +7,7 @@ Knows nothing of roles. The jobs themselves are `job.py` and `element.py`.
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 from shlex import quote
 
@@ -20,7 +21,7 @@ from realnet.config import to_plain
 from realnet.errors import ConfigError, RealnetError, listed, nearest
 from realnet.slurm import commands
 from realnet.slurm.parts import divide
-from realnet.slurm.queue import going_on, live_jobs
+from realnet.slurm.queue import POLL_S, going_on, live_jobs, unended
 from realnet.slurm.records import (
     Job,
     Submission,
@@ -41,6 +42,7 @@ from realnet.slurm.travel import code_path, python_of, refuse_what_cannot_travel
 from realnet.topology.placement import Placement, placement_lines, spread
 from realnet.topology.plan import Plan, RolePlan, read_plan, write_plan
 
+CANCEL_S = 10.0
 _at_least = click.IntRange
 _runs = click.option("--runs", type=click.Path(path_type=Path), default=RUNS, show_default=True)
 _run = click.argument("run", required=False)
@@ -245,15 +247,26 @@ def refuse_what_cannot_join(folder: Path, role: RolePlan, site: Site, partition:
 @click.option("--now", is_flag=True, help="Kill at once, without a checkpoint.")
 @_runs
 def cancel(run: str | None, now: bool, runs: Path) -> None:
-    """End the jobs of a run, by the numbers that it noted: elastic ones first."""
+    """End the jobs of a run, by the numbers that it noted: elastic ones first.
+
+    Also what it submits, or has started again, while it is being ended.
+    """
     folder = find_run(runs, run).resolve()
-    jobs = sorted(_live(folder), key=lambda j: j.what == "run")
-    for job in jobs:
-        if now:
-            commands.call(["scancel", "--full", "--signal=KILL", str(job.number)])
-        commands.call(["scancel", str(job.number)])
-    numbers = ", ".join(str(j.number) for j in jobs)
-    click.echo(f"{folder.name}: cancelled {numbers}" if jobs else f"{folder.name} has no job")
+    cancelled: list[int] = []
+    until_s = time.monotonic() + CANCEL_S
+    while jobs := unended(folder):
+        for number, ending in jobs:
+            if ending and number in cancelled:
+                continue
+            if now:
+                commands.call(["scancel", "--full", "--signal=KILL", str(number)])
+            commands.call(["scancel", str(number)])
+            cancelled += [number] * (number not in cancelled)
+        if time.monotonic() > until_s:
+            break
+        time.sleep(POLL_S)
+    numbers = ", ".join(map(str, cancelled))
+    click.echo(f"{folder.name}: cancelled {numbers}" if numbers else f"{folder.name} has no job")
 
 
 @main.command()

@@ -138,8 +138,11 @@ def test_what_a_role_starts_is_not_told_where_the_process_of_the_role_listens(
 
 def test_bin_local_takes_the_same_path_and_goes_on(tmp_path: Path) -> None:
     def called(script: str, *words: str) -> str:
+        own = tmp_path / "my bin" / script  # a link from where the user has commands
+        own.parent.mkdir(exist_ok=True)
+        own.symlink_to(ROOT / "bin" / script)
         done = subprocess.run(
-            [str(ROOT / "bin" / script), *words, "--runs", str(tmp_path)],
+            [str(own), *words, "--runs", str(tmp_path / "the runs")],
             capture_output=True,
             text=True,
             env={**os.environ, "REALNET_PYTHON": sys.executable, "PYTHONPATH": str(ROOT)},

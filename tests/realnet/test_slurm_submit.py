@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from small_net import topology as small_net
 
 from realnet.slurm import commands
-from realnet.slurm.records import read_jobs
+from realnet.slurm.records import Job, note_job, read_jobs
 from realnet.slurm.submit import main
 
 
@@ -119,6 +119,32 @@ def test_resume_waits_for_a_job_that_is_ending(
     assert "a is going on as job 7" in resumed("PENDING", 1)
     assert "a: job 9" in resumed("CANCELLED", 0)
     assert len(looks.read_text().splitlines()) == 4
+
+
+def test_cancel_ends_what_a_run_submits_while_it_is_ended(
+    net: Path, tmp_path: Path, slurm: Slurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("realnet.slurm.submit.POLL_S", 0.0)
+    slurm.answers("sbatch", 'case "$1" in --parsable) echo 7;; esac')
+    runs = tmp_path / "runs"
+    called("submit", str(net), "--runs", str(runs), "--name", "a")
+    note_job(runs / "a", Job("worker", 8, 1, 1))
+    looks, jobs = tmp_path / "looks", runs / "a" / "jobs.jsonl"
+    looks.write_text("")
+    # At the second look 7 is ending and 8 has ended; 7 has submitted 9. Then 7 is started again.
+    slurm.answers(
+        "squeue",
+        f"""echo >>"{looks}"; case $(wc -l <"{looks}") in
+        1) echo "7|7|RUNNING"; echo "8|8|PENDING"
+           echo '{{"what":"run","number":9}}' >>"{jobs}";;
+        2) echo "7|7|COMPLETING"; echo "8|8|CANCELLED"; echo "9|9|PENDING";;
+        3) echo "7|7|PENDING"; echo "9|9|CANCELLED";;
+        *) echo "7|7|CANCELLED"; echo "9|9|CANCELLED";; esac""",
+    )
+    slurm.answers("scancel", f'echo "$@" >>"{tmp_path}/scancel"')
+    assert "a: cancelled 8, 7, 9" in called("cancel", "a", "--runs", str(runs))
+    assert (tmp_path / "scancel").read_text().split() == ["8", "7", "9", "7"]
+    assert "a has no job" in called("cancel", "a", "--runs", str(runs))
 
 
 def test_members_are_asked_for_by_the_name_of_a_role_that_may_have_more(
