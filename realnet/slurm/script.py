@@ -13,6 +13,7 @@ from pathlib import Path
 
 from realnet.config import read_table
 from realnet.errors import ConfigError
+from realnet.exits import EXIT_NEVER
 from realnet.slurm.records import Submission
 from realnet.slurm.site import Site, for_pool
 
@@ -24,6 +25,8 @@ EXPORTED = (
 )
 # Nodes need no network: what a run names of the hub was fetched. A site may say otherwise.
 OFFLINE = "export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1}"
+# `module` is a function of login shells; the shell of a job is none.
+LOGIN = "type module >/dev/null 2>&1 || . /etc/profile"
 # A signal that comes before Python listens would end the script, and a job that ends by itself is
 # not started again.
 NOT_YET = "trap '' USR2"
@@ -174,7 +177,9 @@ def _script(
 
 
 def _before(site: Site) -> list[str]:
-    lines = [f"module load {shlex.quote(m)}" for m in site.modules] + list(site.before)
+    lines = [LOGIN] * bool(site.modules)
+    lines += [f"module load {shlex.quote(m)} || exit {EXIT_NEVER}" for m in site.modules]
+    lines += site.before
     if site.ports:
         lines.append(f"export REALNET_PORTS={shlex.quote(site.ports)}")
     if site.scratch:

@@ -32,7 +32,7 @@ from realnet.slurm.records import (
     read_jobs,
     write_ended,
 )
-from realnet.slurm.script import minutes, python_words
+from realnet.slurm.script import minutes, node_script, python_words
 from realnet.slurm.site import Site, for_pool, read_site
 from realnet.slurm.submit import main
 from realnet.slurm.travel import refuse_what_cannot_travel
@@ -87,7 +87,7 @@ def test_a_dry_run_shows_the_script_the_command_and_who_lives_where(
         "#SBATCH --open-mode=append",
         "#SBATCH --reservation=x",
         "export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1}",
-        "module load cuda/12.4",
+        "module load cuda/12.4 || exit 93",
         "trap '' USR2",
     ):
         assert line in script.splitlines(), line
@@ -148,6 +148,26 @@ def test_a_folder_and_a_run_may_have_blanks_and_quotes_in_their_names(
     assert shlex.split(line)[-1] == f'{runs}/a "b" #1/job.sh'
     assert "SLURM takes no file whose path has" in dry(net, "--runs", f"{tmp_path}/a\\b", code=2)
     assert "a name on one line" in dry(net, "--name", "a\n#SBATCH --exclusive", code=2)
+
+
+def test_without_its_modules_a_job_does_not_go_on(tmp_path: Path) -> None:
+    functions = tmp_path / "functions"
+    functions.write_text('module() { echo "$@"; [ "$2" != none/1 ]; }\n')
+
+    def told(*modules: str, **environment: str) -> tuple[int, str]:
+        done = subprocess.run(
+            ["bash", "-s", "echo", "it goes on"],
+            input=node_script(Site(modules=list(modules))),
+            capture_output=True,
+            text=True,
+            env={**os.environ, **environment},
+        )
+        return done.returncode, done.stdout
+
+    there = {"BASH_ENV": str(functions)}
+    assert told("a/1", "b/2", **there) == (0, "load a/1\nload b/2\nit goes on\n")
+    assert told("a/1", "none/1", **there) == (93, "load a/1\nload none/1\n")
+    assert told() == (0, "it goes on\n")
 
 
 @pytest.mark.parametrize("words", [("--nodes", "0"), ("--spares", "-1"), ("--nodes", "-2")])
