@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from small_net import topology as small_net
 
+from realnet.errors import RealnetError
 from realnet.slurm import commands
 from realnet.slurm.records import Job, note_job, read_jobs
 from realnet.slurm.submit import main
@@ -160,3 +161,10 @@ def test_members_are_asked_for_by_the_name_of_a_role_that_may_have_more(
         *join, "worker", code=2
     )
     assert "is not in the range" in called(*join, "worker", "--count", "0", code=2)
+
+
+def test_what_is_shielded_outlives_the_signal_that_ends_a_job() -> None:
+    words = ["sh", "-c", "kill -TERM $$; echo done"]
+    assert commands.call(words, shielded=True) == "done"
+    with pytest.raises(RealnetError):
+        commands.call(words)
