@@ -63,7 +63,7 @@ class Cluster:
     def idle(self) -> None:
         """Wait until every node is free again."""
         self.whole()
-        until_s = time.monotonic() + 60
+        until_s = time.monotonic() + PATIENCE_S
         while time.monotonic() < until_s:
             states = self.call("sinfo", "-h", "-N", "-p", "main", "-o", "%t").split()
             if states == ["idle"] * len(NODES):

@@ -133,7 +133,7 @@ on() { # NODE
   setsid nsenter --net="/run/netns/$NAME-$1" unshare --uts --mount --pid --fork --kill-child \
     --propagation private "$D/init" "$D" "$1" </dev/null >>"$D/log/init-$1.log" 2>&1 &
   disown
-  for _ in $(seq 100); do [ -s "$D/pid/init-$1" ] && return 0; sleep 0.05; done
+  for _ in $(seq 600); do [ -s "$D/pid/init-$1" ] && return 0; sleep 0.05; done
   echo "$1 did not start" >&2
   return 1
 }
@@ -161,7 +161,7 @@ start() {
   for node in $(nodes); do mkdir -p "$D/spool/$node"; done
   slurmctld -c -f "$D/slurm.conf" </dev/null >>"$D/log/slurmctld.out" 2>&1
   for node in $(nodes); do on "$node"; done
-  for _ in $(seq 300); do
+  for _ in $(seq 600); do
     up=$(sinfo -h -N -p main -o '%t' 2>/dev/null | grep -c '^idle' || true)
     [ "$up" = "$N" ] && return 0
     sleep 0.1
