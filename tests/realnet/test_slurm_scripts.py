@@ -95,6 +95,7 @@ def test_a_dry_run_shows_the_script_the_command_and_who_lives_where(
     assert ",HF_HOME," in script  # where things were fetched to
     assert script.splitlines()[-2].startswith("exec ")  # signals reach Python itself
     assert "worker/0 (GPU 0)" in shown
+    assert "node-2: nothing: a spare" in shown
     assert not (tmp_path / "runs").exists()
 
 
