@@ -21,7 +21,7 @@ from realnet.topology.merge import NAMED, PLAIN, Merge, quoted
 from realnet.topology.overrides import apply_overrides
 from realnet.topology.tomltext import read_toml
 
-A_FOLDER_NAME = "a name on one line, without /, not of dots only, of at most 100 letters"
+A_FOLDER_NAME = "a name without /, not of dots only, on one line, of at most 100 letters"
 
 
 def names_a_folder(name: str) -> bool:

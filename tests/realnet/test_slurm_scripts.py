@@ -148,7 +148,7 @@ def test_a_folder_and_a_run_may_have_blanks_and_quotes_in_their_names(
     (line,) = [line for line in shown.splitlines() if line.startswith("# sbatch")]
     assert shlex.split(line)[-1] == f'{runs}/a "b" #1/job.sh'
     assert "SLURM takes no file whose path has" in dry(net, "--runs", f"{tmp_path}/a\\b", code=2)
-    assert "a name on one line" in dry(net, "--name", "a\n#SBATCH --exclusive", code=2)
+    assert "on one line" in dry(net, "--name", "a\n#SBATCH --exclusive", code=2)
 
 
 def test_without_its_modules_a_job_does_not_go_on(tmp_path: Path) -> None:
