@@ -24,6 +24,7 @@ from realnet.launch.rendezvous import HeadFile, canary_path
 MIN_FILES = 1024
 MIN_SHM_BYTES = 64 << 20
 GPU_S = 15.0
+SCRATCH = "REALNET_SCRATCH"  # the folder for temporary files that the site wants
 
 
 def look_at_this_host(folder: Path, head: HeadFile) -> tuple[Check, ...]:
@@ -83,10 +84,12 @@ def _shared_memory() -> Check:
 
 
 def _scratch() -> Check:
-    """Else temporary files, and with them sockets, would quietly be somewhere else."""
-    where = os.environ.get("TMPDIR", "")
+    """Else temporary files, and with them sockets, would quietly be somewhere else: SLURM takes
+    /tmp where it cannot make the TMPDIR that it was told.
+    """
+    where = os.environ.get(SCRATCH) or os.environ.get("TMPDIR", "")
     well = not where or (os.path.isdir(where) and os.access(where, os.W_OK | os.X_OK))
-    return Check("TMPDIR", well, "" if well else f"{where} is no folder that can be written here")
+    return Check("scratch", well, "" if well else f"{where} is no folder that can be written here")
 
 
 def _gpus() -> Check:

@@ -14,6 +14,7 @@ from pathlib import Path
 from realnet.config import read_table
 from realnet.errors import ConfigError
 from realnet.exits import EXIT_NEVER
+from realnet.launch.checks import SCRATCH
 from realnet.slurm.records import Submission
 from realnet.slurm.site import Site, for_pool
 
@@ -183,7 +184,8 @@ def _before(site: Site) -> list[str]:
     if site.ports:
         lines.append(f"export REALNET_PORTS={shlex.quote(site.ports)}")
     if site.scratch:
-        lines.append(f"export TMPDIR={shlex.quote(site.scratch)}")
+        where = shlex.quote(site.scratch)
+        lines.append(f"export TMPDIR={where} {SCRATCH}={where}")
     return lines
 
 

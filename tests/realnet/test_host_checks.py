@@ -66,11 +66,12 @@ def test_too_few_files_and_too_little_shared_memory_are_named(
     }
 
 
+@pytest.mark.parametrize("name", ["TMPDIR", "REALNET_SCRATCH"])
 def test_a_scratch_folder_that_is_not_there_is_named(
-    head: HeadFile, wrong: Wrong, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    head: HeadFile, wrong: Wrong, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
-    assert wrong(head) == {"TMPDIR": f"{tmp_path}/none is no folder that can be written here"}
+    monkeypatch.setenv(name, str(tmp_path / "none"))
+    assert wrong(head) == {"scratch": f"{tmp_path}/none is no folder that can be written here"}
     (tmp_path / "none").mkdir()
     assert wrong(head) == {}
 

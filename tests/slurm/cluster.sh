@@ -123,8 +123,10 @@ net_up() {
 net_down() {
   local ns
   for ns in $(ip netns list | awk '{print $1}' | grep "^$NAME-node" || true); do ip netns del "$ns"; done
-  local link # of nodes whose processes still hold their namespace
-  for link in $(ip -o link show type veth | grep -o "${NAME}v-node[0-9]*" || true); do ip link del "$link"; done
+  local link # of nodes whose processes still hold their namespace; else it goes with that, by itself
+  for link in $(ip -o link show type veth 2>/dev/null | grep -o "${NAME}v-node[0-9]*" || true); do
+    ip link del "$link" 2>/dev/null || true
+  done
   if ip link show "$BR" >/dev/null 2>&1; then ip link del "$BR"; fi
 }
 
