@@ -27,6 +27,21 @@ def section(page: str, title: str) -> list[tuple[str, str]]:
     return re.findall(r"^```(\w*)\n(.*?)^```$", found[1], flags=re.DOTALL | re.MULTILINE)
 
 
+def write_files(page: str, title: str, folder: Path) -> list[str]:
+    """Write down the files that a section shows whole, as somebody would who follows it: each is
+    named last before its block. Returns their names.
+    """
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    found = re.search(rf"^## {title}$(.*?)(?=^## |\Z)", text, flags=re.DOTALL | re.MULTILINE)
+    assert found, f"docs/{page} has no section {title!r}"
+    shown = r"`([\w./]+)`:\n\n^```(?:python|toml)\n(.*?)^```$"
+    files = re.findall(shown, found[1], flags=re.DOTALL | re.MULTILINE)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files:
+        (folder / name).write_text(content, encoding="utf-8")
+    return [name for name, _ in files]
+
+
 def check_code(pieces: Sequence[tuple[str, str]], files: Sequence[str]) -> int:
     """Assert that every piece of code or TOML is a piece of these files; return how many."""
     code = "".join((ROOT / path).read_text(encoding="utf-8") for path in files)

@@ -13,7 +13,9 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "tests" / "slurm" / "cluster.sh"
+RUNS = "Bob's runs, 100 %j #1"  # a folder may be called so: all that is tried here goes through it
 NODES = ("node1", "node2", "node3")
+PATIENCE_S = 120.0  # for what must come, on a machine that does other things as well
 
 
 class Cluster:
@@ -61,7 +63,7 @@ class Cluster:
     def idle(self) -> None:
         """Wait until every node is free again."""
         self.whole()
-        until_s = time.monotonic() + 60
+        until_s = time.monotonic() + PATIENCE_S
         while time.monotonic() < until_s:
             states = self.call("sinfo", "-h", "-N", "-p", "main", "-o", "%t").split()
             if states == ["idle"] * len(NODES):
@@ -182,7 +184,9 @@ class SlurmRun:
             return {}
         return {n: s["host"] for n, s in status["slots"].items() if s["state"] == "up"}
 
-    def until(self, condition: Callable[[], bool], budget_s: float = 60.0, what: str = "") -> float:
+    def until(
+        self, condition: Callable[[], bool], budget_s: float = PATIENCE_S, what: str = ""
+    ) -> float:
         """Wait for it; return how long that took."""
         start_s = time.monotonic()
         while not condition():
@@ -212,12 +216,12 @@ def grows(net: Path, most: int, more: str = "") -> None:
 
 def works(run: SlurmRun, attempt: int = 1, num: int = 5) -> None:
     """Wait until all processes of the small network are up and it does something."""
-    run.until(lambda: run.said_that("100 squares", attempt), 90.0, f"work in attempt {attempt}")
-    run.until(lambda: len(run.hosts()) == num, 30.0, "all are up")
+    run.until(lambda: run.said_that("100 squares", attempt), what=f"work in attempt {attempt}")
+    run.until(lambda: len(run.hosts()) == num, what="all are up")
 
 
 def goes_on(run: SlurmRun) -> None:
     """Wait until the small network has come further, in this life."""
     life = run.attempt()
     now = squares(run, life)
-    run.until(lambda: squares(run, life) > now, 30.0, "it goes on")
+    run.until(lambda: squares(run, life) > now, what="it goes on")

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 import realnet
 from realnet.roles.client import Client
 from realnet.roles.driver.episode import Episode
+from realnet.roles.tasks import CannotAsk
 
 shown: dict[str, list[Episode]] = {}  # what waits for a thumb
 
@@ -38,6 +39,12 @@ app = FastAPI(lifespan=lifespan)
 async def no_model(request: Request, error: realnet.RealnetError) -> JSONResponse:
     """Say so when the run has ended, or nobody answers in time."""
     return JSONResponse({"detail": str(error)}, status_code=503)
+
+
+@app.exception_handler(CannotAsk)
+async def no_prompt(request: Request, error: CannotAsk) -> JSONResponse:
+    """Say what is wrong with a prompt that the model cannot read."""
+    return JSONResponse({"detail": str(error)}, status_code=400)
 
 
 class Thumbs(BaseModel):

@@ -24,11 +24,12 @@ from realnet.launch.rendezvous import HeadFile, canary_path
 MIN_FILES = 1024
 MIN_SHM_BYTES = 64 << 20
 GPU_S = 15.0
+SCRATCH = "REALNET_SCRATCH"  # the folder for temporary files that the site wants
 
 
 def look_at_this_host(folder: Path, head: HeadFile) -> tuple[Check, ...]:
     """Return what was looked at here, all of it."""
-    checks = [_canary(folder, head), _code(head), _files(), _shared_memory()]
+    checks = [_canary(folder, head), _code(head), _files(), _shared_memory(), _scratch()]
     if head.gpus:
         checks.append(_gpus())
     return tuple(checks)
@@ -80,6 +81,15 @@ def _shared_memory() -> Check:
         return Check("/dev/shm", False, str(error.strerror))
     text = f"{free >> 20} MiB free; {MIN_SHM_BYTES >> 20} are needed"
     return Check("/dev/shm", free >= MIN_SHM_BYTES, "" if free >= MIN_SHM_BYTES else text)
+
+
+def _scratch() -> Check:
+    """Else temporary files, and with them sockets, would quietly be somewhere else: SLURM takes
+    /tmp where it cannot make the TMPDIR that it was told.
+    """
+    where = os.environ.get(SCRATCH) or os.environ.get("TMPDIR", "")
+    well = not where or (os.path.isdir(where) and os.access(where, os.W_OK | os.X_OK))
+    return Check("scratch", well, "" if well else f"{where} is no folder that can be written here")
 
 
 def _gpus() -> Check:

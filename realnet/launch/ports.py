@@ -47,14 +47,22 @@ def port_range() -> tuple[int, int]:
     """Return the first port to take and the one after the last. Raises RealnetError."""
     written = os.environ.get(ENVIRONMENT, "")
     if written:
-        first, _, last = written.partition("-")
-        if not (first.isdecimal() and last.isdecimal() and 1023 < int(first) <= int(last) < 65536):
-            raise RealnetError(f'{ENVIRONMENT}={written!r}: write "20000-29999"')
-        return int(first), int(last) + 1
+        try:
+            return read_ports(written, ENVIRONMENT)
+        except ValueError as error:
+            raise RealnetError(str(error)) from None
     floor = FLOOR
     with contextlib.suppress(OSError, ValueError, IndexError):
         floor = int(RANGE.read_text().split()[0])
     return (LOWEST, floor) if floor > LOWEST + 1000 else (1024 + floor // 2, floor)
+
+
+def read_ports(text: str, what: str) -> tuple[int, int]:
+    """Return the first port in "20000-29999" and the one after the last. Raises ValueError."""
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and last.isdecimal() and 1023 < int(first) <= int(last) < 65536):
+        raise ValueError(f'{what}: {text!r} is not a range of ports: write "20000-29999"')
+    return int(first), int(last) + 1
 
 
 def _bound_alone(port: int) -> socket.socket | None:

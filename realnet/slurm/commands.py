@@ -15,8 +15,13 @@ from typing import NamedTuple
 from realnet.errors import RealnetError
 
 LIMIT_S = 30.0
+_SHIELD = ("sh", "-c", "trap '' TERM; exec \"$@\"", "sh")
 _FAILED = ("BOOT_FAIL", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
 ENDED = frozenset(("CANCELLED", "COMPLETED", "PREEMPTED", *_FAILED))
+
+
+class UnansweredError(RealnetError):
+    """A command has not ended in its time: what it was to do may have been done, or not."""
 
 
 class Shape(NamedTuple):
@@ -28,17 +33,26 @@ class Shape(NamedTuple):
     memory_bytes: int
 
 
-def call(words: Sequence[str], *, text: str = "", limit_s: float = LIMIT_S) -> str:
-    """Run a command and return what it says. Raises RealnetError with what it complained of."""
+def call(
+    words: Sequence[str], *, text: str = "", limit_s: float = LIMIT_S, shielded: bool = False
+) -> str:
+    """Run a command and return what it says. Raises RealnetError with what it complained of.
+
+    `shielded`: it goes on when SLURM ends the job that it is called in.
+    """
     if shutil.which(words[0]) is None:
         raise RealnetError(
             f"there is no {words[0]} on this machine: submit from a login node, or look at what "
             "would be submitted with --dry-run"
         )
     try:
-        told = subprocess.run(words, input=text, capture_output=True, text=True, timeout=limit_s)
+        run = [*_SHIELD, *words] if shielded else words
+        told = subprocess.run(run, input=text, capture_output=True, text=True, timeout=limit_s)
     except subprocess.TimeoutExpired:
-        raise RealnetError(f"{words[0]} has not answered in {limit_s:g} s") from None
+        raise UnansweredError(
+            f"{words[0]} has not answered in {limit_s:g} s, and may still do as it was told: look "
+            "with squeue --me"
+        ) from None
     if told.returncode:
         said = told.stderr.strip() or told.stdout.strip()
         raise RealnetError(f"{' '.join(words[:2])}: {said}")

@@ -22,7 +22,7 @@ from realnet.launch.rendezvous import HeadFile, write_head
 from realnet.launch.wanted import Wanted
 from realnet.slurm.commands import address_of
 from realnet.slurm.records import Submission
-from realnet.slurm.script import node_script_path, python_words, site_of
+from realnet.slurm.script import in_a_pattern, node_script_path, python_words, site_of
 from realnet.slurm.site import Site, for_pool
 from realnet.topology.plan import Plan
 
@@ -65,7 +65,8 @@ class SlurmFleet:
     def _srun_words(self, at: int, first: int, attempt: int) -> list[str]:
         """Return the command that starts the agents of one part, numbered from `first`."""
         part, site, num = self._kinds[at], self._sites[at], len(self._nodes[at])
-        log = self._folder / "attempts" / str(attempt) / "logs" / "agent-%N.log"
+        logs = in_a_pattern(self._folder / "attempts" / str(attempt) / "logs")
+        log = f"{logs}/agent-%N.log"
         several = len(self._kinds) > 1
         cpus = _cpus_of(at if several else None)
         gpus = (

@@ -18,7 +18,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 
 from realnet.cli import last_message, view_of
@@ -117,12 +116,15 @@ def _afterwards(folder: Path, outcome: Outcome, again: str, job: str) -> int:
         return EXIT_NEVER if outcome.code == EXIT_CONFIG else outcome.code
     if outcome.by == "SIGTERM":  # SLURM itself ends the job: it knows whether it comes again
         return EXIT_RETRY
+    ended = (
+        threading.Event()
+    )  # by SLURM: what we submit is noted first, so that it can be cancelled
+    signal.signal(signal.SIGTERM, lambda number, frame: ended.set())
     try:
         if again == "requeue":
             _say(f"job {job} is requeued")
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            commands.call(["scontrol", "requeue", job])
-            time.sleep(REQUEUED_S)  # SLURM ends this life
+            commands.call(["scontrol", "requeue", job], shielded=True)
+            ended.wait(REQUEUED_S)  # it ends this life, and would wait for us
         elif again == "successor":
             _say(f"job {submit_successor(folder, job)} goes on with it")
     except RealnetError as error:

@@ -112,8 +112,8 @@ def place(plan: Plan, nodes: int, spares: int, shapes: Sequence[Shape]) -> tuple
                 continue
             try:
                 if floor is None:
-                    return num, place_on(plan, num, 0, Host(""))
-                return num, place_among(plan, [_host_of(floor)] * num)
+                    return num, place_on(plan, num, spares, Host(""))
+                return num, place_among(plan, [_host_of(floor)] * (num + spares), spares)
             except ConfigError as error:
                 complaint = str(error)
     raise ConfigError(complaint)

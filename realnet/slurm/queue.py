@@ -6,11 +6,14 @@ and by the verbs `top`, `why`, `ls` and `stop`.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from realnet.errors import RealnetError, RunFolderError
 from realnet.slurm import commands
 from realnet.slurm.records import Job, read_jobs
+
+ENDING_S, POLL_S = 60.0, 0.5
 
 
 def live_jobs(folder: Path) -> list[Job]:
@@ -18,6 +21,32 @@ def live_jobs(folder: Path) -> list[Job]:
     jobs = read_jobs(folder)
     going = commands.running([j.number for j in jobs])
     return [j for j in jobs if j.number in going]
+
+
+def unended(folder: Path) -> list[tuple[int, bool]]:
+    """Return the jobs of a run that have not ended, its own last, and whether each is ending.
+
+    Raises RealnetError.
+    """
+    jobs = sorted(read_jobs(folder), key=lambda j: j.what == "run")
+    told = commands.states([j.number for j in jobs])
+    left = {j.number: told.get(j.number, set()) - commands.ENDED for j in jobs}
+    return [(number, states == {"COMPLETING"}) for number, states in left.items() if states]
+
+
+def going_on(folder: Path) -> int:
+    """Return the job with which a run waits or goes on, 0 if there is none.
+
+    One that is ending is waited for: SLURM says the same of it whether it comes to its end or
+    begins another life. Raises RealnetError.
+    """
+    own = [j.number for j in read_jobs(folder) if j.what == "run"]
+    until_s = time.monotonic() + ENDING_S
+    while True:
+        there = [(number, ending) for number, ending in unended(folder) if number in own]
+        if not all(ending for _, ending in there) or time.monotonic() > until_s or not there:
+            return there[-1][0] if there else 0
+        time.sleep(POLL_S)
 
 
 def in_words(folder: Path) -> str:

@@ -6,11 +6,15 @@ Knows nothing of plans. Called by `submit.py`, and by jobs for the words of thei
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from realnet.config import read_table
+from realnet.errors import ConfigError
+from realnet.exits import EXIT_NEVER
+from realnet.launch.checks import SCRATCH
 from realnet.slurm.records import Submission
 from realnet.slurm.site import Site, for_pool
 
@@ -22,6 +26,8 @@ EXPORTED = (
 )
 # Nodes need no network: what a run names of the hub was fetched. A site may say otherwise.
 OFFLINE = "export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1}"
+# `module` is a function of login shells; the shell of a job is none.
+LOGIN = "type module >/dev/null 2>&1 || . /etc/profile"
 # A signal that comes before Python listens would end the script, and a job that ends by itself is
 # not started again.
 NOT_YET = "trap '' USR2"
@@ -43,8 +49,8 @@ def job_script(folder: Path, name: str, asked: Submission, secrets: Sequence[str
     """Return the script of the run's own job: one part of it for each kind of nodes."""
     site = site_of(asked)
     whole = [
-        f"--job-name=realnet-{name}",
-        f"--output={folder}/slurm-%j.log",
+        _word(f"--job-name=realnet-{name}"),
+        _word(f"--output={in_a_pattern(folder)}/slurm-%j.log"),
         f"--signal=B:USR2@{int(float(site.notice))}",
         "--open-mode=append",
         f"--export={_exported(site, secrets)}",
@@ -96,8 +102,8 @@ def array_script(
     """Return the script of an array of elastic hosts for one role, each element a node's share."""
     site = for_pool(site_of(asked), pool)
     options = [
-        f"--job-name=realnet-{name}-{role}",
-        f"--output={folder}/slurm-%A_%a.log",
+        _word(f"--job-name=realnet-{name}-{role}"),
+        _word(f"--output={in_a_pattern(folder)}/slurm-%A_%a.log"),
         "--open-mode=append",
         f"--export={_exported(site, secrets)}",
         f"--array=0-{count - 1}",
@@ -106,7 +112,7 @@ def array_script(
         f"--cpus-per-task={cpus}",
         *_gpus(gpus, site),
         f"--time={minutes(float(site.time))}",
-        "--signal=B:USR2@120",
+        f"--signal=B:USR2@{int(min(120.0, float(site.notice)))}",
         "--requeue",
         *_where(site, partition),
     ]
@@ -134,7 +140,22 @@ def _where(site: Site, partition: str = "") -> list[str]:
         ("constraint", site.constraint),
         ("exclude", site.exclude),
     )
-    return [*(f"--{key}={value}" for key, value in named if value), *site.options]
+    return [*(_word(f"--{key}={value}") for key, value in named if value), *site.options]
+
+
+def in_a_pattern(path: Path) -> str:
+    """Return a path as SLURM takes it where %j and the like mean something. Raises ConfigError."""
+    if "\\" in str(path):
+        raise ConfigError(f"{path}: SLURM takes no file whose path has a \\ in it: --runs, --name")
+    return str(path).replace("%", "%%")
+
+
+def _word(option: str) -> str:
+    """Return an option as one word of an #SBATCH line: a blank ends one there, # all of them."""
+    if re.fullmatch(r"[^\s'\"#\\]*", option):
+        return option
+    escaped = option.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _exported(site: Site, secrets: Sequence[str]) -> str:
@@ -157,11 +178,14 @@ def _script(
 
 
 def _before(site: Site) -> list[str]:
-    lines = [f"module load {shlex.quote(m)}" for m in site.modules] + list(site.before)
+    lines = [LOGIN] * bool(site.modules)
+    lines += [f"module load {shlex.quote(m)} || exit {EXIT_NEVER}" for m in site.modules]
+    lines += site.before
     if site.ports:
         lines.append(f"export REALNET_PORTS={shlex.quote(site.ports)}")
     if site.scratch:
-        lines.append(f"export TMPDIR={shlex.quote(site.scratch)}")
+        where = shlex.quote(site.scratch)
+        lines.append(f"export TMPDIR={where} {SCRATCH}={where}")
     return lines
 
 

@@ -19,9 +19,11 @@ from typing import Annotated, Any, Literal
 
 from realnet.config import Config, Seconds, doc, read_table, to_plain
 from realnet.errors import ConfigError, listed, nearest
+from realnet.launch.ports import read_ports
 
 PLACES = (Path("site.toml"), Path("~/.config/realnet/site.toml"))
 ENVIRONMENT = "REALNET_SITE"
+_GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 class Site(Config):
@@ -71,12 +73,26 @@ class Site(Config):
     ] = {}
 
     def __post_init__(self) -> None:
-        """Refuse what would take GPUs that others have."""
-        if "CUDA_VISIBLE_DEVICES" in self.export:
+        """Refuse what would only be found out by a job, or never."""
+        sets = [line for line in self.before if f"{_GPUS}=" in line]
+        if sets or any(name.partition("=")[0] == _GPUS for name in self.export):
             raise ValueError(
-                "export: CUDA_VISIBLE_DEVICES is given out by SLURM and by the agent of each node; "
-                "[roles.X] gpus says how many a process needs"
+                f"{'before' if sets else 'export'}: {_GPUS} is given out by SLURM and by the agent "
+                "of each node; [roles.X] gpus says how many a process needs"
             )
+        for name in self.export:
+            if not name.isidentifier():
+                raise ValueError(
+                    f"export: {name!r} is not the name of an environment variable; what has a "
+                    'value here goes into before = ["export NAME=value"]'
+                )
+        if self.notice >= self.time:
+            raise ValueError(
+                f"notice: a job that may last {self.time:g} s would be told to stop "
+                f"{self.notice:g} s before its end, at once: a longer time, or a shorter notice"
+            )
+        if self.ports:
+            read_ports(self.ports, "ports")
 
 
 # A job has one of these, whatever nodes it has.
@@ -110,6 +126,8 @@ def read_site(given: Path | None) -> tuple[Site, Path | None]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not a text in UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {error}") from None
     site = read_table(Site, table, str(path))

@@ -6,19 +6,22 @@ Knows nothing of roles. The jobs themselves are `job.py` and `element.py`.
 
 from __future__ import annotations
 
+import shutil
+import time
 from pathlib import Path
+from shlex import quote
 
 import click
 
 from realnet.cli import Tidy, resolved_text
-from realnet.cli_begin import start_new
+from realnet.cli_begin import Start, claimed, start_new
 from realnet.cli_runs import RUNS, find_run
 from realnet.cli_topology import file_argument, set_option
 from realnet.config import to_plain
-from realnet.errors import ConfigError, RealnetError
+from realnet.errors import ConfigError, RealnetError, listed, nearest
 from realnet.slurm import commands
 from realnet.slurm.parts import divide
-from realnet.slurm.queue import live_jobs
+from realnet.slurm.queue import POLL_S, going_on, live_jobs, unended
 from realnet.slurm.records import (
     Job,
     Submission,
@@ -39,6 +42,8 @@ from realnet.slurm.travel import code_path, python_of, refuse_what_cannot_travel
 from realnet.topology.placement import Placement, placement_lines, spread
 from realnet.topology.plan import Plan, RolePlan, read_plan, write_plan
 
+CANCEL_S = 10.0
+_at_least = click.IntRange
 _runs = click.option("--runs", type=click.Path(path_type=Path), default=RUNS, show_default=True)
 _run = click.argument("run", required=False)
 _dry = click.option("--dry-run", is_flag=True, help="Print what would be submitted, no more.")
@@ -68,8 +73,18 @@ def main() -> None:
 @main.command()
 @file_argument
 @set_option
-@click.option("--nodes", default=0, help="How many; else as few as hold the topology.")
-@click.option("--spares", default=0, help="More nodes, for when one is unfit or lost.")
+@click.option(
+    "--nodes",
+    type=click.IntRange(min=1),
+    default=None,
+    help="How many; else as few as hold the topology.",
+)
+@click.option(
+    "--spares",
+    type=click.IntRange(min=0),
+    default=0,
+    help="More nodes, for when one is unfit or lost.",
+)
 @click.option("--name", default="", help="Name of the run's folder under runs/.")
 @click.option("--site", "site_file", type=click.Path(path_type=Path), help="The site file.")
 @_dry
@@ -77,7 +92,7 @@ def main() -> None:
 def submit(
     topology: Path,
     overrides: tuple[str, ...],
-    nodes: int,
+    nodes: int | None,
     spares: int,
     name: str,
     site_file: Path | None,
@@ -87,37 +102,63 @@ def submit(
     """Resolve a topology, place it, and submit it as one job."""
     site, where = read_site(site_file)
     start = start_new(topology, overrides, name, runs.resolve())
-    asked, placement = what_is_asked(start.plan, site, nodes, spares, dry_run)
+    asked, placement = what_is_asked(start.plan, site, nodes or 0, spares, dry_run)
     if not dry_run:
         sites = [for_pool(site, part.pool) for part in asked.kinds()]
         refuse_what_cannot_travel(start.path, start.plan, sites)
-    script = job_script(start.path, start.path.name, asked, secrets_of(start.plan))
-    others = {
-        node_script_path(start.path, part.pool): node_script(for_pool(site, part.pool))
-        for part in asked.kinds()[1:]
-    }
+    scripts = scripts_of(start, site, asked)
+    job, *others = scripts.items()
     if dry_run:
-        click.echo(f"# site: {where or 'none, the defaults'}\n{script}")
-        for path, text in others.items():
+        click.echo(f"# site: {where or 'none, the defaults'}\n{job[1]}")
+        for path, text in others:
             click.echo(f"# {path}\n{text}")
-        click.echo(f"# sbatch --parsable < {start.path}/job.sh\n")
+        click.echo(f"# sbatch --parsable < {quote(str(job[0]))}\n")
         click.echo("\n".join(placement_lines(placement)))
         return
     if not others:  # sbatch cannot try a job of several parts
-        commands.call(["sbatch", "--test-only"], text=script)
-    start.path.mkdir(parents=True, exist_ok=True)
-    write_plan(start.plan, start.path)
-    (start.path / "topology.toml").write_text(resolved_text(start.source), encoding="utf-8")
-    for path, text in {start.path / "job.sh": script, **others}.items():
-        path.write_text(text, encoding="utf-8")
-    write_submission(start.path, asked)
-    number = _sbatch(start.path, script, Job("run"))
+        commands.call(["sbatch", "--test-only"], text=job[1])
+    made = not start.path.exists()
+    if not name:  # another may begin at this moment
+        start = claimed(start, runs.resolve())
+        scripts = scripts_of(start, site, asked)
+    try:
+        number = _submit_new(start, asked, scripts)
+    except commands.UnansweredError:  # there may be a job all the same
+        raise
+    except RealnetError:
+        if made:  # nothing came of it: the name is free again
+            shutil.rmtree(start.path)
+        raise
     num_spares = asked.spares
     click.echo(
         f"{start.path}: job {number}, {asked.nodes} nodes"
         + (f" + {num_spares} spares" * bool(num_spares))
     )
-    click.echo(f"realnet top {start.path}; realnet logs {start.path}; bin/cancel {start.path}")
+    folder = quote(str(start.path))
+    click.echo(f"realnet top {folder}; realnet logs {folder}; bin/cancel {folder}")
+
+
+def scripts_of(start: Start, site: Site, asked: Submission) -> dict[Path, str]:
+    """Return the texts of the job's script, and of those for nodes of other kinds after it."""
+    script = job_script(start.path, start.path.name, asked, secrets_of(start.plan))
+    return {
+        start.path / "job.sh": script,
+        **{
+            node_script_path(start.path, part.pool): node_script(for_pool(site, part.pool))
+            for part in asked.kinds()[1:]
+        },
+    }
+
+
+def _submit_new(start: Start, asked: Submission, scripts: dict[Path, str]) -> int:
+    """Write down what was asked for and submit it; return the number of the job."""
+    start.path.mkdir(parents=True, exist_ok=True)
+    write_plan(start.plan, start.path)
+    (start.path / "topology.toml").write_text(resolved_text(start.source), encoding="utf-8")
+    for path, text in scripts.items():
+        path.write_text(text, encoding="utf-8")
+    write_submission(start.path, asked)
+    return _sbatch(start.path, scripts[start.path / "job.sh"], Job("run"))
 
 
 def what_is_asked(
@@ -144,7 +185,7 @@ def what_is_asked(
 @main.command()
 @click.argument("run")
 @click.option("--role", required=True, help="The elastic role ([roles.X] max = ...).")
-@click.option("--count", default=1, show_default=True, help="How many more members.")
+@click.option("--count", type=_at_least(1), default=1, help="How many more members (1).")
 @click.option("--partition", default="", help="Another one than the run's own.")
 @_dry
 @_runs
@@ -153,9 +194,14 @@ def join(run: str, role: str, count: int, partition: str, dry_run: bool, runs: P
     folder = find_run(runs, run).resolve()
     asked, plan = read_submission(folder), read_plan(folder)
     planned = plan.roles.get(role)
+    if planned is None:
+        raise ConfigError(
+            f"{folder.name} has no role {role!r}.{nearest(role, plan.roles)} It has: "
+            f"{listed(plan.roles)}"
+        )
     free = sum(s.elastic and s.roles[0] == role and not s.rank for s in spread(plan, "").slots)
     here = sum(j.count for j in _live(folder, dry_run) if j.what == role)
-    if planned is None or not free:
+    if not free:
         raise ConfigError(f"[roles.{role}] of {folder.name} is not elastic: it needs max = ...")
     if here + count > free:
         raise ConfigError(
@@ -201,15 +247,26 @@ def refuse_what_cannot_join(folder: Path, role: RolePlan, site: Site, partition:
 @click.option("--now", is_flag=True, help="Kill at once, without a checkpoint.")
 @_runs
 def cancel(run: str | None, now: bool, runs: Path) -> None:
-    """End the jobs of a run, by the numbers that it noted: elastic ones first."""
+    """End the jobs of a run, by the numbers that it noted: elastic ones first.
+
+    Also what it submits, or has started again, while it is being ended.
+    """
     folder = find_run(runs, run).resolve()
-    jobs = sorted(_live(folder), key=lambda j: j.what == "run")
-    for job in jobs:
-        if now:
-            commands.call(["scancel", "--full", "--signal=KILL", str(job.number)])
-        commands.call(["scancel", str(job.number)])
-    numbers = ", ".join(str(j.number) for j in jobs)
-    click.echo(f"{folder.name}: cancelled {numbers}" if jobs else f"{folder.name} has no job")
+    cancelled: list[int] = []
+    until_s = time.monotonic() + CANCEL_S
+    while jobs := unended(folder):
+        for number, ending in jobs:
+            if ending and number in cancelled:
+                continue
+            if now:
+                commands.call(["scancel", "--full", "--signal=KILL", str(number)])
+            commands.call(["scancel", str(number)])
+            cancelled += [number] * (number not in cancelled)
+        if time.monotonic() > until_s:
+            break
+        time.sleep(POLL_S)
+    numbers = ", ".join(map(str, cancelled))
+    click.echo(f"{folder.name}: cancelled {numbers}" if numbers else f"{folder.name} has no job")
 
 
 @main.command()
@@ -227,9 +284,9 @@ def resume(run: str | None, anyway: bool, dry_run: bool, runs: Path) -> None:
     if dry_run:
         click.echo(script)
         return
-    going = [j.number for j in _live(folder) if j.what == "run"]
+    going = going_on(folder)
     if going:
-        raise RealnetError(f"{folder.name} is going on as job {going[-1]}: bin/cancel ends it")
+        raise RealnetError(f"{folder.name} is going on as job {going}: bin/cancel ends it")
     number = _sbatch(folder, script, Job("run"))
     click.echo(f"{folder.name}: job {number}")
 

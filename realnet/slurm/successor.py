@@ -20,6 +20,6 @@ def submit_successor(folder: Path, job: str) -> int:
     script = (folder / "job.sh").read_text(encoding="utf-8")
     note_job(folder, Job("run"))
     words = ["sbatch", "--parsable", f"--dependency=afterany:{job}"]
-    number = int(commands.call(words, text=script).partition(";")[0])
+    number = int(commands.call(words, text=script, shielded=True).partition(";")[0])
     note_job(folder, Job("run", number))
     return number

@@ -21,12 +21,12 @@ from realnet.topology.merge import NAMED, PLAIN, Merge, quoted
 from realnet.topology.overrides import apply_overrides
 from realnet.topology.tomltext import read_toml
 
-A_FOLDER_NAME = "a name without /, not of dots only, of at most 100 letters"
+A_FOLDER_NAME = "a name without /, not of dots only, on one line, of at most 100 letters"
 
 
 def names_a_folder(name: str) -> bool:
     """Tell whether a run's folder may be called so; `A_FOLDER_NAME` says what may be."""
-    return bool(name.strip(". ")) and "/" not in name and "\0" not in name and len(name) <= 100
+    return bool(name.strip(". ")) and "/" not in name and name.isprintable() and len(name) <= 100
 
 
 @dataclass

@@ -115,7 +115,7 @@ def goes_on(run: RealRun) -> None:
 
 def stop(run: RealRun) -> None:
     run.process.send_signal(signal.SIGINT)
-    assert run.wait(30) == 130, run.output()
+    assert run.wait() == 130, run.output()
 
 
 def told(run: RealRun, text: str) -> None:
@@ -183,7 +183,7 @@ def line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_by_a_granted_key_dialling_out_until_it_is_revoked(
     start: Start,
     topology: Path,
@@ -256,7 +256,7 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("how", [(), TCP], ids=["ipc", "tcp"])
 def test_a_hosted_worker_that_is_killed_loses_and_doubles_nothing(
     start: Start,
@@ -287,7 +287,7 @@ def test_a_guest_that_stands_still_is_dead_and_hears_of_it(
     start: Start, topology: Path, scripts: Callable[..., subprocess.Popen[str]]
 ) -> None:
     topology.write_text(topology.read_text().replace("count = 2", "count = 1\nmax = 3"))
-    run = start(topology, "--set", 'run.suspect="600ms"')
+    run = start(topology, "--set", 'run.suspect="2s"')  # of a busy machine
     run.until(lambda: ready(run))
     host = scripts(HOST, str(run.folder))
     assert line(host) == "holding worker/1"
@@ -295,7 +295,7 @@ def test_a_guest_that_stands_still_is_dead_and_hears_of_it(
     told(run, "the guest host is gone: silent for")
     goes_on(run)
     host.send_signal(signal.SIGCONT)
-    out, _ = host.communicate(timeout=30)
+    out, _ = host.communicate(timeout=120)
     assert "host is put out of the run: this loop stood still for" in out
     assert "enter again" in out
     stop(run)
@@ -304,7 +304,7 @@ def test_a_guest_that_stands_still_is_dead_and_hears_of_it(
 def test_the_end_of_the_head_is_noticed(
     start: Start, topology: Path, roles: Any, tmp_path: Path
 ) -> None:
-    run = start(topology, "--set", 'run.suspect="500ms"', "--set", 'run.hung="1s"')
+    run = start(topology, "--set", 'run.suspect="2s"', "--set", 'run.hung="4s"')
     run.until(lambda: ready(run))
 
     async def visit() -> None:
@@ -328,6 +328,6 @@ def test_what_the_page_about_it_shows_is_what_happens(
     shown = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert "realnet.Node(" in shown[0], "the others are in examples/, with tests of their own"
     script = scripts(shown[0].replace("runs/demo", str(run.folder)))
-    out, _ = script.communicate(timeout=30)
+    out, _ = script.communicate(timeout=120)
     assert out.split() == ["1", "7", "0", "1"]
     stop(run)

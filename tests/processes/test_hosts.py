@@ -16,9 +16,9 @@ from pages import ROOT
 from real_run import RealRun, goes_on, ready
 from small_net import FLOOD
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 Start = Callable[..., RealRun]
-QUICK = ("--set", 'run.host_lost="2s"', "--set", 'run.host_lease="4s"')
+QUICK = ("--set", 'run.host_lost="3s"', "--set", 'run.host_lease="6s"')
 
 
 def agents(run: RealRun) -> dict[str, int]:
@@ -138,8 +138,11 @@ def test_what_a_role_starts_is_not_told_where_the_process_of_the_role_listens(
 
 def test_bin_local_takes_the_same_path_and_goes_on(tmp_path: Path) -> None:
     def called(script: str, *words: str) -> str:
+        own = tmp_path / "my bin" / script  # a link from where the user has commands
+        own.parent.mkdir(exist_ok=True)
+        own.symlink_to(ROOT / "bin" / script)
         done = subprocess.run(
-            [str(ROOT / "bin" / script), *words, "--runs", str(tmp_path)],
+            [str(own), *words, "--runs", str(tmp_path / "the runs")],
             capture_output=True,
             text=True,
             env={**os.environ, "REALNET_PYTHON": sys.executable, "PYTHONPATH": str(ROOT)},
@@ -187,7 +190,7 @@ def test_a_host_for_elastic_members_may_come_before_the_others(
         goes_on(run)
         os.kill(run.process.pid, signal.SIGTERM)
         assert run.wait() == 75
-        assert early.wait(10) == 0
+        assert early.wait(60) == 0
     finally:
         early.kill()
         early.wait()
@@ -216,11 +219,31 @@ def test_two_shares_of_one_machine_are_two_hosts_and_one_without_work_is_given_b
         goes_on(run)
         os.kill(run.process.pid, signal.SIGTERM)
         assert run.wait() == 75
-        assert here[3 - gone].wait(10) == 0
+        assert here[3 - gone].wait(60) == 0
     finally:
         for agent in here.values():
             agent.kill()
             agent.wait()
+
+
+def test_what_has_no_host_left_ends_the_run_to_be_tried_again(start: Start, topology: Path) -> None:
+    """Where the topology does not say that fewer will do."""
+    text = topology.read_text().replace(
+        "[roles.worker]\n", '[roles.worker]\npool = "rollouts"\n', 1
+    )
+    topology.write_text(text + "\n[pools.main]\nnodes = 1\n[pools.rollouts]\nnodes = 1\n")
+    run = start(topology, "--hosts", "2", *QUICK, *FLOOD)
+    run.until(lambda: ready(run))
+    there = agents(run)
+    (gone,) = [
+        h for h, pid in there.items() if any(s.startswith("worker") for s in slots_of(run, pid))
+    ]
+    os.kill(there[gone], signal.SIGKILL)
+    assert run.wait() == 75
+    assert f"host {gone} is lost" in run.output()
+    assert "there is no room for worker/" in run.output(), run.output()
+    assert not agents(run)
+    assert not run.members()
 
 
 def test_a_run_that_fits_nowhere_says_what_there_is(start: Start, topology: Path) -> None:

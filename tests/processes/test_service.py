@@ -7,10 +7,10 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +18,9 @@ from typing import Any
 
 import pytest
 from pages import ROOT, check_code, realnet, section
-from real_run import RealRun
+from real_run import PATIENCE_S, RealRun
+
+from realnet.launch.ports import HeldPort
 
 pytest.importorskip("fastapi", reason="pip install -e .[dev]")
 pytest.importorskip("uvicorn", reason="pip install -e .[dev]")
@@ -36,9 +38,8 @@ class Service:
     """A web service in a process of its own."""
 
     def __init__(self, module: str, folder: Path, log: Path, **env: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = int(free.getsockname()[1])
+        self.held = HeldPort()  # runs beside it open ports as well
+        self.port = self.held.number
         self.log = log
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
         with log.open("wb") as out:
@@ -60,7 +61,7 @@ class Service:
             data=None if body is None else json.dumps(body).encode(),
             headers={"content-type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=60) as reply:
+        with urllib.request.urlopen(request, timeout=120) as reply:
             return json.loads(reply.read())
 
     def answers(self, path: str) -> bool:
@@ -70,7 +71,7 @@ class Service:
             return False
         return True
 
-    def until(self, condition: Callable[[], bool], budget_s: float = 60.0) -> None:
+    def until(self, condition: Callable[[], bool], budget_s: float = PATIENCE_S) -> None:
         end_s = time.monotonic() + budget_s
         while not condition():
             assert self.process.poll() is None, self.log.read_text()
@@ -79,7 +80,7 @@ class Service:
 
     def stop(self) -> bool:
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(30)  # uvicorn ends in order and then by the signal itself
+        self.process.wait(90)  # uvicorn ends in order and then by the signal itself
         return self.process.returncode in (0, -signal.SIGTERM)
 
 
@@ -98,10 +99,11 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
         if service.process.poll() is None:
             service.process.kill()
             service.process.wait()
+        service.held.close()
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_a_service_hosts_a_rewarder_and_serves_its_own_traffic(
     start: Start, serve: Callable[..., Service], tmp_path: Path
 ) -> None:
@@ -122,7 +124,7 @@ def test_a_service_hosts_a_rewarder_and_serves_its_own_traffic(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 @pytest.mark.long
 def test_a_service_that_dies_takes_no_answer_with_it(
     start: Start, serve: Callable[..., Service]
@@ -141,7 +143,7 @@ def test_a_service_that_dies_takes_no_answer_with_it(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 @pytest.mark.long
 def test_a_service_is_the_source_of_what_is_trained_on(
     start: Start, serve: Callable[..., Service], tmp_path: Path
@@ -155,6 +157,10 @@ def test_a_service_is_the_source_of_what_is_trained_on(
     granted = realnet(tmp_path, f"realnet grant {run.folder} --as shop --out {key}")
     assert granted.returncode == 0, granted.stderr
     service = serve("service", EXAMPLES / "feedback", REALNET_KEY=str(key))
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        service.call("/ask?prompt=", {})
+    assert refused.value.code == 400
+    refused.value.close()
     prompts = 0
     while run.process.poll() is None and prompts < 200:
         try:
@@ -195,7 +201,7 @@ rewarder = {}
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 @pytest.mark.long
 def test_feedback_of_a_service_and_ordinary_tickets_share_one_ledger(
     start: Start, serve: Callable[..., Service], tmp_path: Path

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -30,7 +32,7 @@ from realnet.slurm.records import (
     read_jobs,
     write_ended,
 )
-from realnet.slurm.script import minutes, python_words
+from realnet.slurm.script import minutes, node_script, python_words
 from realnet.slurm.site import Site, for_pool, read_site
 from realnet.slurm.submit import main
 from realnet.slurm.travel import refuse_what_cannot_travel
@@ -85,7 +87,7 @@ def test_a_dry_run_shows_the_script_the_command_and_who_lives_where(
         "#SBATCH --open-mode=append",
         "#SBATCH --reservation=x",
         "export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1}",
-        "module load cuda/12.4",
+        "module load cuda/12.4 || exit 93",
         "trap '' USR2",
     ):
         assert line in script.splitlines(), line
@@ -93,6 +95,7 @@ def test_a_dry_run_shows_the_script_the_command_and_who_lives_where(
     assert ",HF_HOME," in script  # where things were fetched to
     assert script.splitlines()[-2].startswith("exec ")  # signals reach Python itself
     assert "worker/0 (GPU 0)" in shown
+    assert "node-2: nothing: a spare" in shown
     assert not (tmp_path / "runs").exists()
 
 
@@ -106,6 +109,71 @@ def test_a_site_file_is_read_as_strictly_as_a_topology(tmp_path: Path) -> None:
         read_site(path)
     with pytest.raises(ConfigError, match=r"nowhere\.toml cannot be read"):
         read_site(tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('time = "5min"', "notice: a job that may last 300 s would be told to stop 600 s before"),
+        ('ports = "5-3"', "ports: '5-3' is not a range of ports"),
+        ('before = ["export CUDA_VISIBLE_DEVICES=0"]', "before: CUDA_VISIBLE_DEVICES is given out"),
+        ('export = ["A=1,2"]', "export: 'A=1,2' is not the name of an environment variable"),
+        ('[pools.x]\nbefore = ["CUDA_VISIBLE_DEVICES=0"]', "CUDA_VISIBLE_DEVICES is given out"),
+    ],
+)
+def test_what_a_site_file_says_is_looked_at_before_a_job_is(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    path = tmp_path / "site.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        read_site(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="not a text in UTF-8"):
+        read_site(path)
+
+
+def test_a_folder_and_a_run_may_have_blanks_and_quotes_in_their_names(
+    net: Path, tmp_path: Path
+) -> None:
+    """As words of #SBATCH lines, where % is no pattern of SLURM's. All runs of tests/slurm have."""
+    runs = tmp_path / "Bob's runs, 100 %j"
+    shown = dry(net, "--runs", str(runs), "--name", 'a "b" #1')
+    assert '#SBATCH "--job-name=realnet-a \\"b\\" #1"\n' in shown
+    folder = str(runs).replace("%", "%%")
+    assert f'#SBATCH "--output={folder}/a \\"b\\" #1/slurm-%j.log"\n' in shown
+    script = shown[shown.index("#!/bin/bash") : shown.index("# sbatch")]
+    words = shlex.split(script.splitlines()[-2])
+    assert words[-1] == f'{runs}/a "b" #1'
+    (line,) = [line for line in shown.splitlines() if line.startswith("# sbatch")]
+    assert shlex.split(line)[-1] == f'{runs}/a "b" #1/job.sh'
+    assert "SLURM takes no file whose path has" in dry(net, "--runs", f"{tmp_path}/a\\b", code=2)
+    assert "on one line" in dry(net, "--name", "a\n#SBATCH --exclusive", code=2)
+
+
+def test_without_its_modules_a_job_does_not_go_on(tmp_path: Path) -> None:
+    functions = tmp_path / "functions"
+    functions.write_text('module() { echo "$@"; [ "$2" != none/1 ]; }\n')
+
+    def told(*modules: str, **environment: str) -> tuple[int, str]:
+        done = subprocess.run(
+            ["bash", "-s", "echo", "it goes on"],
+            input=node_script(Site(modules=list(modules))),
+            capture_output=True,
+            text=True,
+            env={**os.environ, **environment},
+        )
+        return done.returncode, done.stdout
+
+    there = {"BASH_ENV": str(functions)}
+    assert told("a/1", "b/2", **there) == (0, "load a/1\nload b/2\nit goes on\n")
+    assert told("a/1", "none/1", **there) == (93, "load a/1\nload none/1\n")
+    assert told() == (0, "it goes on\n")
+
+
+@pytest.mark.parametrize("words", [("--nodes", "0"), ("--spares", "-1"), ("--nodes", "-2")])
+def test_no_nodes_are_not_asked_for(net: Path, words: tuple[str, str]) -> None:
+    assert "is not in the range" in dry(net, *words, code=2)
 
 
 def test_the_site_file_of_the_documentation_is_one(tmp_path: Path) -> None:

@@ -123,6 +123,10 @@ net_up() {
 net_down() {
   local ns
   for ns in $(ip netns list | awk '{print $1}' | grep "^$NAME-node" || true); do ip netns del "$ns"; done
+  local link # of nodes whose processes still hold their namespace; else it goes with that, by itself
+  for link in $(ip -o link show type veth 2>/dev/null | grep -o "${NAME}v-node[0-9]*" || true); do
+    ip link del "$link" 2>/dev/null || true
+  done
   if ip link show "$BR" >/dev/null 2>&1; then ip link del "$BR"; fi
 }
 
@@ -133,7 +137,7 @@ on() { # NODE
   setsid nsenter --net="/run/netns/$NAME-$1" unshare --uts --mount --pid --fork --kill-child \
     --propagation private "$D/init" "$D" "$1" </dev/null >>"$D/log/init-$1.log" 2>&1 &
   disown
-  for _ in $(seq 100); do [ -s "$D/pid/init-$1" ] && return 0; sleep 0.05; done
+  for _ in $(seq 600); do [ -s "$D/pid/init-$1" ] && return 0; sleep 0.05; done
   echo "$1 did not start" >&2
   return 1
 }
@@ -161,7 +165,7 @@ start() {
   for node in $(nodes); do mkdir -p "$D/spool/$node"; done
   slurmctld -c -f "$D/slurm.conf" </dev/null >>"$D/log/slurmctld.out" 2>&1
   for node in $(nodes); do on "$node"; done
-  for _ in $(seq 300); do
+  for _ in $(seq 600); do
     up=$(sinfo -h -N -p main -o '%t' 2>/dev/null | grep -c '^idle' || true)
     [ "$up" = "$N" ] && return 0
     sleep 0.1

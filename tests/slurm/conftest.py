@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from slurm_jobs import NODES, Cluster, SlurmRun
+from slurm_jobs import NODES, RUNS, Cluster, SlurmRun
 from small_net import topology as small_net
 
 WANTED = "REALNET_TEST_SLURM"
@@ -105,7 +105,7 @@ def submit(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[..., SlurmRun]
     runs: list[SlurmRun] = []
 
     def begin(topology: Path, *words: str, **environment: str) -> SlurmRun:
-        runs.append(SlurmRun(cluster, topology, tmp_path / "runs", words, environment))
+        runs.append(SlurmRun(cluster, topology, tmp_path / RUNS, words, environment))
         return runs[-1]
 
     yield begin
@@ -113,7 +113,7 @@ def submit(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[..., SlurmRun]
     for run in runs:
         run.cancel()
     for run in runs:
-        run.until(lambda run=run: not run.processes(), 20.0, "no process of it is left")  # type: ignore[misc]
+        run.until(lambda run=run: not run.processes(), what="no process of it is left")  # type: ignore[misc]
     cluster.idle()
     for node in NODES:
         assert not cluster.do("exec", node, "ls", "/dev/shm"), f"shared memory left on {node}"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from slurm_jobs import ROOT, Cluster, SlurmRun, goes_on, grows, works
+from slurm_jobs import NODES, ROOT, RUNS, Cluster, SlurmRun, goes_on, grows, works
 
 pytestmark = pytest.mark.timeout(480)  # of a busy machine: what hangs ends
 Submit = Callable[..., SlurmRun]
@@ -38,7 +38,7 @@ def test_cancel_leaves_no_process_and_no_job(
     submit: Submit, cluster: Cluster, net: Path, tmp_path: Path
 ) -> None:
     grows(net, 3)
-    named = ("--nodes", "3", "--name", "run0", "--runs", str(tmp_path / "runs"))
+    named = ("--nodes", "3", "--name", "run0", "--runs", str(tmp_path / RUNS))
     shown = cluster.call(str(ROOT / "bin" / "submit"), str(net), *named, "--dry-run")
     run = submit(net, "--nodes", "3")
     script = (run.folder / "job.sh").read_text()
@@ -48,7 +48,13 @@ def test_cancel_leaves_no_process_and_no_job(
     assert "node-0: " in shown
     works(run)
     assert len({*run.hosts().values()}) == 3
-    run.until(lambda: len(run.processes()) >= 8, 10.0, "head, agents and members")
+    secrets = [p.read_text() for p in (run.folder / "keys").glob("*.secret")]
+    assert len(secrets) > 8
+    for node in NODES:  # with their environments: no process has been told a key on its way
+        told = cluster.do("exec", node, "ps", "axeww", "-o", "args")
+        assert "REALNET_KEY_FD=" in told
+        assert not any(secret in told for secret in secrets)
+    run.until(lambda: len(run.processes()) >= 8, what="head, agents and members")
     top = run.realnet("top", "--once")
     assert "node2" in top
     assert "gone" not in top
@@ -57,18 +63,20 @@ def test_cancel_leaves_no_process_and_no_job(
     run.bin("join", str(run.folder), "--role", "worker", "--runs", str(run.runs))
     waiting = str(run.jobs()[-1]["number"])
     assert run.state(waiting) == "PENDING"  # no node is left for it
+    cancelled_s = time.monotonic()
     run.cancel()
-    took_s = run.until(lambda: not run.processes(), 20.0, "no process is left")
-    run.until(lambda: run.state() == run.state(waiting) == "CANCELLED", 20.0)
-    print(f"nothing was left {took_s:.1f} s after bin/cancel")
+    run.until(lambda: not run.processes(), what="no process is left")
+    took_s = time.monotonic() - cancelled_s
+    run.until(lambda: run.state() == run.state(waiting) == "CANCELLED")
+    print(f"nothing was left {took_s:.1f} s after bin/cancel was called")
     late = cluster.call(
         *(str(ROOT / "bin" / "join"), str(run.folder), "--role", "worker"), check=False
     )
     assert "run0 is not going on: bin/resume" in late
     again = submit(net, "--nodes", "3")  # and at a moment when it is only beginning
-    again.until(lambda: bool(again.processes()), 20.0, "something of it is there")
+    again.until(lambda: bool(again.processes()), what="something of it is there")
     again.cancel()
-    again.until(lambda: not again.processes(), 20.0, "no process is left")
+    again.until(lambda: not again.processes(), what="no process is left")
 
 
 def test_a_run_that_fails_says_who_was_first_and_is_not_tried_again(
@@ -76,7 +84,7 @@ def test_a_run_that_fails_says_who_was_first_and_is_not_tried_again(
 ) -> None:
     path = looking(tmp_path, '[roles.one]\nkind = "looking.py:Failing"\nrestart = "1 per 1min"\n')
     run = submit(path, "--nodes", "1", "--site", str(site(tmp_path, SHARED_NODES)))
-    run.until(lambda: run.state() == "FAILED", 60.0, "it has failed")
+    run.until(lambda: run.state() == "FAILED", what="it has failed")
     assert run.exit_code() == 1
     report = (run.folder / "attempts" / "1" / "failure.txt").read_text()
     assert "one/0 died: RuntimeError: no such luck" in report
@@ -92,7 +100,7 @@ def test_gpus_are_given_out_by_position(submit: Submit, tmp_path: Path) -> None:
         '[roles.none]\nkind = "looking.py:Looker"\n'
     )
     run = submit(looking(tmp_path, text), "--nodes", "2")
-    run.until(lambda: len([e for e in run.events() if "sees [" in e]) == 6, 60.0, "all look")
+    run.until(lambda: len([e for e in run.events() if "sees [" in e]) == 6, what="all look")
     seen: dict[str, list[str]] = {}
     cores = len(os.sched_getaffinity(0))
     for text in run.events():
@@ -148,17 +156,17 @@ def test_what_was_on_a_lost_node_goes_elsewhere_and_then_the_run_goes_on_with_fe
         there = {h for s, h in run.hosts().items() if s.startswith("worker/")}
         gone = max(there - {"node1"})
         cluster.do("off", gone)
-        noticed_s = run.until(lambda: run.said_that(f"host {gone} is lost"), 20.0, "it is noticed")
+        noticed_s = run.until(lambda: run.said_that(f"host {gone} is lost"), what="it is noticed")
         run.until(
-            lambda: len(run.hosts()) == rest and gone not in run.hosts().values(), 30.0, "all up"
+            lambda: len(run.hosts()) == rest and gone not in run.hosts().values(), what="all up"
         )
         goes_on(run)
         return noticed_s
 
-    noticed_s = lose(7)  # there is room on the others
-    print(f"a lost node was noticed after {noticed_s:.1f} s")
-    assert noticed_s < 5.0
-    lose(5)  # there is none, and two of four workers are enough
+    noticed_s = [lose(7)]  # there is room on the others
+    noticed_s.append(lose(5))  # there is none, and two of four workers are enough
+    print(f"a lost node was noticed after {noticed_s[0]:.1f} s, another after {noticed_s[1]:.1f} s")
+    assert min(noticed_s) < 5.0  # a busy machine may miss a moment, not two
     given_up = [e for e in run.events() if "is given up, the others go on" in e]
     assert len(given_up) == 2, given_up
     assert run.state() == "RUNNING"
@@ -176,6 +184,7 @@ def test_without_the_heads_node_survivors_are_clean_and_the_runs_go_on(
         works(run)
     cluster.do("off", "node1")
     off_s = time.monotonic()
+    clean_s = []
     for run in runs:
         mark = str(run.folder)
         members = [f"{mark} {slot}" for slot in ("worker", "source", "sink", "helper")]
@@ -184,17 +193,17 @@ def test_without_the_heads_node_survivors_are_clean_and_the_runs_go_on(
             left = [p for n in ("node2", "node3") for p in cluster.processes(n, mark)]
             return not any(m in p for p in left for m in members)
 
-        run.until(clean, 30.0, "survivors are clean")
-    clean_s = time.monotonic() - off_s
-    print(f"survivors were clean after {clean_s:.1f} s")
-    assert clean_s < 10.0
+        run.until(clean, what="survivors are clean")
+        clean_s.append(time.monotonic() - off_s)
+    print(f"survivors were clean after {clean_s[0]:.1f} s, and of both runs after {clean_s[1]:.1f}")
+    assert clean_s[0] < 10.0
     for run in runs:  # neither job holds its nodes for nobody
-        run.until(lambda run=run: run.state() != "RUNNING", 30.0, "a survivor saw to it")  # type: ignore[misc]
+        run.until(lambda run=run: run.state() != "RUNNING", what="a survivor saw to it")  # type: ignore[misc]
     assert len(followed.lives()) == 2
     assert followed.state() in ("CANCELLED", "COMPLETING")
     cluster.do("on", "node1")
     for run in runs:
-        run.until(lambda run=run: run.attempt() == 2, 90.0, "another life")  # type: ignore[misc]
+        run.until(lambda run=run: run.attempt() == 2, what="another life")  # type: ignore[misc]
         works(run, 2)
     assert len(requeued.lives()) == 1
 
@@ -206,14 +215,14 @@ def test_a_stale_side_is_refused_when_the_link_heals(
     works(run)
     cluster.do("link", "node3", "down")
     cut_s = time.monotonic()
-    run.until(lambda: run.said_that("host node3 is lost"), 20.0, "it is noticed")
-    run.until(lambda: len(run.hosts()) == 5 and "node3" not in run.hosts().values(), 30.0)
+    run.until(lambda: run.said_that("host node3 is lost"), what="it is noticed")
+    run.until(lambda: len(run.hosts()) == 5 and "node3" not in run.hosts().values())
     goes_on(run)
     assert cluster.processes("node3", str(run.folder)), "its lease is long: it is still there"
     while time.monotonic() - cut_s < 45.0:
         time.sleep(0.2)
     cluster.do("link", "node3", "up")
-    run.until(lambda: not cluster.processes("node3", str(run.folder)), 30.0, "it ends")
+    run.until(lambda: not cluster.processes("node3", str(run.folder)), what="it ends")
     goes_on(run)
     assert "node3" not in run.hosts().values()
     assert run.attempt() == 1
@@ -226,7 +235,7 @@ def test_what_cannot_work_is_told_before_a_job_spends_time(
         path = site(tmp_path, site_text)
         before = cluster.call("squeue", "-h", "-t", "all", "-o", "%i")
         text = cluster.call(
-            *(str(ROOT / "bin" / "submit"), str(net), "--runs", str(tmp_path / "runs")),
+            *(str(ROOT / "bin" / "submit"), str(net), "--runs", str(tmp_path / RUNS)),
             *("--site", str(path), *words),
             check=False,
             **environment,
@@ -257,12 +266,12 @@ def test_nodes_with_other_code_or_another_folder_are_named_and_a_spare_steps_in(
         f'#!/bin/sh\n[ "$SLURMD_NODENAME" = node2 ] && export PYTHONPATH={other}\nexec "$@"\n'
     )
     wrap.chmod(0o755)
-    runs = tmp_path / "runs"
+    runs = tmp_path / RUNS
     runs.mkdir()
     mount = ("mount", "-t", "tmpfs", "tmpfs", str(runs))  # not what the others have there
     cluster.do("exec", "node3", *mount)
     try:
-        quick = ("--set", 'run.gather="8s"')
+        quick = ("--set", 'run.gather="15s"')  # node3 will not come
         words = ("--nodes", "1", "--spares", "2", *quick)
         run = submit(net, *words, "--site", str(site(tmp_path, f'wrap = ["{wrap}"]\n')))
         works(run)
@@ -295,24 +304,26 @@ def step(run: SlurmRun, attempt: int = 0) -> int:
     return max((r["step"] for r in rows), default=-1)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_the_demo_learns_over_three_nodes_and_two_lives(submit: Submit) -> None:
     demo = ROOT / "topologies" / "demo.toml"
     run = submit(demo, "--nodes", "3", *SHORT)
-    first_s = run.until(lambda: step(run) >= 1, 400.0, "the first step")
+    first_s = run.until(lambda: step(run) >= 1, 600.0, "the first step")
     told = run.realnet("startup")
     print(told)
-    assert [line.split()[5] for line in told.splitlines()] == [
+    parts = {line.split()[5]: float(line.split()[0]) for line in told.splitlines()}
+    assert list(parts) == [
         *("job", "head", "agents", "preflight", "processes", "warm", "version", "step")
     ]
+    assert parts["preflight"] < 30.0
     assert len(set(run.hosts().values())) == 3
-    run.until(lambda: step(run) >= 15, 240.0, "some steps")
+    run.until(lambda: step(run) >= 15, 400.0, "some steps")
     run.cluster.call("scancel", "--batch", "--signal=USR2", run.job)
-    run.until(lambda: run.attempt() == 2, 90.0, "another life")
+    run.until(lambda: run.attempt() == 2, what="another life")
     ended = json.loads((run.folder / "attempts" / "1" / "outcome.json").read_bytes())
     assert ended["text"] == "asked to stop (SIGUSR2)"
     assert ended["checkpoint"]
-    run.until(lambda: run.state() == "COMPLETED", 400.0, "it comes to its end")
+    run.until(lambda: run.state() == "COMPLETED", 600.0, "it comes to its end")
     assert step(run, 2) >= 40
     measured = {
         int(r["step"]): float(r["text"].split("pass@1 ")[1].split(",")[0])

@@ -51,7 +51,7 @@ def test_preempted_hosts_of_a_pool_leave_come_back_and_live_as_long_as_the_run(
     elastic = str(run.jobs()[-1]["number"])
     assert run.cluster.call("squeue", "-h", "-j", elastic, "-o", "%P").split()[0] == "spot"
     more = {"worker/2", "worker/3"}
-    run.until(lambda: more <= set(run.hosts()), 40.0, "the elastic members are up")
+    run.until(lambda: more <= set(run.hosts()), what="the elastic members are up")
     labels = {run.hosts()[s] for s in more}  # two shares of one node
     assert len(labels) == 2
     assert {label.partition("+")[0] for label in labels} == {"node3"}
@@ -66,26 +66,26 @@ def test_preempted_hosts_of_a_pool_leave_come_back_and_live_as_long_as_the_run(
     assert "at most 0 more" in told
 
     other = cluster.take()
-    run.until(lambda: not more & set(run.hosts()), 40.0, "they leave")
+    run.until(lambda: not more & set(run.hosts()), what="they leave")
     left = [e for e in run.events() if "leaves: it is being taken away" in e]
     assert len(left) == 2, run.events()
     goes_on(run)
-    run.until(lambda: run.state(other) == "COMPLETED", 60.0, "the other job runs")
-    run.until(lambda: more <= set(run.hosts()), 60.0, "they are back")
+    run.until(lambda: run.state(other) == "COMPLETED", what="the other job runs")
+    run.until(lambda: more <= set(run.hosts()), what="they are back")
     goes_on(run)
     for slot in more:
         assert sum(f"{slot} died" in e for e in run.events()) == 1, run.events()
 
     run.cluster.call("scancel", "--batch", "--signal=USR2", run.job)
-    run.until(lambda: run.attempt() == 2, 90.0, "another life")
+    run.until(lambda: run.attempt() == 2, what="another life")
     works(run, 2, num=7)  # they have waited for it
     goes_on(run)
 
     assert "asked to stop (SIGINT)" in run.realnet("stop")
-    run.until(lambda: run.state() == "FAILED", 20.0, "it has ended, and is not requeued")
+    run.until(lambda: run.state() == "FAILED", what="it has ended, and is not requeued")
     assert run.exit_code() == 130
-    run.until(lambda: not run.processes(), 20.0, "no process is left")
-    run.until(lambda: "RUNNING" not in run.state(elastic), 20.0, "nor a job that holds a node")
+    run.until(lambda: not run.processes(), what="no process is left")
+    run.until(lambda: "RUNNING" not in run.state(elastic), what="nor a job that holds a node")
     assert run.attempt() == 2
 
 

@@ -56,18 +56,18 @@ def test_one_copy_of_the_weights_crosses_each_link_however_many_read_it(
     path.write_text(WEIGHTS)
     run = submit(path)
     readers = ["reader/0", *(f"readers/{n}" for n in range(4))]
-    run.until(lambda: len(run.hosts()) == 9, 60.0, "all are up")
+    run.until(lambda: len(run.hosts()) == 9, what="all are up")
     assert [run.hosts()[r] for r in readers] == ["node2", *["node3"] * 4]
 
     def have(number: int) -> None:
         run.until(
-            lambda: all(run.said_that(f"{r} has {number} by") for r in readers), 60.0, "all have it"
+            lambda: all(run.said_that(f"{r} has {number} by") for r in readers), what="all have it"
         )
 
     publish(run.folder, 1)
     have(0)
     for relay in ("relay/0", "relay_of_many/0"):
-        run.until(lambda r=relay: run.said_that(f"{r} keeps a copy"), 30.0, "it is there")  # type: ignore[misc]
+        run.until(lambda r=relay: run.said_that(f"{r} keeps a copy"), what="it is there")  # type: ignore[misc]
     copies: dict[str, list[float]] = {"node2": [], "node3": []}
     for number in (1, 2, 3):
         before = {n: cluster.bytes_to(n) for n in copies}
@@ -115,13 +115,13 @@ def test_nodes_of_two_partitions_and_a_head_with_an_address_that_others_cannot_r
         queue = run.cluster.call("squeue", "-h", "-o", "%i %P").splitlines()
         assert {line.split()[1] for line in queue} == {"cheap", "spot"}
         other = cluster.take("--nodelist=node3")
-        run.until(lambda: run.state(other) == "COMPLETED", 60.0, "the other job runs")
+        run.until(lambda: run.state(other) == "COMPLETED", what="the other job runs")
         ended = json.loads((run.folder / "attempts" / "1" / "outcome.json").read_bytes())
         assert ended["text"] == "asked to stop (SIGUSR2)"  # it was told in time, and stopped
-        run.until(lambda: run.attempt() == 2, 90.0, "all parts go on in another life")
+        run.until(lambda: run.attempt() == 2, what="all parts go on in another life")
         works(run, 2)
         goes_on(run)
         run.cancel()
-        run.until(lambda: not run.processes(), 20.0, "no process is left of any part")
+        run.until(lambda: not run.processes(), what="no process is left of any part")
     finally:
         cluster.do("exec", "node1", "ip", "link", "del", "x0")
