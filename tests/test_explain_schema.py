@@ -32,7 +32,7 @@ def told(*words: str) -> str:
         (["demo", "generator.count"], ["roles.generator.count = 1    by default", ">= 1"]),
         (["demo", "driver.place"], ["roles.driver.place = 'generator'    from rl.toml"]),
         (["run.grace"], ['a time, "10s" or "3h"', 'default  "25s"', "used by  the framework"]),
-        (["demo", "run.until"], ["run.until = {'steps': 80}    from demo.toml"]),
+        (["demo", "run.until"], ["run.until = {'steps': 120}    from demo.toml"]),
         (["demo", "run.until.steps"], ["run.until.steps = 120    from demo.toml"]),
         (["run.security"], ['one of "auto", "curve", "none"']),
         (["wires.llm.affinity"], ["wires.llm.affinity\n    field of the message"]),

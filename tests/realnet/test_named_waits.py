@@ -16,6 +16,7 @@ import realnet
 HOME = Path(realnet.__file__).parent
 FILES = (
     *("actor.py", "calls.py", "callstream.py", "cell.py", "gang.py", "serving.py", "watching.py"),
+    *("servedstream.py",),
     *("workbench.py", "live/ask.py", "live/inlet.py", "live/outlet.py", "live/state.py"),
 )
 # What is named by itself, or nothing is held up by. File and function -> why.
@@ -25,7 +26,7 @@ BARE = {
     "callstream.py stream": "an open call, as well",
     "cell.py _release": "the end of the actor itself: the head waits for that, by name",
     "live/ask.py somebody": "named by its caller, calls.somebody",
-    "serving.py _stream": "the caller has no room: an open call of that one",
+    "servedstream.py give": "the caller has no room: an open call of that one",
     "serving.py _work": "a worker without work",
     "workbench.py run": "work: beats tell its label and since when",
 }

@@ -119,8 +119,11 @@ def test_the_verbs(tmp_path: Path) -> None:
     assert "two" in CliRunner().invoke(main, ["logs", "mine", "sink", *runs]).output
 
 
-def test_what_a_role_says_steers_no_terminal(tmp_path: Path) -> None:
+def test_what_a_role_says_steers_no_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A text may come from anywhere: an exception's, a model's. It is shown, and does nothing."""
+    monkeypatch.setattr("realnet.observe.status._alive", lambda _: True)
     runs = ["--runs", str(tmp_path)]
     hostile = "[/b] \x1b[31mred\x1b]0;title\x07\nsecond line \u202e"
     folder = tmp_path / "mine"

@@ -182,14 +182,27 @@ def test_answers_end_at_eos_unless_the_ticket_says_where() -> None:
 @pytest.mark.parametrize(
     ("sets", "tickets"),
     [
-        ((), 34),  # 64 slots: 4 x 8 groups of 8 in hand, and two that wait
+        (("roles.generator.engine.slots=64",), 34),  # 4 x 8 groups of 8 in hand, and two that wait
         (
-            ("policy.group=1", 'roles.trainer.loss.advantage="reinforce_pp"'),
+            (
+                "roles.generator.engine.slots=64",
+                "policy.group=1",
+                'roles.trainer.loss.advantage="reinforce_pp"',
+            ),
             66,
         ),  # a group is its one answer: as many as slots
         (("roles.generator.engine.slots=30", "policy.group=16"), 10),
-        (("roles.generator.count=3",), 34),  # a driver in each generator's process
-        (("roles.generator.count=4", "roles.driver.place=false", "roles.driver.count=2"), 66),
+        (
+            ("roles.generator.engine.slots=64", "roles.generator.count=3"),
+            34,
+        ),  # a driver in each generator's process
+        (
+            (
+                *("roles.generator.engine.slots=64", "roles.generator.count=4"),
+                *("roles.driver.place=false", "roles.driver.count=2"),
+            ),
+            66,
+        ),
         (("roles.driver.tickets=5",), 5),
     ],
 )
