@@ -15,6 +15,7 @@ place = ""   # in a process of its own: it holds what a generator wrote when tha
 
 [roles.generator]
 count = 2
+engine = { kind = "torch", slots = 4 }  # few: a batch takes them long enough to be hit in it
 """
 
 
