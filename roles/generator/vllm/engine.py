@@ -146,6 +146,14 @@ class VllmEngine:
         self._first.set()
         return EngineDied(f"{self._why}; what it wrote so far stays with those who asked")
 
+    def _fell(self) -> EngineDied:
+        """vLLM says that its engine is dead: name the process, also where vLLM saw it first."""
+        processes = self._llm.engine_core.resources.engine_manager.processes if self._llm else ()
+        for process in processes:
+            if not process.is_alive():
+                return self._die(f"vLLM's process {process.name} (pid {process.pid}) ended")
+        return self._die("vLLM's engine is dead")
+
     async def run(self) -> None:
         async with self._around.waiting("vLLM, which writes in a process of its own"):
             await self._dead.wait()
@@ -231,7 +239,7 @@ class VllmEngine:
         try:
             return await self._llm.add_request(str(self._requests), prompt, params)
         except EngineDeadError:
-            raise self._die("vLLM's engine is dead") from None
+            raise self._fell() from None
         except (VLLMClientError, ValueError) as error:
             raise RealnetError(f"vLLM refuses this request: {error}") from error
 
@@ -241,7 +249,7 @@ class VllmEngine:
         try:
             return queue.get_nowait() or await queue.get()
         except EngineDeadError:
-            raise self._die("vLLM's engine is dead") from None
+            raise self._fell() from None
 
     async def abort(self) -> None:
         if self._llm is not None:
@@ -306,7 +314,7 @@ class VllmEngine:
         try:
             await getattr(self._llm.engine_core, method)(*args, **keywords)
         except EngineDeadError:
-            raise self._die("vLLM's engine is dead") from None
+            raise self._fell() from None
 
     # ------------------------------------------------------------ scores
 
