@@ -80,11 +80,15 @@ class Generator(Actor[GeneratorConfig]):
 
     @classmethod
     def probe(cls, config: GeneratorConfig, shared: dict[type[Shared], Any], base: Path) -> None:
-        """Refuse a GPU that is not there."""
+        """Refuse a GPU that is not there, and memory that this host does not have."""
         if config.engine.kind == "torch" and config.engine.device:
             from realnet.roles.generator.torch_engine import device_of
 
             device_of(config.engine)
+        elif config.engine.kind == "vllm":
+            from realnet.roles.generator.vllm.room import check_room
+
+            check_room(config.engine, shared[Policy], base)
 
     @classmethod
     def needs(cls, config: GeneratorConfig, shared: dict[type[Shared], Any], place: Place) -> Need:

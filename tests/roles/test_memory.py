@@ -9,9 +9,11 @@ import pytest
 
 from realnet.actor import Beside, Place
 from realnet.config import Bytes
+from realnet.errors import ConfigError
 from realnet.roles.generator.engine import EngineConfig
 from realnet.roles.generator.memory import generation_need
 from realnet.roles.generator.vllm.config import VllmConfig
+from realnet.roles.generator.vllm.room import check_share
 from realnet.roles.models import memory
 from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.parameter_server import ParameterServer, ParameterServerConfig
@@ -216,3 +218,20 @@ def test_a_plan_says_how_versions_will_come(tmp_path: Path) -> None:
     told = describe(plan_of(server + relayed, tmp_path))
     assert "the first that does: shm on this role's own host; stream from any host" in told
     assert "on a host with over_there that alone takes a version" in told
+
+
+@pytest.mark.parametrize(
+    ("share", "free_bytes", "text"),
+    [
+        (0.5, 2**30, "are 8,192.0 MiB, and 1,024.0 MiB are free: lower it"),
+        (0.001, 2**34, "are 16.4 MiB, but the weights take .*: raise it, or write kv_cache"),
+    ],
+)
+def test_a_host_that_cannot_give_vllm_its_share_is_told_before_anything_is_spent(
+    share: float, free_bytes: int, text: str
+) -> None:
+    config = EngineConfig(kind="vllm", vllm=VllmConfig(memory=share))
+    asked = policy("qwen2.5-1.5b")
+    with pytest.raises(ConfigError, match=text):
+        check_share(2**34, free_bytes, config, asked, MODELS)
+    check_share(2**34, 2**34, EngineConfig(kind="vllm"), asked, MODELS)
