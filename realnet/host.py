@@ -60,11 +60,16 @@ def has_proc() -> bool:
 
 def clock_name() -> str:
     """Return what processes have in common whose monotonic clocks are one; "" if unknown."""
+    return namespace("time")
+
+
+def namespace(kind: str) -> str:
+    """Return what names a namespace of this boot ("pid", "time") everywhere; "" if unknown."""
     if not has_proc():
         return ""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/time')}"
+        return f"{boot} {os.readlink(f'/proc/self/ns/{kind}')}"
     except OSError:
         return ""
 

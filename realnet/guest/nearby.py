@@ -10,20 +10,13 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 from realnet import host
 
 
 def place() -> str:
     """Return what two processes have in common if a pid means the same to both; "" if unknown."""
-    if not (host.has_proc() and host.has_pidfd()):
-        return ""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
+    return host.namespace("pid") if host.has_pidfd() else ""
 
 
 def when_gone(pid: int, its_place: str, gone: Callable[[], None]) -> Callable[[], None]:

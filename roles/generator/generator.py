@@ -86,7 +86,7 @@ class Generator(Actor[GeneratorConfig]):
 
             device_of(config.engine)
         elif config.engine.kind == "vllm":
-            from realnet.roles.generator.vllm.room import check_room
+            from realnet.roles.generator.vllm.host_memory import check_room
 
             check_room(config.engine, shared[Policy], base)
 

