@@ -41,6 +41,31 @@ def micro_batches(lengths: Sequence[int], budget: int, *, packed: bool = False) 
     return parts
 
 
+def bundles(
+    lengths: Sequence[int], beginnings: Sequence[tuple[int, int]], budget: int
+) -> tuple[list[list[int]], list[int]]:
+    """Put sequences that share their beginning together; return bundles, and the tokens of each.
+
+    `beginnings` are (of, length): the first `length` tokens are those of sequence `of`, and lie
+    once in a bundle. A bundle that would have more than `budget` tokens is closed, and the next
+    holds the beginning again. Each position in `lengths` is in one bundle.
+    """
+    found: list[list[int]] = []
+    sizes: list[int] = []
+    open_: dict[int, int] = {}  # bundle that the next sequence with this beginning joins
+    for i, (of, shared) in enumerate(beginnings):
+        more = lengths[i] - shared
+        b = open_.get(of, -1)
+        if b >= 0 and sizes[b] + more <= budget:
+            found[b].append(i)
+            sizes[b] += more
+            continue
+        open_[of] = len(found)
+        found.append([i])
+        sizes.append(lengths[i])
+    return found, sizes
+
+
 def _full(
     parts: list[list[int]], filled: list[int], p: int, shortest: int, budget: int, packed: bool
 ) -> bool:

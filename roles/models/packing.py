@@ -1,5 +1,9 @@
 """How a row of sequences laid end to end is taken apart and put together again.
 
+Sequences that begin alike may share their beginning: it lies in the row once, with the first of
+them. All that a causal model computes there is the same for each, so all layers but attention run
+once for it, forwards and backwards.
+
 Knows lengths and places; knows nothing of models or kernels. Called by the learner's forward pass;
 `attention_kinds.py` reads it.
 """
@@ -20,9 +24,10 @@ class Packing(NamedTuple):
 
     `positions` [1, T] count from 0 in each sequence. `gather` holds, for each padded batch, the
     places in the row [n, width]; `back` [T] the places of the row's tokens in all batches together.
-    `starts` [sequences + 1] (int32) are where sequences begin, and the row's end; `longest` is the
-    longest. `kind` is how attention is computed over it, and `mask` what that kind made for all
-    layers of a pass.
+    `starts` [sequences + 1] (int32) are where each sequence's own tokens begin, and the row's end;
+    `longest` is the longest sequence. `kind` is how attention is computed over it, and `mask` what
+    that kind made for all layers of a pass. Only "sdpa" can do with shared beginnings: the others
+    know a sequence by its `starts`.
     """
 
     positions: torch.Tensor
@@ -43,25 +48,43 @@ class Packing(NamedTuple):
         )
 
 
-def pack(lengths: Sequence[int]) -> Packing:
-    """Return the packing of sequences of these lengths (each 1 or more), in this order."""
+class Beginning(NamedTuple):
+    """A sequence's first `length` tokens are those of sequence `of`, which is not after it.
+
+    A sequence with a beginning of its own has length 0 here.
+    """
+
+    of: int
+    length: int
+
+
+def pack(lengths: Sequence[int], beginnings: Sequence[Beginning] | None = None) -> Packing:
+    """Return the packing of sequences of these lengths (each 1 or more), in this order.
+
+    With `beginnings`, one for each, what a sequence shares is not laid again: the row has its own
+    tokens only. Who is shared from has a beginning of its own.
+    """
     sizes = torch.tensor(lengths, dtype=torch.int64)
-    ends = torch.cumsum(sizes, 0)
-    starts = ends - sizes
+    of, shared = torch.arange(len(sizes)), torch.zeros_like(sizes)
+    if beginnings is not None:
+        of, shared = torch.tensor(beginnings, dtype=torch.int64).unbind(1)
+    ends = torch.cumsum(sizes - shared, 0)
+    starts = ends - (sizes - shared)
     gather: list[torch.Tensor] = []
-    back = torch.empty(int(sizes.sum()), dtype=torch.int64)
+    back = torch.empty(int(ends[-1]), dtype=torch.int64)
     before = 0
     for members in _alike(lengths):
         which = torch.tensor(members)
-        width = lengths[members[0]]
-        steps = torch.arange(width)
+        steps = torch.arange(lengths[members[0]])
         real = steps < sizes[which][:, None]
+        own = real & (steps >= shared[which][:, None])
+        start = torch.where(own, (starts - shared)[which][:, None], starts[of[which]][:, None])
         # what stands behind a sequence's end is never looked back at: any place will do
-        index = torch.where(real, starts[which][:, None] + steps, 0)
-        back[index[real]] = before + torch.arange(real.numel()).view_as(real)[real]
+        index = torch.where(real, start + steps, 0)
+        back[index[own]] = before + torch.arange(real.numel()).view_as(real)[own]
         gather.append(index)
         before += real.numel()
-    positions = torch.cat([torch.arange(length) for length in lengths])
+    positions = torch.arange(len(back)) - torch.repeat_interleave(starts - shared, sizes - shared)
     borders = torch.cat([torch.zeros(1, dtype=torch.int64), ends]).int()
     return Packing(positions[None], tuple(gather), back, borders, max(lengths))
 

@@ -293,9 +293,9 @@ class Learner:
 
     # ---------------------------------------------------------------- where the model is
 
-    def parts(self, widths: Sequence[int]) -> list[list[int]]:
-        """Cut sequences, by their lengths, into micro-batches; return positions in `widths`."""
-        return self.scorer.parts(widths)
+    def parts(self, rows: Sequence[Row]) -> list[list[int]]:
+        """Cut rows into micro-batches; return positions in `rows`."""
+        return self.scorer.parts(rows)
 
     def score_rows(
         self, scorer: Scorer, rows: Sequence[Row], temperature: float = 0.0

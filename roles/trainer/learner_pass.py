@@ -1,9 +1,9 @@
 """Forward passes: the log-probabilities of chosen tokens of some sequences under a model.
 
-Sequences are laid end to end in one row (`packed_attention` keeps them apart), or right-padded to
-the longest: under a causal model no token sees what stands after it, so padding needs no mask.
-Logits are made only where a token is asked for: with a large vocabulary they are most of the memory
-of a step.
+Sequences are laid end to end in one row (`packed_attention` keeps them apart), the answers to one
+prompt behind one copy of it where attention allows; or they are right-padded to the longest: under
+a causal model no token sees what stands after it, so padding needs no mask. Logits are made only
+where a token is asked for: with a large vocabulary they are most of the memory of a step.
 
 Knows models and token ids, not rewards or records. Called by the learner and its warm start.
 """
@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from realnet.errors import ConfigError
-from realnet.roles.algorithms.batching import micro_batches
+from realnet.roles.algorithms.batching import bundles, micro_batches
 from realnet.roles.models.attention_kinds import Asked, choose, prepared
 from realnet.roles.models.packed_attention import can_pack, use_packed_attention
-from realnet.roles.models.packing import pack
+from realnet.roles.models.packing import Beginning, pack
 from realnet.roles.trainer.learner_part import Row
 
 FORWARD = "realnet_logits_at"  # a model's own `logits_at`, for one that is cut over ranks
@@ -68,7 +68,7 @@ class Scorer:
         the model is).
         """
         warmth = self.temperature if temperature is None else temperature
-        place = (_end_to_end if self.packed else _side_by_side)(rows)
+        place = _end_to_end(rows, self._beginnings(rows)) if self.packed else _side_by_side(rows)
         wanted = torch.from_numpy(np.concatenate([ids[where] for ids, where in rows]))
         device = next(self.model.parameters()).device
         with self._precision(device.type):
@@ -79,9 +79,31 @@ class Scorer:
             logits = logits / warmth
         return -torch.nn.functional.cross_entropy(logits, wanted.to(device), reduction="none")
 
-    def parts(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Cut sequences, by their lengths, into micro-batches; return positions in `lengths`."""
-        return micro_batches(lengths, self.micro_tokens, packed=self.packed)
+    def parts(self, rows: Sequence[Row]) -> list[list[int]]:
+        """Cut rows into micro-batches; return positions in `rows`.
+
+        Rows that share their beginning stay together as far as the budget allows.
+        """
+        lengths, beginnings = [width(row) for row in rows], self._beginnings(rows)
+        if beginnings is None:
+            return micro_batches(lengths, self.micro_tokens, packed=self.packed)
+        together, sizes = bundles(lengths, beginnings, self.micro_tokens)
+        parts = micro_batches(sizes, self.micro_tokens, packed=True)
+        return [[i for b in part for i in together[b]] for part in parts]
+
+    def _beginnings(self, rows: Sequence[Row]) -> list[Beginning] | None:
+        """Return what each row shares with an earlier one: all that stands before its first token.
+
+        None where attention cannot do with it.
+        """
+        if not self.packed or self.attention != "sdpa":
+            return None
+        first: dict[bytes, int] = {}
+        found = []
+        for i, (ids, where) in enumerate(rows):
+            of = first.setdefault(ids[: where[0]].tobytes(), i)
+            found.append(Beginning(of, int(where[0]) if of != i else 0))
+        return found
 
     @torch.no_grad()
     def score(self, rows: Sequence[Row], temperature: float = 0.0) -> list[torch.Tensor]:
@@ -90,7 +112,7 @@ class Scorer:
         Temperature 0 is the scorer's.
         """
         result: list[torch.Tensor] = [torch.empty(0)] * len(rows)
-        for part in self.parts([width(row) for row in rows]):
+        for part in self.parts(rows):
             logp = self.logprobs([rows[i] for i in part], temperature or None)
             pieces = torch.split(logp, [len(rows[i][1]) for i in part])
             for i, piece in zip(part, pieces, strict=True):
@@ -134,13 +156,19 @@ def width(row: Row) -> int:
 Placed = tuple[torch.Tensor, torch.Tensor, dict[str, Any]]
 
 
-def _end_to_end(rows: Sequence[Row]) -> Placed:
+def _end_to_end(rows: Sequence[Row], beginnings: Sequence[Beginning] | None) -> Placed:
     """Return (ids [1, L], where logits are wanted in it [T], what else the model must know)."""
     lengths = [width(row) for row in rows]
-    starts = np.cumsum([0, *lengths[:-1]])
-    ids = np.concatenate([ids[:length] for (ids, _), length in zip(rows, lengths, strict=True)])
-    at = np.concatenate([s + where - 1 for s, (_, where) in zip(starts, rows, strict=True)])
-    return torch.from_numpy(ids)[None], torch.from_numpy(at), {"packing": pack(lengths)}
+    shared = np.array([b.length for b in beginnings or ()] or [0] * len(rows))
+    starts = np.cumsum([0, *(lengths - shared)[:-1]]) - shared  # as if all of a row lay there
+    ids = [ids[s:length] for (ids, _), s, length in zip(rows, shared, lengths, strict=True)]
+    at = [start + where - 1 for start, (_, where) in zip(starts, rows, strict=True)]
+    for mine, own, b in zip(at, shared, beginnings or (), strict=False):
+        if own:  # the first token is predicted by the last of what is shared
+            mine[0] = starts[b.of] + own - 1
+    places = torch.from_numpy(np.concatenate(at))
+    packing = pack(lengths, beginnings)
+    return torch.from_numpy(np.concatenate(ids))[None], places, {"packing": packing}
 
 
 def _side_by_side(rows: Sequence[Row]) -> Placed:

@@ -45,7 +45,7 @@ class Computes(Protocol):
     steps: int
     horizon: int
 
-    def parts(self, widths: Sequence[int]) -> list[list[int]]: ...
+    def parts(self, rows: Sequence[Row]) -> list[list[int]]: ...
     def score_rows(self, scorer: Scorer, rows: Sequence[Row]) -> list[Floats]: ...
     def apply(self, parts: Sequence[Part], vitals: Vitals) -> tuple[float, float]: ...
 
@@ -119,7 +119,7 @@ class Step:
         members = [i for i in minibatch if samples[i].teaches]
         if not members:
             return
-        cuts = learner.parts([samples[i].width for i in members])
+        cuts = learner.parts([samples[i].row for i in members])
         chosen = [[members[k] for k in cut] for cut in cuts]
         parts = [make_part(samples, c, share, proximal, self._reference) for c in chosen]
         total, norm = learner.apply(parts, self._vitals)

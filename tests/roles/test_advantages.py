@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from realnet.roles.algorithms.advantages import Kind, advantages, equal_groups
-from realnet.roles.algorithms.batching import micro_batches
+from realnet.roles.algorithms.batching import bundles, micro_batches
 from realnet.roles.algorithms.credit import Rule, credit
 from realnet.roles.algorithms.gae import gae
 from realnet.roles.algorithms.shaping import overlong, uninformative
@@ -200,6 +200,15 @@ def test_packed_micro_batches_count_no_padding() -> None:
     assert sorted(i for part in parts for i in part) == list(range(8))
     assert parts == [[1, 4, 7], [6, 2, 3, 0, 5]]
     assert micro_batches([100, 3, 3], 10, packed=True) == [[0], [1, 2]]
+
+
+def test_what_begins_alike_is_bundled_until_the_budget_is_full() -> None:
+    beginnings = [(0, 0), (1, 0), (0, 6), (1, 5), (0, 6), (5, 0), (0, 6)]
+    found, sizes = bundles([10, 8, 9, 5, 12, 30, 7], beginnings, 14)
+    # the third of the first kind has no room: another bundle, which holds the beginning again
+    assert found == [[0, 2], [1, 3], [4, 6], [5]]
+    assert sizes == [10 + 3, 8 + 0, 12 + 1, 30]
+    assert bundles([], [], 14) == ([], [])
 
 
 def test_first_fit_uses_few_parts() -> None:

@@ -364,6 +364,30 @@ def test_packed_rows_are_the_padded_ones(family: str, heads: int) -> None:
     torch.testing.assert_close(packed, alone, atol=1e-5, rtol=0)
 
 
+def test_answers_to_one_prompt_are_laid_behind_one_copy_of_it() -> None:
+    one = learner({"shape": {**SHAPE, "num_hidden_layers": 2}})
+    asked = np.array([5, 6, 7, 8])
+    rows = [(np.append(asked, more), np.arange(4, 4 + len(more))) for more in ([9, 10, 11], [12])]
+    rows += [(np.array([5, 6, 7, 9, 9]), np.array([3, 4]))]  # of another prompt
+    rows += [
+        (np.append(asked, [13, 14]), np.array([4, 5])),
+        (np.append(asked, [9, 9]), np.array([5])),
+    ]
+    laid: list[torch.Tensor] = []
+    inner = one.model.base_model
+    heard = inner.register_forward_pre_hook(
+        lambda _, __, named: laid.append(named["input_ids"]), with_kwargs=True
+    )
+    together = one.scorer.logprobs(rows)
+    heard.remove()
+    # what is read of each: 4 + 2, nothing more, 4 of the other, 1 more, and 5 of what has no equal
+    assert [len(row) for row in laid[0]] == [6 + 0 + 4 + 1 + 5]
+    alone = torch.cat([one.scorer.logprobs([row]) for row in rows])
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-6)
+    one.scorer.micro_tokens = 11
+    assert one.scorer.parts(rows) == [[0, 1, 3, 2], [4]]  # answers to one prompt stay together
+
+
 def test_a_model_with_windows_is_padded() -> None:
     windowed = learner().model
     windowed.config.layer_types = ["sliding_attention"]

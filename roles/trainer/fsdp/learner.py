@@ -246,14 +246,14 @@ class ShardedLearner(Learner):
 
     # ---------------------------------------------------------------- where the model is
 
-    def parts(self, widths: Sequence[int]) -> list[list[int]]:
-        rounds = deal(self.scorer.parts(widths), widths, self._crew.ranks)
+    def parts(self, rows: Sequence[Row]) -> list[list[int]]:
+        rounds = deal(self.scorer.parts(rows), [width(row) for row in rows], self._crew.ranks)
         return [part for one in rounds for part in one if part]  # empty ones stand at the end
 
     def score_rows(
         self, scorer: Scorer, rows: Sequence[Row], temperature: float = 0.0
     ) -> list[Floats]:
-        cuts = self.parts([width(row) for row in rows])
+        cuts = self.parts(rows)
         if not cuts:
             return []
         dealt = self._dealt([rows_part([rows[i] for i in cut]) for cut in cuts])
