@@ -12,17 +12,17 @@ REF    := .venv-reference
 VLLM   := .venv-vllm
 TRL    := .venv-trl
 
-.PHONY: run test test-long test-compiled test-slurm test-reference test-vllm setup-vllm-cpu check sim fuzz mutants compile bench bench-wire bench-loss bench-weights bench-embed install clean
+.PHONY: run test test-long test-compiled test-slurm test-reference test-vllm setup-vllm-cpu check sim fuzz mutants compile kernels bench bench-wire bench-loss bench-weights bench-embed install clean
 .PHONY: bench-gpu bench-weights-vllm bench-adapters bench-rl bench-rl-async bench-rl-engine bench-rl-demo bench-rl-modes bench-rl-trl bench-rl-stability
 .DEFAULT_GOAL := run
 
-run: $(STAMP)                       ## train the demo (RUN=another.toml ARGS="--resume")
+run: kernels                        ## train the demo (RUN=another.toml ARGS="--resume")
 	$(BIN)/realnet run $(RUN) $(ARGS)
 
-test: $(STAMP) check                ## checks, unit tests, simulation, real processes
+test: kernels check                 ## checks, unit tests, simulation, real processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long" $(ARGS)
 
-test-long: $(STAMP)                 ## what takes a minute or more each: the demo, agents, several policies learn
+test-long: kernels                  ## what takes a minute or more each: the demo, agents, several policies learn
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long $(ARGS)
 
 COMPILED_RUNS := attacks guests network starts supervised tcp weights
@@ -59,8 +59,11 @@ $(VLLM)/.installed: pyproject.toml constraints.txt tests/vllm_engine/requirement
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes triton
 	@touch $@
 
-compile: $(STAMP)                   ## compile the hot path with mypyc (30 s, needs a C compiler)
+compile: kernels                    ## compile the hot path with mypyc (30 s, needs a C compiler)
 	$(BIN)/python -m realnet.compiler
+
+kernels: $(STAMP)                   ## small models on the CPU twice as fast (2 s, with a C compiler; else without)
+	@$(BIN)/python -m realnet.roles.models.native || true
 
 sim: $(STAMP)                       ## a thousand simulated runs with faults, other ones for each commit
 	$(BIN)/python -m realnet.testing.simulate --scenarios 1000 --processes 2 \
@@ -109,27 +112,27 @@ bench-embed: $(STAMP)               ## a web service's handler with a role in it
 
 RL := $(BIN)/python bench/rl.py
 
-bench-rl: $(STAMP) $(TRL)/.installed   ## RL: all parts but the stability study; runs/bench/rl.json (ARGS=--continue)
+bench-rl: kernels $(TRL)/.installed   ## RL: all parts but the stability study; runs/bench/rl.json (ARGS=--continue)
 	$(RL) demo async modes trl engine --trl $(TRL)/bin/python --benchmarks BENCHMARKS.md \
 		$(if $(wildcard $(VLLM)/bin/python),--vllm $(VLLM)/bin/python) $(ARGS)
 
-bench-rl-async: $(STAMP)            ## what asynchrony gains: 4 generators, 32 and 256 in virtual time
+bench-rl-async: kernels            ## what asynchrony gains: 4 generators, 32 and 256 in virtual time
 	$(RL) async --benchmarks BENCHMARKS.md $(ARGS)
 
-bench-rl-engine: $(STAMP)           ## engine beside generate and vLLM's CPU build; stall of a swap
+bench-rl-engine: kernels           ## engine beside generate and vLLM's CPU build; stall of a swap
 	$(RL) engine --benchmarks BENCHMARKS.md \
 		$(if $(wildcard $(VLLM)/bin/python),--vllm $(VLLM)/bin/python) $(ARGS)
 
-bench-rl-demo: $(STAMP)             ## the demo, whole, with four seeds
+bench-rl-demo: kernels             ## the demo, whole, with four seeds
 	$(RL) demo --benchmarks BENCHMARKS.md $(ARGS)
 
-bench-rl-modes: $(STAMP)            ## seconds to one accuracy, asynchronous and synchronous
+bench-rl-modes: kernels            ## seconds to one accuracy, asynchronous and synchronous
 	$(RL) modes --benchmarks BENCHMARKS.md $(ARGS)
 
-bench-rl-trl: $(STAMP) $(TRL)/.installed   ## seconds to one accuracy beside TRL's GRPO trainer
+bench-rl-trl: kernels $(TRL)/.installed   ## seconds to one accuracy beside TRL's GRPO trainer
 	$(RL) trl --trl $(TRL)/bin/python --benchmarks BENCHMARKS.md $(ARGS)
 
-bench-rl-stability: $(STAMP)        ## algorithms at η = 0 .. 16: hours of one core (ARGS="--seeds 3")
+bench-rl-stability: kernels        ## algorithms at η = 0 .. 16: hours of one core (ARGS="--seeds 3")
 	OMP_NUM_THREADS=1 $(BIN)/python bench/stability.py --benchmarks BENCHMARKS.md $(ARGS)
 
 $(TRL)/.installed: bench/requirements-trl.txt constraints.txt
@@ -157,4 +160,5 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:                              ## the environment and caches; runs/ stays
-	rm -rf $(VENV) $(BENCH) $(REF) $(VLLM) $(TRL) .mypy_cache .ruff_cache .pytest_cache build realnet/_compiled *.egg-info
+	rm -rf $(VENV) $(BENCH) $(REF) $(VLLM) $(TRL) .mypy_cache .ruff_cache .pytest_cache build realnet/_compiled \
+		roles/models/native/_built *.egg-info

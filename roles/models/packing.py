@@ -34,6 +34,7 @@ class Packing(NamedTuple):
     gather: tuple[torch.Tensor, ...]
     back: torch.Tensor
     starts: torch.Tensor
+    runs: torch.Tensor
     longest: int
     kind: str = "sdpa"
     mask: Any = None
@@ -45,6 +46,7 @@ class Packing(NamedTuple):
             gather=tuple(index.to(device) for index in self.gather),
             back=self.back.to(device),
             starts=self.starts.to(device),
+            runs=self.runs.to(device),
         )
 
 
@@ -86,7 +88,8 @@ def pack(lengths: Sequence[int], beginnings: Sequence[Beginning] | None = None) 
         before += real.numel()
     positions = torch.arange(len(back)) - torch.repeat_interleave(starts - shared, sizes - shared)
     borders = torch.cat([torch.zeros(1, dtype=torch.int64), ends]).int()
-    return Packing(positions[None], tuple(gather), back, borders, max(lengths))
+    runs = torch.stack([starts[of], shared, starts, sizes - shared], 1).int()
+    return Packing(positions[None], tuple(gather), back, borders, runs, max(lengths))
 
 
 def _alike(lengths: Sequence[int]) -> list[list[int]]:

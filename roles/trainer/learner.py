@@ -24,6 +24,7 @@ from realnet.roles.checkpoints.origin import RUN
 from realnet.roles.messages import Canary, Group, Manifest, Version
 from realnet.roles.models.blocks import recompute_blocks
 from realnet.roles.models.build import build_model, export_hf, load_named_weights
+from realnet.roles.models.native.block import use_native_blocks, why_plain
 from realnet.roles.models.reference import NEW
 from realnet.roles.models.tokenizer import Tokenizer
 from realnet.roles.tables import Policy
@@ -341,7 +342,11 @@ class Learner:
 
     def _scorer(self, model: Any) -> Scorer:
         config = self.config
-        return Scorer(
+        scorer = Scorer(
             *(model, self.policy.temperature, config.rows, config.micro_tokens, config.autocast),
             config.attention,
         )
+        here = scorer.packed and scorer.attention == "sdpa" and config.threads == 1
+        if here and config.autocast == "off" and not why_plain(model):
+            use_native_blocks(model)
+        return scorer

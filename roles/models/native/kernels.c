@@ -1,0 +1,296 @@
+/* What a decoder's block does besides matrix products, in fp32 on one CPU thread.
+
+   Called by library.py, which owns the sizes and checks them: every pointer is to a contiguous
+   array, widths and head sizes are multiples of LANES, rows are T tokens. Deterministic: sums are
+   taken in one order, whatever the other arguments are. */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LANES 16
+typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t Ints __attribute__((vector_size(64), aligned(4), may_alias));
+#define INLINE static inline __attribute__((always_inline))
+#define AT(p, i) (*(Floats *)((p) + (i)))
+
+INLINE float sum_of(Floats v) {
+    float half[8], total = 0;
+    for (int i = 0; i < 8; i++) half[i] = v[i] + v[i + 8];
+    for (int i = 0; i < 4; i++) total += half[i] + half[i + 4];
+    return total;
+}
+
+/* e^x to 2 units in the last place; 0 below -87, infinite above 88. 2^n * e^r, |r| <= ln 2 / 2. */
+INLINE Floats exp_of(Floats x) {
+    const Floats magic = (Floats){0} + 12582912.0f; /* rounds to a whole number when added */
+    Floats shifted = x * 1.44269504f + magic;
+    Floats n = shifted - magic;
+    Floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    Floats p = 1.0f / 5040 * r + 1.0f / 720;
+    p = p * r + 1.0f / 120;
+    p = p * r + 1.0f / 24;
+    p = p * r + 1.0f / 6;
+    p = p * r + 0.5f;
+    p = p * r * r + r + 1.0f;
+    Ints power = ((Ints)shifted << 23) + (127 << 23);
+    Ints tiny = x < -87.0f, huge = x > 88.0f;
+    Ints kept = (Ints)(p * (Floats)power) & ~(tiny | huge);
+    return (Floats)(kept | (huge & (Ints)((Floats){0} + INFINITY)));
+}
+
+/* 1 / (1 + e^-x); 0 below -87. */
+INLINE Floats sigmoid_of(Floats x) {
+    Ints low = x < -87.0f;
+    return (Floats)((Ints)(1.0f / (1.0f + exp_of(-x))) & ~low);
+}
+
+/* n = x / sqrt(mean(x^2) + epsilon); r [T] keeps the factor. x, n [T, width]. */
+void norm_forward(const float *x, float *n, float *r, int64_t T, int64_t width, float epsilon) {
+    for (int64_t t = 0; t < T; t++, x += width, n += width) {
+        Floats squares = {0};
+        for (int64_t i = 0; i < width; i += LANES) squares += AT(x, i) * AT(x, i);
+        float factor = 1.0f / sqrtf(sum_of(squares) / width + epsilon);
+        r[t] = factor;
+        for (int64_t i = 0; i < width; i += LANES) AT(n, i) = AT(x, i) * factor;
+    }
+}
+
+/* dx = beside + r * (dn - n * mean(dn * n)). All [T, width] but r [T]; dx may be beside. */
+void norm_backward(const float *dn, const float *n, const float *r, const float *beside, float *dx,
+                   int64_t T, int64_t width) {
+    for (int64_t t = 0; t < T; t++, dn += width, n += width, beside += width, dx += width) {
+        Floats products = {0};
+        for (int64_t i = 0; i < width; i += LANES) products += AT(dn, i) * AT(n, i);
+        float mean = sum_of(products) / width;
+        for (int64_t i = 0; i < width; i += LANES)
+            AT(dx, i) = AT(beside, i) + r[t] * (AT(dn, i) - AT(n, i) * mean);
+    }
+}
+
+INLINE void turn(float *x, const float *cos, const float *sin, int64_t T, int64_t stride,
+                 int64_t heads, int64_t dim, float sign) {
+    int64_t half = dim / 2;
+    for (int64_t t = 0; t < T; t++, x += stride, cos += dim, sin += dim)
+        for (int64_t h = 0; h < heads; h++) {
+            float *restrict low = x + h * dim, *restrict high = low + half;
+            for (int64_t i = 0; i < half; i++) {
+                float a = low[i], b = high[i];
+                low[i] = a * cos[i] - sign * b * sin[i];
+                high[i] = b * cos[i] + sign * a * sin[i];
+            }
+        }
+}
+
+/* Rope, in place, on the first `heads` heads of x [T, stride]; cos, sin [T, dim], halves alike.
+   sign -1 turns back: the gradient. */
+void rope(float *x, const float *cos, const float *sin, int64_t T, int64_t stride, int64_t heads,
+          int64_t dim, float sign) {
+    switch (dim) {
+    case 16: turn(x, cos, sin, T, stride, heads, 16, sign); break;
+    case 32: turn(x, cos, sin, T, stride, heads, 32, sign); break;
+    case 64: turn(x, cos, sin, T, stride, heads, 64, sign); break;
+    case 128: turn(x, cos, sin, T, stride, heads, 128, sign); break;
+    default: turn(x, cos, sin, T, stride, heads, dim, sign);
+    }
+}
+
+/* out [T, width] = silu(gate) * up, of both [T, 2 * width] side by side. */
+void swiglu_forward(const float *both, float *out, int64_t T, int64_t width) {
+    for (int64_t t = 0; t < T; t++, both += 2 * width, out += width)
+        for (int64_t i = 0; i < width; i += LANES) {
+            Floats gate = AT(both, i);
+            AT(out, i) = gate * sigmoid_of(gate) * AT(both, width + i);
+        }
+}
+
+/* dboth [T, 2 * width] of dout [T, width]. */
+void swiglu_backward(const float *both, const float *dout, float *dboth, int64_t T,
+                     int64_t width) {
+    for (int64_t t = 0; t < T; t++, both += 2 * width, dboth += 2 * width, dout += width)
+        for (int64_t i = 0; i < width; i += LANES) {
+            Floats gate = AT(both, i), up = AT(both, width + i), d = AT(dout, i);
+            Floats open = sigmoid_of(gate);
+            AT(dboth, i) = d * up * open * (1.0f + gate * (1.0f - open));
+            AT(dboth, width + i) = d * gate * open;
+        }
+}
+
+/* ------------------------------------------------------------------ attention
+
+   Causal, over sequences in one row. Each is four numbers of `runs`: where its beginning lies and
+   how long that is, where its own tokens lie and how many they are. It sees both, in this order;
+   only its own tokens ask. qkv [T, (heads + 2 * kv_heads) * dim]; out [T, heads * dim];
+   peak [T, heads] is the log of the sum of e^score. */
+
+typedef struct {
+    int64_t heads, kv_heads, dim, stride;
+    const int32_t *run;
+    int64_t shared, own, seen, wide; /* wide: seen, rounded up to LANES */
+} Sequence;
+
+INLINE int64_t place(const Sequence *s, int64_t j) {
+    return j < s->shared ? s->run[0] + j : s->run[2] + j - s->shared;
+}
+
+/* Lay one head of keys or values: as rows [seen, dim], and turned [dim, wide]. */
+INLINE void lay(const Sequence *s, const float *from, int64_t dim, float *rows, float *turned) {
+    for (int64_t j = 0; j < s->seen; j++) {
+        const float *source = from + place(s, j) * s->stride;
+        for (int64_t c = 0; c < dim; c += LANES) AT(rows, j * dim + c) = AT(source, c);
+        for (int64_t c = 0; c < dim; c++) turned[c * s->wide + j] = source[c];
+    }
+}
+
+/* products [up to n] = a [dim] . turned [dim, wide] */
+INLINE void products(const float *a, const float *turned, float *out, int64_t n, int64_t wide,
+                     int64_t dim) {
+    for (int64_t j = 0; j < n; j += LANES) {
+        Floats even = {0}, odd = {0};
+        for (int64_t c = 0; c < dim; c += 2) {
+            even += a[c] * AT(turned, c * wide + j);
+            odd += a[c + 1] * AT(turned, (c + 1) * wide + j);
+        }
+        AT(out, j) = even + odd;
+    }
+}
+
+/* out [dim] = weights [n] . rows [n, dim] */
+INLINE void mixed(const float *weights, const float *rows, float *out, int64_t n, int64_t dim) {
+    for (int64_t c = 0; c < dim; c += LANES) {
+        Floats part[4] = {{0}, {0}, {0}, {0}};
+        int64_t j = 0;
+        for (; j + 4 <= n; j += 4)
+            for (int k = 0; k < 4; k++) part[k] += weights[j + k] * AT(rows, (j + k) * dim + c);
+        for (; j < n; j++) part[0] += weights[j] * AT(rows, j * dim + c);
+        AT(out, c) = (part[0] + part[1]) + (part[2] + part[3]);
+    }
+}
+
+INLINE void attend_head(const Sequence *s, const float *qkv, float *out, float *peak, int64_t head,
+                        int64_t dim, float scale, float *rows, float *turned, float *scores) {
+    for (int64_t i = 0; i < s->own; i++) {
+        int64_t t = s->run[2] + i, n = s->shared + i + 1;
+        products(qkv + t * s->stride + head * dim, turned, scores, n, s->wide, dim);
+        float most = scores[0];
+        for (int64_t j = 1; j < n; j++) most = scores[j] > most ? scores[j] : most;
+        Floats sums = {0};
+        for (int64_t j = n; j % LANES; j++) scores[j] = -INFINITY;
+        for (int64_t j = 0; j < n; j += LANES) {
+            Floats p = exp_of((AT(scores, j) - most) * scale);
+            AT(scores, j) = p;
+            sums += p;
+        }
+        float sum = sum_of(sums), *to = out + (t * s->heads + head) * dim;
+        mixed(scores, rows, to, n, dim);
+        for (int64_t c = 0; c < dim; c += LANES) AT(to, c) = AT(to, c) / sum;
+        peak[t * s->heads + head] = most * scale + logf(sum);
+    }
+}
+
+INLINE void unattend_head(const Sequence *s, const float *qkv, const float *out, const float *peak,
+                          const float *dout, float *dqkv, int64_t head, int64_t dim, float scale,
+                          const float *keys, const float *turned_keys, const float *turned_values,
+                          float *dkeys, float *dvalues, float *p, float *ds) {
+    for (int64_t i = 0; i < s->own; i++) {
+        int64_t t = s->run[2] + i, n = s->shared + i + 1, at = t * s->heads + head;
+        const float *q = qkv + t * s->stride + head * dim, *d = dout + at * dim;
+        Floats apart = {0};
+        for (int64_t c = 0; c < dim; c += LANES) apart += AT(d, c) * AT(out, at * dim + c);
+        float own = sum_of(apart);
+        products(q, turned_keys, p, n, s->wide, dim);
+        products(d, turned_values, ds, n, s->wide, dim);
+        for (int64_t j = 0; j < n; j += LANES) {
+            Floats weight = exp_of(AT(p, j) * scale - peak[at]);
+            AT(p, j) = weight;
+            AT(ds, j) = weight * (AT(ds, j) - own) * scale;
+        }
+        mixed(ds, keys, dqkv + t * s->stride + head * dim, n, dim);
+        for (int64_t j = 0; j < n; j++)
+            for (int64_t c = 0; c < dim; c += LANES) {
+                AT(dkeys, j * dim + c) += ds[j] * AT(q, c);
+                AT(dvalues, j * dim + c) += p[j] * AT(d, c);
+            }
+    }
+}
+
+#define EACH_DIM(call)                      \
+    switch (s.dim) {                        \
+    case 16: { enum { D = 16 }; call; break; } \
+    case 32: { enum { D = 32 }; call; break; } \
+    case 64: { enum { D = 64 }; call; break; } \
+    default: { int64_t D = s.dim; call; }   \
+    }
+
+INLINE void begin(Sequence *s, const int32_t *run) {
+    s->run = run;
+    s->shared = run[1];
+    s->own = run[3];
+    s->seen = s->shared + s->own;
+    s->wide = (s->seen + LANES - 1) / LANES * LANES;
+}
+
+/* Returns 0, or -1 without memory. `longest` is at least shared + own of every run. */
+int attention_forward(const float *qkv, const int32_t *runs, float *out, float *peak,
+                      int64_t sequences, int64_t longest, int64_t heads, int64_t kv_heads,
+                      int64_t dim, float scale) {
+    Sequence s = {.heads = heads, .kv_heads = kv_heads, .dim = dim};
+    s.stride = (heads + 2 * kv_heads) * dim;
+    int64_t wide = longest + LANES;
+    float *memory = calloc((3 * dim + 1) * wide, sizeof(float));
+    if (!memory) return -1;
+    float *rows = memory, *turned = rows + dim * wide, *unused = turned + dim * wide;
+    float *scores = unused + dim * wide;
+    for (int64_t n = 0; n < sequences; n++) {
+        begin(&s, runs + 4 * n);
+        for (int64_t kv = 0; kv < kv_heads; kv++) {
+            const float *keys = qkv + (heads + kv) * dim, *values = keys + kv_heads * dim;
+            EACH_DIM(lay(&s, keys, D, unused, turned));
+            EACH_DIM(for (int64_t j = 0; j < s.seen; j++) for (int64_t c = 0; c < D; c += LANES)
+                         AT(rows, j * D + c) = AT(values, place(&s, j) * s.stride + c));
+            for (int64_t h = kv * (heads / kv_heads); h < (kv + 1) * (heads / kv_heads); h++)
+                EACH_DIM(attend_head(&s, qkv, out, peak, h, D, scale, rows, turned, scores));
+        }
+    }
+    free(memory);
+    return 0;
+}
+
+/* dqkv, all of it written. Returns 0, or -1 without memory. */
+int attention_backward(const float *qkv, const int32_t *runs, const float *out, const float *peak,
+                       const float *dout, float *dqkv, int64_t T, int64_t sequences,
+                       int64_t longest, int64_t heads, int64_t kv_heads, int64_t dim,
+                       float scale) {
+    Sequence s = {.heads = heads, .kv_heads = kv_heads, .dim = dim};
+    s.stride = (heads + 2 * kv_heads) * dim;
+    int64_t wide = longest + LANES, one = dim * wide;
+    float *memory = calloc(6 * one + 2 * wide, sizeof(float));
+    if (!memory) return -1;
+    float *keys = memory, *turned_keys = keys + one, *values = turned_keys + one;
+    float *turned_values = values + one, *dkeys = turned_values + one, *dvalues = dkeys + one;
+    float *p = dvalues + one, *ds = p + wide;
+    memset(dqkv, 0, sizeof(float) * T * s.stride);
+    for (int64_t n = 0; n < sequences; n++) {
+        begin(&s, runs + 4 * n);
+        for (int64_t kv = 0; kv < kv_heads; kv++) {
+            int64_t k_at = (heads + kv) * dim, v_at = k_at + kv_heads * dim;
+            EACH_DIM(lay(&s, qkv + k_at, D, keys, turned_keys));
+            EACH_DIM(lay(&s, qkv + v_at, D, values, turned_values));
+            memset(dkeys, 0, sizeof(float) * s.seen * dim);
+            memset(dvalues, 0, sizeof(float) * s.seen * dim);
+            for (int64_t h = kv * (heads / kv_heads); h < (kv + 1) * (heads / kv_heads); h++)
+                EACH_DIM(unattend_head(&s, qkv, out, peak, dout, dqkv, h, D, scale, keys,
+                                       turned_keys, turned_values, dkeys, dvalues, p, ds));
+            for (int64_t j = 0; j < s.seen; j++) {
+                float *to = dqkv + place(&s, j) * s.stride;
+                for (int64_t c = 0; c < dim; c += LANES) {
+                    AT(to, k_at + c) += AT(dkeys, j * dim + c);
+                    AT(to, v_at + c) += AT(dvalues, j * dim + c);
+                }
+            }
+        }
+    }
+    free(memory);
+    return 0;
+}
