@@ -26,9 +26,11 @@ test-long: kernels                  ## what takes a minute or more each: the dem
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long $(ARGS)
 
 COMPILED_RUNS := attacks guests network starts supervised tcp weights
-test-compiled: compile              ## actors and transport once more, on the compiled hot path
+COMPILED_ROLES := decoder learner native replay torch_engine
+test-compiled: compile              ## once more on the compiled hot path, and on the kernels in C
 	REALNET_COMPILED=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long" \
-		tests/realnet $(COMPILED_RUNS:%=tests/processes/test_%.py) $(ARGS)
+		tests/realnet $(COMPILED_RUNS:%=tests/processes/test_%.py) \
+		$(COMPILED_ROLES:%=tests/roles/test_%.py) $(ARGS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/realnet/test_compiled.py
 
 test-slurm: $(STAMP)                ## on a real SLURM of three nodes on this machine (root and apt; 10 min)

@@ -1,7 +1,7 @@
 """The forward pass of a dense Llama-like model over a KV cache: one token a row, or many.
 
 Knows RMSNorm, RoPE, grouped-query attention and SwiGLU; knows nothing of requests, sampling or
-versions. Called by `torch_engine`.
+versions. Called by `torch_engine`; `native_decoder.py` is the same on kernels in C.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Decoder:
             qkv = self._project(layer, x, cos, sin)
             cache.write_one(number, places, qkv[:, self._q_size :])
             seen = attend(qkv[:, : self._q_size], cache.first(number, count, length), mask)
-            x = _add_linear(x, seen, layer.out)
+            x = add_linear(x, seen, layer.out)
             x = self._mlp(layer, x)
         return functional.linear(self._normed(x, weights.norm), weights.head).float()
 
@@ -92,7 +92,7 @@ class Decoder:
                 is_causal=mask is None,
                 enable_gqa=self._shape.group > 1,
             )
-            x = _add_linear(x, seen.transpose(1, 2).reshape(count, width, -1), layer.out)
+            x = add_linear(x, seen.transpose(1, 2).reshape(count, width, -1), layer.out)
             x = self._mlp(layer, x)
 
     def _turn(self, angles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -127,7 +127,7 @@ class Decoder:
 
     def _mlp(self, layer: Layer, x: torch.Tensor) -> torch.Tensor:
         gate, up = functional.linear(self._normed(x, layer.mlp_norm), *layer.gate_up).chunk(2, -1)
-        return _add_linear(x, functional.silu(gate).mul_(up), layer.down)
+        return add_linear(x, functional.silu(gate).mul_(up), layer.down)
 
     def _ready(self) -> Weights:
         if self.weights is None:
@@ -135,7 +135,7 @@ class Decoder:
         return self.weights
 
 
-def _add_linear(x: torch.Tensor, inputs: torch.Tensor, linear: Linear) -> torch.Tensor:
+def add_linear(x: torch.Tensor, inputs: torch.Tensor, linear: Linear) -> torch.Tensor:
     """Return x + linear(inputs), as one operation where there is no bias."""
     weight, bias = linear
     if bias is not None:

@@ -57,6 +57,11 @@ class KVCache:
         lines = rows * self._heads
         return keys[:lines, :length], values[:lines, :length]
 
+    def whole(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return views of keys and values of all rows: [row, kv head, position, head_dim]."""
+        keys, values = self.data[layer].unbind()
+        return keys, values
+
     def some(
         self, layer: int, rows: torch.Tensor, length: int
     ) -> tuple[torch.Tensor, torch.Tensor]:

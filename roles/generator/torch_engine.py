@@ -21,11 +21,11 @@ import torch
 
 from realnet.errors import ConfigError, ensure
 from realnet.roles.generator import sampler
-from realnet.roles.generator.decoder import Decoder
 from realnet.roles.generator.decoder_weights import Weights, read_weights
 from realnet.roles.generator.dice import uniforms
 from realnet.roles.generator.engine import EngineConfig, SwapUndone
 from realnet.roles.generator.kv_cache import KVCache
+from realnet.roles.generator.native_decoder import decoder_for
 from realnet.roles.generator.prefill import prefill
 from realnet.roles.generator.row import Inbox, Row, check
 from realnet.roles.generator.scoring import score
@@ -54,7 +54,7 @@ class TorchEngine:
         self._config = config
         self._context = policy.context
         self._dtype = DTYPES[policy.dtype]
-        self._decoder = Decoder(shape, policy.context, self._dtype, self._device)
+        self._decoder = decoder_for(shape, policy.context, self._dtype, self._device)
         self._cache = KVCache(shape, config.slots, policy.context, self._dtype, self._device)
         self._rng = np.random.default_rng(seed)
         self._inbox = Inbox()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -213,3 +213,24 @@ def world(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
         return made
 
     return make
+
+
+@pytest.fixture
+def native_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let models run on the kernels in C, on one thread; skips where they cannot be built."""
+    import torch
+
+    from realnet.compiled import SWITCH
+    from realnet.roles.models.native.built import build
+    from realnet.roles.models.native.library import kernels
+
+    _, why = build()
+    if why:
+        pytest.skip(why)
+    monkeypatch.delenv(SWITCH, raising=False)
+    kernels.cache_clear()
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+    kernels.cache_clear()

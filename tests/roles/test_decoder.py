@@ -13,6 +13,7 @@ from realnet.errors import ConfigError
 from realnet.roles.generator.decoder import Decoder
 from realnet.roles.generator.decoder_weights import read_weights
 from realnet.roles.generator.kv_cache import KVCache
+from realnet.roles.generator.native_decoder import NativeDecoder, decoder_for
 from realnet.roles.models.build import build_model, named_weights
 from realnet.roles.models.reference import load_tokenizer
 from realnet.roles.models.shape import Shape, read_config, shape_of
@@ -38,9 +39,9 @@ def new_model(family: str, **shape: float | bool) -> tuple[Shape, PreTrainedMode
 
 
 @torch.inference_mode()
-def check(shape: Shape, model: PreTrainedModel, chunk: int) -> None:
+def check(shape: Shape, model: PreTrainedModel, chunk: int, decoder: Decoder | None = None) -> None:
     """Prefill ragged prefixes, decode the rest token by token, compare with the full forward."""
-    decoder = Decoder(shape, CONTEXT, torch.float32, CPU)
+    decoder = decoder or Decoder(shape, CONTEXT, torch.float32, CPU)
     decoder.weights = read_weights(shape, arrays(model), torch.float32, CPU)
     cache = KVCache(shape, 4, CONTEXT, torch.float32, CPU)
     ids = torch.randint(0, shape.vocab_size, (3, 20), generator=torch.Generator().manual_seed(1))
@@ -78,13 +79,48 @@ def test_grouped_queries_untied_head_own_head_dim(family: str, chunk: int) -> No
     check(shape, model, chunk)
 
 
-def test_biases_everywhere_and_llama3_rope() -> None:
+@pytest.mark.usefixtures("native_kernels")
+@pytest.mark.parametrize("chunk", [11, 4])
+@pytest.mark.parametrize(
+    ("family", "heads"),
+    [("llama", (4, 4, 16)), ("llama", (2, 1, 32)), ("qwen2", (4, 2, 48)), ("qwen2", (3, 1, 64))],
+)
+def test_the_decoder_on_kernels_gives_the_same(
+    family: str, heads: tuple[int, int, int], chunk: int
+) -> None:
+    queries, keys, dim = heads
+    shape, model = new_model(
+        family, hidden_size=48, num_attention_heads=queries, num_key_value_heads=keys, head_dim=dim
+    )
+    decoder = decoder_for(shape, CONTEXT, torch.float32, CPU)
+    assert isinstance(decoder, NativeDecoder)
+    check(shape, model, chunk, decoder)
+
+
+@pytest.mark.usefixtures("native_kernels")
+def test_what_the_kernels_cannot_do_is_decoded_as_before() -> None:
+    def native(family: str, dtype: torch.dtype = torch.float32, **shape: float) -> bool:
+        made = decoder_for(new_model(family, **shape)[0], CONTEXT, dtype, CPU)
+        return isinstance(made, NativeDecoder)
+
+    assert native("llama")
+    assert not native("qwen3")  # norms of heads
+    assert not native("llama", head_dim=10)
+    assert not native("llama", dtype=torch.bfloat16)
+    torch.set_num_threads(2)
+    assert not native("llama")
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_biases_everywhere_and_llama3_rope(native: bool, request: pytest.FixtureRequest) -> None:
+    if native:
+        request.getfixturevalue("native_kernels")
     config = LlamaConfig(
         vocab_size=50,
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
-        num_attention_heads=4,
+        num_attention_heads=2 if native else 4,
         num_key_value_heads=2,
         attention_bias=True,
         mlp_bias=True,
@@ -102,7 +138,10 @@ def test_biases_everywhere_and_llama3_rope() -> None:
     model = AutoModelForCausalLM.from_config(config).eval()
     for _, weight in named_weights(model):
         weight.add_(torch.randn(weight.shape) * 0.1)
-    check(read_config(config.to_dict(), "here"), model, 4)
+    shape = read_config(config.to_dict(), "here")
+    decoder = decoder_for(shape, CONTEXT, torch.float32, CPU)
+    assert isinstance(decoder, NativeDecoder) == native
+    check(shape, model, 4, decoder)
 
 
 def test_bf16_is_close() -> None:

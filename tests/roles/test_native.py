@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +34,7 @@ SHAPE = {
 }
 
 
-@pytest.fixture(autouse=True)
-def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    _, why = build()
-    if why:
-        pytest.skip(why)
-    monkeypatch.delenv(SWITCH, raising=False)
-    kernels.cache_clear()
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-    kernels.cache_clear()
+pytestmark = pytest.mark.usefixtures("native_kernels")
 
 
 def learner(family: str = "llama", config: dict[str, Any] | None = None, **shape: int) -> Learner:

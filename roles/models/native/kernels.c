@@ -11,15 +11,18 @@
 
 #define LANES 16
 typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));
+typedef float Floats8 __attribute__((vector_size(32), aligned(4), may_alias));
+typedef float Floats4 __attribute__((vector_size(16), aligned(4), may_alias));
 typedef int32_t Ints __attribute__((vector_size(64), aligned(4), may_alias));
 #define INLINE static inline __attribute__((always_inline))
 #define AT(p, i) (*(Floats *)((p) + (i)))
 
 INLINE float sum_of(Floats v) {
-    float half[8], total = 0;
-    for (int i = 0; i < 8; i++) half[i] = v[i] + v[i + 8];
-    for (int i = 0; i < 4; i++) total += half[i] + half[i + 4];
-    return total;
+    const Floats8 *half = (const Floats8 *)&v;
+    Floats8 eight = half[0] + half[1];
+    const Floats4 *quarter = (const Floats4 *)&eight;
+    Floats4 four = quarter[0] + quarter[1];
+    return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
 /* e^x to 2 units in the last place; 0 below -87, infinite above 88. 2^n * e^r, |r| <= ln 2 / 2. */
@@ -168,21 +171,28 @@ INLINE void mixed(const float *weights, const float *rows, float *out, int64_t n
     }
 }
 
+/* p [n] = e^((p - largest) * scale), with zeros up to a multiple of LANES; returns their sum. */
+INLINE float softened(float *p, int64_t n, float scale, float *largest) {
+    float most = p[0];
+    for (int64_t j = 1; j < n; j++) most = p[j] > most ? p[j] : most;
+    for (int64_t j = n; j % LANES; j++) p[j] = -INFINITY;
+    Floats sums = {0};
+    for (int64_t j = 0; j < n; j += LANES) {
+        Floats each = exp_of((AT(p, j) - most) * scale);
+        AT(p, j) = each;
+        sums += each;
+    }
+    *largest = most;
+    return sum_of(sums);
+}
+
 INLINE void attend_head(const Sequence *s, const float *qkv, float *out, float *peak, int64_t head,
                         int64_t dim, float scale, float *rows, float *turned, float *scores) {
     for (int64_t i = 0; i < s->own; i++) {
         int64_t t = s->run[2] + i, n = s->shared + i + 1;
         products(qkv + t * s->stride + head * dim, turned, scores, n, s->wide, dim);
-        float most = scores[0];
-        for (int64_t j = 1; j < n; j++) most = scores[j] > most ? scores[j] : most;
-        Floats sums = {0};
-        for (int64_t j = n; j % LANES; j++) scores[j] = -INFINITY;
-        for (int64_t j = 0; j < n; j += LANES) {
-            Floats p = exp_of((AT(scores, j) - most) * scale);
-            AT(scores, j) = p;
-            sums += p;
-        }
-        float sum = sum_of(sums), *to = out + (t * s->heads + head) * dim;
+        float most, sum = softened(scores, n, scale, &most);
+        float *to = out + (t * s->heads + head) * dim;
         mixed(scores, rows, to, n, dim);
         for (int64_t c = 0; c < dim; c += LANES) AT(to, c) = AT(to, c) / sum;
         peak[t * s->heads + head] = most * scale + logf(sum);
@@ -292,5 +302,42 @@ int attention_backward(const float *qkv, const int32_t *runs, const float *out, 
         }
     }
     free(memory);
+    return 0;
+}
+
+/* ------------------------------------------------------------------ attention of one new token */
+
+INLINE void decode_head(const float *q, const float *keys, const float *values, float *to,
+                        float *p, int64_t n, int64_t dim, float scale) {
+    for (int64_t j = 0; j < n; j++) {
+        Floats products = {0};
+        for (int64_t c = 0; c < dim; c += LANES) products += AT(q, c) * AT(keys, j * dim + c);
+        p[j] = sum_of(products);
+    }
+    float most, sum = softened(p, n, scale, &most);
+    mixed(p, values, to, n, dim);
+    for (int64_t c = 0; c < dim; c += LANES) AT(to, c) = AT(to, c) / sum;
+}
+
+/* Keys and values of one token of each of the first T rows are written at `positions`, and its
+   queries see all up to there. qkv [T, (heads + 2 * kv_heads) * dim]; keys, values
+   [rows, kv_heads, context, dim]; out [T, heads * dim]. Returns 0, or -1 without memory. */
+int attention_decode(const float *qkv, float *keys, float *values, const int64_t *positions,
+                     float *out, int64_t T, int64_t heads, int64_t kv_heads, int64_t dim,
+                     int64_t context, float scale) {
+    Sequence s = {.dim = dim, .stride = (heads + 2 * kv_heads) * dim};
+    float *p = malloc((context + LANES) * sizeof(float));
+    if (!p) return -1;
+    for (int64_t t = 0; t < T; t++, qkv += s.stride)
+        for (int64_t kv = 0; kv < kv_heads; kv++) {
+            int64_t at = (t * kv_heads + kv) * context * dim, n = positions[t] + 1;
+            float *k = keys + at, *v = values + at;
+            memcpy(k + (n - 1) * dim, qkv + (heads + kv) * dim, dim * sizeof(float));
+            memcpy(v + (n - 1) * dim, qkv + (heads + kv_heads + kv) * dim, dim * sizeof(float));
+            for (int64_t h = kv * (heads / kv_heads); h < (kv + 1) * (heads / kv_heads); h++)
+                EACH_DIM(decode_head(qkv + h * dim, k, v, out + (t * heads + h) * dim, p, n, D,
+                                     scale));
+        }
+    free(p);
     return 0;
 }

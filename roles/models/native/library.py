@@ -27,6 +27,7 @@ _KERNELS = {
     "swiglu_forward": (_P, _P, _N, _N),
     "swiglu_backward": (_P, _P, _P, _N, _N),
     "attention_forward": (_P, _P, _P, _P, _N, _N, _N, _N, _N, _F),
+    "attention_decode": (_P, _P, _P, _P, _P, _N, _N, _N, _N, _N, _F),
     "attention_backward": (_P, _P, _P, _P, _P, _P, _N, _N, _N, _N, _N, _N, _F),
 }
 
@@ -96,6 +97,27 @@ class Kernels:
             self._call["attention_forward"](*arrays, len(runs), longest, *heads, dim, dim**-0.5)
         )
         return seen, peak
+
+    def decode(
+        self,
+        qkv: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        positions: torch.Tensor,
+        heads: tuple[int, int],
+    ) -> torch.Tensor:
+        """Write one token's key and value in each of the first n rows; return what it sees.
+
+        qkv [n, (query heads + 2 x kv heads) x dim]; keys, values [rows, kv heads, context, dim];
+        positions [n] (int64) are below context. Returns [n, query heads x dim]. Raises MemoryError.
+        """
+        context, dim = keys.shape[2:]
+        seen = qkv.new_empty(len(qkv), heads[0] * dim)
+        where = positions.contiguous()
+        arrays = (*_at(qkv, keys, values), where.data_ptr(), *_at(seen))
+        sizes = (len(qkv), *heads, dim, context)
+        _checked(self._call["attention_decode"](*arrays, *sizes, dim**-0.5))
+        return seen
 
     def attend_backward(
         self,
