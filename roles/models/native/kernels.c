@@ -25,6 +25,18 @@ INLINE float sum_of(Floats v) {
     return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
+INLINE float largest_of(Floats v) {
+    float eight[8], four[4];
+    for (int i = 0; i < 8; i++) eight[i] = v[i] > v[i + 8] ? v[i] : v[i + 8];
+    for (int i = 0; i < 4; i++) four[i] = eight[i] > eight[i + 4] ? eight[i] : eight[i + 4];
+    float one = four[0] > four[2] ? four[0] : four[2], two = four[1] > four[3] ? four[1] : four[3];
+    return one > two ? one : two;
+}
+
+INLINE Floats either(Ints which, Floats yes, Floats no) {
+    return (Floats)((which & (Ints)yes) | (~which & (Ints)no));
+}
+
 /* e^x to 2 units in the last place; 0 below -87, infinite above 88. 2^n * e^r, |r| <= ln 2 / 2. */
 INLINE Floats exp_of(Floats x) {
     const Floats magic = (Floats){0} + 12582912.0f; /* rounds to a whole number when added */
@@ -39,8 +51,8 @@ INLINE Floats exp_of(Floats x) {
     p = p * r * r + r + 1.0f;
     Ints power = ((Ints)shifted << 23) + (127 << 23);
     Ints tiny = x < -87.0f, huge = x > 88.0f;
-    Ints kept = (Ints)(p * (Floats)power) & ~(tiny | huge);
-    return (Floats)(kept | (huge & (Ints)((Floats){0} + INFINITY)));
+    Floats value = either(huge, (Floats){0} + INFINITY, p * (Floats)power);
+    return (Floats)((Ints)value & ~tiny);
 }
 
 /* 1 / (1 + e^-x); 0 below -87. */
@@ -150,12 +162,10 @@ INLINE void lay(const Sequence *s, const float *from, int64_t dim, float *rows, 
 INLINE void products(const float *a, const float *turned, float *out, int64_t n, int64_t wide,
                      int64_t dim) {
     for (int64_t j = 0; j < n; j += LANES) {
-        Floats even = {0}, odd = {0};
-        for (int64_t c = 0; c < dim; c += 2) {
-            even += a[c] * AT(turned, c * wide + j);
-            odd += a[c + 1] * AT(turned, (c + 1) * wide + j);
-        }
-        AT(out, j) = even + odd;
+        Floats part[4] = {{0}, {0}, {0}, {0}};
+        for (int64_t c = 0; c < dim; c += 4)
+            for (int k = 0; k < 4; k++) part[k] += a[c + k] * AT(turned, (c + k) * wide + j);
+        AT(out, j) = (part[0] + part[1]) + (part[2] + part[3]);
     }
 }
 
@@ -173,16 +183,20 @@ INLINE void mixed(const float *weights, const float *rows, float *out, int64_t n
 
 /* p [n] = e^((p - largest) * scale), with zeros up to a multiple of LANES; returns their sum. */
 INLINE float softened(float *p, int64_t n, float scale, float *largest) {
-    float most = p[0];
-    for (int64_t j = 1; j < n; j++) most = p[j] > most ? p[j] : most;
-    for (int64_t j = n; j % LANES; j++) p[j] = -INFINITY;
+    const Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    int64_t last = (n - 1) / LANES * LANES;
+    Ints beyond = lane >= (int32_t)(n - last);
+    Floats most = either(beyond, (Floats){0} - INFINITY, AT(p, last));
+    AT(p, last) = most;
+    for (int64_t j = 0; j < last; j += LANES) most = either(AT(p, j) > most, AT(p, j), most);
+    float peak = largest_of(most);
     Floats sums = {0};
-    for (int64_t j = 0; j < n; j += LANES) {
-        Floats each = exp_of((AT(p, j) - most) * scale);
+    for (int64_t j = 0; j <= last; j += LANES) {
+        Floats each = exp_of((AT(p, j) - peak) * scale);
         AT(p, j) = each;
         sums += each;
     }
-    *largest = most;
+    *largest = peak;
     return sum_of(sums);
 }
 
