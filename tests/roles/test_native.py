@@ -252,6 +252,17 @@ def test_a_kernel_refuses_what_it_would_misread() -> None:
             run.norm(bad, 1e-6)
 
 
+@pytest.mark.parametrize("outside", [-1, 8, 2**40])
+def test_a_token_outside_of_the_context_writes_nothing(outside: int) -> None:
+    run = kernels()
+    assert run is not None
+    keys, values = torch.zeros(2, 1, 8, 16), torch.zeros(2, 1, 8, 16)
+    with pytest.raises(RealnetError, match="outside of the context"):
+        run.decode(torch.ones(2, 48), keys, values, torch.tensor([0, outside]), (1, 1))
+    assert not keys.any()
+    assert not values.any()
+
+
 def test_a_model_on_the_kernels_exports_as_before(tmp_path: Path) -> None:
     native = learner()
     native.export(tmp_path / "native")

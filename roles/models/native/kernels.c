@@ -335,11 +335,14 @@ INLINE void decode_head(const float *q, const float *keys, const float *values, 
 
 /* Keys and values of one token of each of the first T rows are written at `positions`, and its
    queries see all up to there. qkv [T, (heads + 2 * kv_heads) * dim]; keys, values
-   [rows, kv_heads, context, dim]; out [T, heads * dim]. Returns 0, or -1 without memory. */
+   [rows, kv_heads, context, dim]; out [T, heads * dim]. Returns 0, -1 without memory, or -2 for a
+   position that is not in the context: then nothing is written. */
 int attention_decode(const float *qkv, float *keys, float *values, const int64_t *positions,
                      float *out, int64_t T, int64_t heads, int64_t kv_heads, int64_t dim,
                      int64_t context, float scale) {
     Sequence s = {.dim = dim, .stride = (heads + 2 * kv_heads) * dim};
+    for (int64_t t = 0; t < T; t++)
+        if (positions[t] < 0 || positions[t] >= context) return -2;
     float *p = malloc((context + LANES) * sizeof(float));
     if (!p) return -1;
     for (int64_t t = 0; t < T; t++, qkv += s.stride)

@@ -109,7 +109,8 @@ class Kernels:
         """Write one token's key and value in each of the first n rows; return what it sees.
 
         qkv [n, (query heads + 2 x kv heads) x dim]; keys, values [rows, kv heads, context, dim];
-        positions [n] (int64) are below context. Returns [n, query heads x dim]. Raises MemoryError.
+        positions [n] (int64). Returns [n, query heads x dim]. Raises MemoryError, and RealnetError
+        for a position that is not below context.
         """
         context, dim = keys.shape[2:]
         seen = qkv.new_empty(len(qkv), heads[0] * dim)
@@ -165,5 +166,9 @@ def _at(*tensors: torch.Tensor) -> list[int]:
 
 
 def _checked(result: int) -> None:
-    if result:
+    if result == -1:
         raise MemoryError("there is no memory for one sequence's keys and values")
+    if result:
+        raise RealnetError(
+            "a token stands outside of the context that keys and values have room for"
+        )
