@@ -23,7 +23,7 @@ from realnet.errors import TooLarge
 INLINE_BYTES = 64 * 1024
 NEAR_INLINE_BYTES = 16 * 1024  # where a frame is one copy through shared memory, and no more
 MAX_HEADER_BYTES = 16 * 2**20
-MAX_BATCH_BYTES = 2**30
+MAX_BATCH_BYTES = 2**30 + 3 * MAX_HEADER_BYTES  # a tensor of 1 GiB, and what is said about it
 MAX_FRAMES = 1024
 MAX_OBJECTS = 2**20
 MAX_DEPTH = 64

@@ -188,7 +188,7 @@ async def test_too_large_for_a_link_fails_at_the_sender() -> None:
     with pytest.raises(TooLarge, match=r"b/0~1 .*frames"):
         send(a, "b/0~1", "x", [b""] * MAX_FRAMES)
     with pytest.raises(TooLarge, match="b/0~1 "):
-        send(a, "b/0~1", "x", [memoryview(bytes(2**20))] * 900 + [bytes(2**27)])
+        send(a, "b/0~1", "x", [memoryview(bytes(2**20))] * 920 + [bytes(2**27)])
     way = a.way("b/0~1", route("x"), 0)
     assert way is not None
     with pytest.raises(TooLarge, match="outside of large arrays"):

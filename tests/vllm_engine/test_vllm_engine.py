@@ -19,10 +19,11 @@ from engine_rig import BOUND, POLICY, TOKENIZER, Answer, config_of, model, reque
 
 from realnet.config import Bytes
 from realnet.errors import ConfigError, RealnetError
-from realnet.roles.generator.engine import EngineDied
+from realnet.roles.generator.engine import EngineConfig, EngineDied
 from realnet.roles.generator.vllm.config import VllmConfig
 from realnet.roles.generator.vllm.model import check_vllm
 from realnet.roles.models.build import export_hf
+from realnet.roles.tables import Policy
 
 pytestmark = pytest.mark.timeout(300)
 LONG = [4 + i % 23 for i in range(70)]
@@ -219,3 +220,20 @@ async def test_weights_of_another_model_are_refused_by_name(tmp_path: Path) -> N
     ):
         with pytest.raises(ConfigError, match=text):
             check_weights(version(1), given, known, "fp32")
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_areal_13_options_that_are_false_reach_vllm(graphs: bool, tmp_path: Path) -> None:
+    """An option that is false must not be left out: vLLM would take its own default."""
+    from vllm import AsyncEngineArgs
+
+    from realnet.roles.generator.vllm.model import arguments
+
+    config = EngineConfig(kind="vllm", vllm=VllmConfig(graphs=graphs))
+    table = arguments(config, Policy(model="new:llama"), tmp_path, seed=1)
+    made = AsyncEngineArgs(**table)
+    assert (made.enforce_eager, table["enforce_eager"]) == (not graphs, not graphs)
+    false = [name for name, value in table.items() if value is False]
+    assert set(false) >= {"trust_remote_code"}
+    assert all(getattr(made, name) is False for name in false)
+    assert made.enable_prefix_caching is True  # vLLM's own default may be either
