@@ -17,6 +17,8 @@ from machine import Keep
 from rl_learning import EVERY, TARGET, Point, train_realnet, train_trl
 from rl_rounds import run_rounds, table, times_as_fast
 
+from realnet.roles.models.native.built import path_here
+
 STEPS = {"realnet": 40, "trl": 40}
 
 
@@ -26,7 +28,8 @@ def measure(
     """Run the rounds."""
     if arguments.trl is None:
         raise SystemExit("--trl names no Python that has trl")
-    found = {"threads": arguments.trl_threads, "target": TARGET}
+    built = path_here().is_file()
+    found = {"threads": arguments.trl_threads, "target": TARGET, "kernels": built}
 
     def one(name: str, base: Path, work: Path, seed: int) -> list[Point]:
         steps = EVERY if arguments.quick else STEPS[name]
@@ -51,7 +54,8 @@ def lines(measured: dict[str, Any]) -> list[str]:
         f"Both from the same warm start, 32 prompts x 8 answers and two updates a step, the same "
         f"rates, bounds and token-mean loss. Time to pass@1 {TARGET:g} (T = 1, 192 held-out "
         f"problems, 4 answers each, weights of every {EVERY} steps measured afterwards). TRL with "
-        f"{measured['threads']} thread(s); realnet with its processes, one thread each, η = 1.",
+        f"{measured['threads']} thread(s); realnet with its processes, one thread each, η = 1, its "
+        f"model on {'kernels in C' if measured.get('kernels') else 'operations of torch'}.",
         "",
         *table(measured, {"realnet": "realnet", "trl": "TRL"}),
     ]
