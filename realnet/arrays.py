@@ -116,15 +116,19 @@ def unpack(code: int, data: memoryview, frames: Sequence[Frame]) -> Any:
     if ndim > MAX_NDIM or dtype_code >= len(DTYPES) or len(data) < 2 + 8 * ndim:
         raise ValueError(f"an array of dtype code {dtype_code} and {ndim} dimensions is not known")
     shape = _SHAPES[ndim].unpack_from(data, 2)
-    payload = data[2 + 8 * ndim :]
+    payload: Frame
     if code == FRAME:
-        number = int.from_bytes(payload, "little")
-        if len(payload) != 4 or number >= len(frames):
+        number = int.from_bytes(data[2 + 8 * ndim :], "little")
+        if len(data) != 6 + 8 * ndim or number >= len(frames):
             raise ValueError(
                 f"an array says it is in frame {number}, and {len(frames)} frames came with it"
             )
-        payload = memoryview(frames[number]).toreadonly()
-    elif code != INLINE:
+        payload = frames[number]
+        if type(payload) is not bytes:  # those are read-only as they are
+            payload = memoryview(payload).toreadonly()
+    elif code == INLINE:
+        payload = data[2 + 8 * ndim :]
+    else:
         raise ValueError(f"extension type {code} is not known")
     num_bytes = _BYTES[dtype_code] * (shape[0] if ndim == 1 else math.prod(shape))
     if num_bytes != len(payload) or (ndim > 1 and min(shape) < 0):
@@ -149,7 +153,10 @@ class Damaged:
 
 def fit(kind: Any, value: Any) -> Any:
     """Return an array as the type of its field wants it. Raises ValueError when it cannot be."""
-    tensor_type: Any = getattr(sys.modules.get("torch"), "Tensor", Damaged)
+    torch: Any = sys.modules.get("torch")
+    if type(value) is np.ndarray and torch is None:
+        return value
+    tensor_type: Any = getattr(torch, "Tensor", Damaged)
     if type(value) is np.ndarray:
         return tensor_of(value) if kind is tensor_type else value
     if type(value) is Damaged:
@@ -185,7 +192,7 @@ class _Unmarked:
         self.__array_interface__ = interface
 
 
-def _tensor_of_name(name: str, shape: tuple[int, ...], payload: memoryview) -> Any:
+def _tensor_of_name(name: str, shape: tuple[int, ...], payload: Frame) -> Any:
     torch = sys.modules.get("torch")
     dtype = getattr(torch, name, None)
     if torch is None or dtype is None:

@@ -31,7 +31,7 @@ from pathlib import Path
 from realnet.compiled import FOLDER, MANIFEST, PACKAGE, digest, python_tag
 
 MODULES = (
-    *("calls", "codec", "deadlines", "link", "links", "live.ask", "opencall", "served", "serving"),
+    *("calls", "codec", "deadlines", "link", "links", "live.ask", "opencall", "served", "serving", "arrays", "transport.ring", "transport.rings", "transport.pace", "transport.outbox", "transport.inbox"),
 )
 # In a process of its own and in a folder with nothing but sources: setup() and mypy both look
 # around where they are.

@@ -32,7 +32,7 @@ from realnet.transport import Transport
 from realnet.transport.endpoints import parse_endpoint
 from realnet.ways import BULK, CONTROL, NUM_LANES, Take
 
-FLUSH_BYTES = 3 << 17  # then, or after so many operations, the other end works on these while the
+FLUSH_BYTES = 7 << 17  # then, or after so many operations, the other end works on these while the
 FLUSH_OPS = 32  # next are made; for less its wake-up would cost more than the wait
 ALMOST = FLUSH_OPS - 1
 SMALL_BYTES = FLUSH_BYTES // FLUSH_OPS  # so many of these need no look at how much there is

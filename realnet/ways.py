@@ -31,7 +31,7 @@ BULK_BYTES = 1 << 18
 
 def is_bulk(frames: Sequence[Frame]) -> bool:
     """Tell whether large arrays belong on the lane where nothing small waits behind them."""
-    return sum(len(f) for f in frames) > BULK_BYTES
+    return sum(map(len, frames)) > BULK_BYTES
 
 
 class FarWay(Protocol):

@@ -21,7 +21,7 @@ Knows nothing of notices, sockets or peers. Made by `rings.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -48,12 +48,15 @@ def _all(work: Generator[None, None, T]) -> T:
 
 
 def _padded(num_bytes: int) -> int:
-    return -(-num_bytes // ALIGN_BYTES) * ALIGN_BYTES
+    return (num_bytes + ALIGN_BYTES - 1) // ALIGN_BYTES * ALIGN_BYTES
 
 
-def _room(sizes: Iterable[int]) -> int:
+def _room(sizes: Sequence[int]) -> int:
     """Return what a message takes: never nothing, so that no two are at one position."""
-    return max(sum(map(_padded, sizes)), ALIGN_BYTES)
+    total = 0
+    for num_bytes in sizes:
+        total += _padded(num_bytes)
+    return max(total, ALIGN_BYTES)
 
 
 def _there(start: int, stop: int) -> bool:
@@ -82,7 +85,8 @@ class RingWriter:
 
     def putting(self, frames: Sequence[Frame]) -> Generator[None, None, int | None]:
         """As `put`, and pause after each piece. Another message must wait until this one is in."""
-        size = _room(map(len, frames))
+        sizes = [len(frame) for frame in frames]
+        size = _room(sizes)
         capacity, words = self.capacity, self._words
         done = max(words[_TAKEN], words[_FLOOR])
         at = self._next
@@ -103,8 +107,7 @@ class RingWriter:
             yield
         data, copied = self._data, 0
         self._next = at + size
-        for frame in frames:
-            num_bytes = len(frame)
+        for frame, num_bytes in zip(frames, sizes, strict=True):
             if num_bytes <= PIECE_BYTES:
                 data[offset : offset + num_bytes] = frame
             else:
