@@ -5,8 +5,8 @@ so it has to run where those are installed, with a C compiler and Python's heade
 run as they are without it. What it makes is put into `realnet/_compiled` in one go, beside a
 manifest by which `compiled.py` sees whether it still fits and is whole. `--remove` takes it away.
 
-Only modules where it pays are compiled (measured: neither those of the transport nor those of share
-wires gain anything). mypyc has neither async generators nor `continue` within try and finally, and
+Only modules where it pays are compiled (measured: those that call ZeroMQ and those of share wires
+gain nothing). mypyc has neither async generators nor `continue` within try and finally, and
 makes nothing good of msgspec's records: those are in modules of their own.
 
 Imports realnet's modules by name only. Called by people and by `make compile`.
@@ -31,7 +31,8 @@ from pathlib import Path
 from realnet.compiled import FOLDER, MANIFEST, PACKAGE, digest, python_tag
 
 MODULES = (
-    *("calls", "codec", "deadlines", "link", "links", "live.ask", "opencall", "served", "serving", "arrays", "transport.ring", "transport.rings", "transport.pace", "transport.outbox", "transport.inbox"),
+    *("calls", "codec", "deadlines", "link", "links", "live.ask", "opencall", "served", "serving"),
+    *("arrays", *(f"transport.{m}" for m in ("held", "inbox", "outbox", "pace", "ring", "rings"))),
 )
 # In a process of its own and in a folder with nothing but sources: setup() and mypy both look
 # around where they are.

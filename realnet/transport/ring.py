@@ -3,13 +3,14 @@ other.
 
 Positions count bytes since the ring was made and only grow; a message lies in one piece at its
 position, modulo the capacity. Three numbers stand before the data, each written by one side only:
-`ready` and `taken` by the reader (it has the ring open; it has copied out all up to there), `floor`
+`ready` and `taken` by the reader (it has the ring open; it has taken out all up to there), `floor`
 by the writer (nothing below it is valid any more). The order of messages is not the ring's
 business: whoever carries the positions to the reader keeps it, and may lose some of them. What was
 lost is passed over by the next message that is taken, or given up by `forget`, which raises the
 floor: so a position that comes late is never mistaken for what lies there by then.
 
-The reader copies, and looks at the floor again afterwards. (A position comes late only after its
+The reader copies, or holds a message where it lies (`held.py`) except for its first frame, which is
+what is decoded; and it looks at the floor again afterwards. (A position comes late only after its
 connection was lost and another one is there: between raising the floor and the next message there
 are system calls of both sides, so that no CPU reorders the two.) The writer starts over at the
 beginning as soon as it can, so that it writes to what was just read: memory that both processors
@@ -27,6 +28,7 @@ from typing import TypeVar
 import numpy as np
 
 from realnet.codec import Frame
+from realnet.transport.held import NUM_HELD, Held, beyond
 
 T = TypeVar("T")
 
@@ -35,7 +37,8 @@ PIECE_BYTES = 2**18  # are copied without a pause
 HOT_BYTES = 2**20  # of the beginning; further on the writer goes only where this is taken up
 ALIGN_BYTES = 64  # of each frame: a cache line, and what any dtype wants
 _READY, _TAKEN, _FLOOR = 0, 8, 16  # words of 8 bytes, a cache line apart
-_HEAD_WORDS = HEAD_BYTES // 8
+_MINDS = 24  # by the writer: it looks at what is held
+_HELD = 32
 
 
 def _all(work: Generator[None, None, T]) -> T:
@@ -70,6 +73,8 @@ class RingWriter:
         self._back = back
         self._backed = 0  # bytes of the data that are sure to be there
         self._words = memory[:HEAD_BYTES].cast("Q")
+        self._held = self._words[_HELD : _HELD + NUM_HELD]
+        self._words[_MINDS] = 1
         self._data = memory[HEAD_BYTES:]
         self.capacity = len(self._data)
         self._next = 0
@@ -87,18 +92,11 @@ class RingWriter:
         """As `put`, and pause after each piece. Another message must wait until this one is in."""
         sizes = [len(frame) for frame in frames]
         size = _room(sizes)
-        capacity, words = self.capacity, self._words
-        done = max(words[_TAKEN], words[_FLOOR])
-        at = self._next
-        offset, empty = at % capacity, done == at
-        early = offset >= HOT_BYTES and done >= at - offset + size  # there is room there again
-        if offset and (empty or early or offset + size > capacity):
-            at += capacity - offset  # from the beginning
-            offset = 0
-            if empty:
-                done = at
-        if at + size - done > capacity:
+        capacity = self.capacity
+        at = self._place(size)
+        if at is None:
             return None
+        offset = at % capacity
         while self._backed < offset + size:
             stop = min(self._backed + PIECE_BYTES, capacity)
             if not self._back(HEAD_BYTES + self._backed, HEAD_BYTES + stop):
@@ -124,12 +122,28 @@ class RingWriter:
                 yield
         return at
 
+    def _place(self, size: int) -> int | None:
+        """Return the position of the next message; None if there is no room."""
+        words, capacity, at = self._words, self.capacity, self._next
+        done = max(words[_TAKEN], words[_FLOOR])
+        offset = at % capacity
+        begin = at + capacity - offset  # the next time around
+        if offset and (done == at or offset >= HOT_BYTES or offset + size > capacity):
+            room = capacity if done == at else done + capacity - begin
+            start = beyond(0, size, self._held)
+            if start + size <= room:
+                return begin + start
+        start = beyond(offset, size, self._held)
+        at += start - offset
+        return at if start + size <= capacity and at + size - done <= capacity else None
+
     def forget(self) -> None:
         """Nothing that was put in so far is to be taken any more."""
         self._words[_FLOOR] = self._next
 
     def release(self) -> None:
         """Let go of the memory."""
+        self._held.release()
         self._words.release()
         self._data.release()
 
@@ -140,11 +154,12 @@ class RingReader:
     def __init__(self, memory: memoryview):
         self._words = memory[:HEAD_BYTES].cast("Q")
         self._data = memory[HEAD_BYTES:]
+        self._held = Held(self._words[_HELD : _HELD + NUM_HELD], self._data)
         self.capacity = len(self._data)
         self._words[_READY] = 1
 
     def take(self, position: int, sizes: Sequence[int]) -> list[Frame] | None:
-        """Copy a message of these frames out; None if it is no longer there.
+        """Return the frames of a message of these sizes; None if it is no longer there.
 
         Raises ValueError for a position or sizes that no writer would have told.
         """
@@ -161,6 +176,14 @@ class RingReader:
         if position < words[_FLOOR]:
             return None
         frames: list[Frame] = []
+        if len(sizes) > 1 and words[_MINDS]:
+            place = self._held.hold(offset, size)
+            if place is not None:
+                frames = _cut(place, sizes)
+                if position < words[_FLOOR]:
+                    return None  # and it is let go of at once
+                words[_TAKEN] = position + size
+                return frames
         for num_bytes in sizes:
             if num_bytes <= PIECE_BYTES:
                 frames.append(bytes(data[offset : offset + num_bytes]))
@@ -186,5 +209,16 @@ class RingReader:
     def release(self) -> None:
         """Let go of the memory: the writer sees that there is nobody."""
         self._words[_READY] = 0
+        self._held.release()
         self._words.release()
         self._data.release()
+
+
+def _cut(place: memoryview, sizes: Sequence[int]) -> list[Frame]:
+    """Return the frames of a message that is held: the first a copy, the others as they lie."""
+    frames: list[Frame] = [bytes(place[: sizes[0]])]
+    at = _padded(sizes[0])
+    for num_bytes in sizes[1:]:
+        frames.append(place[at : at + num_bytes])
+        at += _padded(num_bytes)
+    return frames

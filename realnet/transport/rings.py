@@ -1,9 +1,9 @@
 """The rings of one process: large messages to processes of the same host go through shared memory.
 
 A socket copies twice, in io threads that take turns with everything else on a small machine; a
-ring costs one copy at each end. Nothing else about a link changes: what goes over the socket in
-place of the frames is a short notice where they lie, in order with all other messages, and if it
-is lost, the session sends them again.
+ring costs one copy at the writer's end, and at most one at the reader's. Nothing else about a link
+changes: what goes over the socket in place of the frames is a short notice where they lie, in order
+with all other messages, and if it is lost, the session sends them again.
 
 A ring is made when the first large message goes to a peer on a lane, is a sealed memfd that the
 reader opens through /proc/PID/fd/N, and is offered once; until the reader has it open, or when it
@@ -11,7 +11,8 @@ is full, or for what is larger than half of it, messages go over the socket as t
 depends on rings: where they cannot be opened (other PID namespaces, no memfds) or get no memory,
 they are not used. A ring outlives its maker for a moment: what that sent last is still read.
 Permissions are those of /proc: this user's processes. The reader checks that the memory is what
-was offered, cannot shrink under it, and copies before anything is decoded.
+was offered, cannot shrink under it, and copies before anything is decoded; large arrays, of which
+nothing is decoded, may stay where they are (`held.py`).
 
 Not for links with keys: who asked for encryption inside a host gets it. Knows nothing of records.
 Owned by `zmq.py`.
@@ -19,6 +20,7 @@ Owned by `zmq.py`.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -232,7 +234,8 @@ class Rings:
         self._gone.pop(name, None)
         opened = self._opened.pop(name)
         opened.ring.release()
-        opened.memory.close()
+        with contextlib.suppress(BufferError):  # arrays lie there: it goes with the last of them
+            opened.memory.close()
 
 
 def _is_still_there(opened: _Opened) -> bool:
