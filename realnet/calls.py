@@ -58,6 +58,8 @@ class Calls:
         self._open: dict[int, OpenCall] = {}
         self._next = 0
         self._loop: asyncio.AbstractEventLoop | None = None  # asking for it costs a system call
+        self._context = current.get
+        self._new_trace = traces.__next__
         waits.sources[who] = self._going_on
 
     @property
@@ -106,9 +108,10 @@ class Calls:
     def taker(self, sender: str) -> Take:
         """Return what takes the answers of one member."""
         calls, codec = self._open, self._codec
+        reply, body = _Reply, _Body  # compiled, a global is looked up each time
 
         def take(op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None:
-            if type(op) is not _Reply:
+            if type(op) is not reply:
                 self._failed(sender, op)
                 return
             call = calls.get(op.id)
@@ -119,7 +122,7 @@ class Calls:
                     self.end(call)
                 return
             record: Any = op.body
-            if type(record) is _Body:
+            if type(record) is body:
                 try:
                     record = codec.decode(record, frames, sender)
                 except WireError as error:
@@ -193,7 +196,7 @@ class Calls:
     ) -> OpenCall:
         now_s = self._now()
         deadline_s, trace = now_s + budget_s, 0
-        context = current.get()
+        context = self._context()
         if context is not None:
             trace = context.trace
             if not context.done and context.expires_s < deadline_s:
@@ -204,7 +207,7 @@ class Calls:
             deadline_s = now_s
         self._next = id = self._next + 1
         call = OpenCall(
-            id, record, deadline_s, trace or next(traces), self, port, member, now_s, waiter
+            id, record, deadline_s, trace or self._new_trace(), self, port, member, now_s, waiter
         )
         self._open[id] = call
         member.load += 1

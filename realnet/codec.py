@@ -60,6 +60,8 @@ class Codec:
         self._damage = ""  # what is wrong with an array of the record being decoded
         self._encoder = msgspec.msgpack.Encoder(enc_hook=self._pack_array)
         self._batch_decoder = msgspec.msgpack.Decoder(wire.Batch)
+        self._put = _PLAIN.encode_into  # of its own: compiled, a global is looked up each time
+        self._call, self._reply = _CALL, _REPLY
         self._plain: dict[type[Message], str] = {}  # kind -> its name, if it can hold no array
         for kind in kinds:
             self.register(kind)
@@ -167,10 +169,10 @@ class Codec:
         kind = self._plain.get(type(record)) or self.plain_kind(record)
         if not kind:
             return False
-        op = (_CALL, id, budget_s, (kind, record, 0), 0, trace, id)
+        op = (self._call, id, budget_s, (kind, record, 0), 0, trace, id)
         start = len(buffer)
         try:
-            _PLAIN.encode_into((route, op), buffer, -1)
+            self._put((route, op), buffer, -1)
         except Exception as error:
             del buffer[start:]  # half an operation would damage the batch, and all that is in it
             raise self._not_plain(record, error) from error
@@ -183,7 +185,7 @@ class Codec:
             return False
         start = len(buffer)
         try:
-            _PLAIN.encode_into((route, (_REPLY, id, (kind, record, 0), False)), buffer, -1)
+            self._put((route, (self._reply, id, (kind, record, 0), False)), buffer, -1)
         except Exception as error:
             del buffer[start:]
             raise self._not_plain(record, error) from error

@@ -32,7 +32,7 @@ from realnet.compiled import FOLDER, MANIFEST, PACKAGE, digest, python_tag
 
 MODULES = (
     *("calls", "codec", "deadlines", "link", "links", "live.ask", "opencall", "served", "serving"),
-    *("arrays", *(f"transport.{m}" for m in ("held", "inbox", "outbox", "pace", "ring", "rings"))),
+    *("arrays", *(f"transport.{m}" for m in ("held", "inbox", "outbox", "pace", "ring"))),
 )
 # In a process of its own and in a folder with nothing but sources: setup() and mypy both look
 # around where they are.

@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
-GRAIN_S = 0.02
+GRAIN_S: Final = 0.02
 
 
 class Expiring(Protocol):

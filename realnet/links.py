@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from realnet import wire
 from realnet.codec import (
@@ -32,10 +32,12 @@ from realnet.transport import Transport
 from realnet.transport.endpoints import parse_endpoint
 from realnet.ways import BULK, CONTROL, NUM_LANES, Take
 
-FLUSH_BYTES = 7 << 17  # then, or after so many operations, the other end works on these while the
-FLUSH_OPS = 32  # next are made; for less its wake-up would cost more than the wait
-ALMOST = FLUSH_OPS - 1
-SMALL_BYTES = FLUSH_BYTES // FLUSH_OPS  # so many of these need no look at how much there is
+FLUSH_BYTES: Final = (
+    7 << 17
+)  # then, or after so many operations, the other end works on these while the
+FLUSH_OPS: Final = 32  # next are made; for less its wake-up would cost more than the wait
+ALMOST: Final = FLUSH_OPS - 1
+SMALL_BYTES: Final = FLUSH_BYTES // FLUSH_OPS  # so many of these need no look at how much there is
 TICK_S = 0.1
 CUT_S = 3.0
 # What is refused at the other end must not leave, or it would be sent again for ever.

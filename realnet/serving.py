@@ -16,7 +16,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 from realnet import wire
 from realnet.codec import Codec, Frame
@@ -29,8 +29,8 @@ from realnet.servedstream import give
 from realnet.ways import Take, Way, is_bulk
 
 MAX_IDLE = 16
-UNWEIGHED = 16  # messages without large arrays: to weigh these few costs more than it tells
-TURN_S = 0.02  # how long handlers that never wait may keep the loop to themselves
+UNWEIGHED: Final = 16  # messages without large arrays: to weigh these few costs more than it tells
+TURN_S: Final = 0.02  # how long handlers that never wait may keep the loop to themselves
 _Op, _Word, _Reply, _Body = wire.Call, wire.Tell, wire.Reply, wire.Body
 __all__ = ["Mailbox", "Serving", "caller"]
 
@@ -94,6 +94,7 @@ class Serving:
         if caller is None:
             caller = self._callers[key] = Caller(self._cell, sender, sender_port)
         bound, mailbox, now = self._bound, self._mailbox, self._cell.now
+        asked, word = _Op, _Word  # compiled, a global is looked up each time
 
         def take(op: wire.AnyOp, frames: Sequence[Frame] = ()) -> None:
             here: Any = op
@@ -101,14 +102,14 @@ class Serving:
                 id, size = here.id, 0
                 record, trace, until_s = here.record, here.trace, here.deadline_s
                 call = ServedCall(caller, sender, record, (), 0, id, 0, trace, id, until_s, here)
-            elif type(op) is _Op:
+            elif type(op) is asked:
                 body, id = op.body, op.id
                 size = _size(body, frames) if frames or self.open > UNWEIGHED else 0
                 expires_s = now() + op.budget_s
                 call = ServedCall(
                     caller, sender, body, frames, size, id, op.credit, op.trace, op.span, expires_s
                 )
-            elif type(op) is _Word:
+            elif type(op) is word:
                 body, id = op.body, 0
                 size = _size(body, frames) if frames or self.open > UNWEIGHED else 0
                 call = ServedCall(caller, sender, body, frames, size)
@@ -195,7 +196,7 @@ class Serving:
     async def _work(self) -> None:
         mailbox, me = self._mailbox, asyncio.current_task()
         codec, handlers, now = self._cell.codec, self._handlers, self._cell.now
-        replies = self._replies
+        replies, body, streams, enter = self._replies, _Body, StreamRequest, current.set
         request: Any
         reply: Any
         while not self.closing:
@@ -211,19 +212,19 @@ class Serving:
                 if mailbox and not self._coming:
                     self._rouse()  # should this call wait, the next ones do not
                 call.worker = me
-                current.set(call)
+                enter(call)
                 at_s = now()
                 try:
                     if call.cancelled or call.expires_s < at_s:
                         self._too_late(call)
                     else:  # no `continue`: mypyc has none inside of try and finally
                         request = call.body
-                        if type(request) is _Body:
+                        if type(request) is body:
                             request = codec.decode(request, call.frames, call.sender)
                         handler = handlers.get(type(request))
                         if handler is None:
                             raise self._no_handler(call, request)
-                        if isinstance(request, StreamRequest):
+                        if isinstance(request, streams):
                             await self._stream(call, handler, request)
                         elif not call.id:
                             await handler(request)
