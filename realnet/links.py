@@ -32,10 +32,11 @@ from realnet.transport import Transport
 from realnet.transport.endpoints import parse_endpoint
 from realnet.ways import BULK, CONTROL, NUM_LANES, Take
 
-FLUSH_BYTES: Final = (
-    7 << 17
-)  # then, or after so many operations, the other end works on these while the
-FLUSH_OPS: Final = 32  # next are made; for less its wake-up would cost more than the wait
+# Then, or after so many operations, the other end works on these while the next are made; for less
+# its wake-up would cost more than the wait. Through shared memory it costs most of all there is.
+FLUSH_BYTES: Final = 3 << 17
+NEAR_FLUSH_BYTES: Final = 7 << 17
+FLUSH_OPS: Final = 32
 ALMOST: Final = FLUSH_OPS - 1
 SMALL_BYTES: Final = FLUSH_BYTES // FLUSH_OPS  # so many of these need no look at how much there is
 TICK_S = 0.1
@@ -43,7 +44,7 @@ CUT_S = 3.0
 # What is refused at the other end must not leave, or it would be sent again for ever.
 MAX_BYTES = MAX_BATCH_BYTES - 2 * MAX_HEADER_BYTES
 MAX_BODY_BYTES = MAX_HEADER_BYTES // 2
-MAX_PACKET_FRAMES = MAX_FRAMES - FLUSH_BYTES // NEAR_INLINE_BYTES - 2
+MAX_PACKET_FRAMES = MAX_FRAMES - NEAR_FLUSH_BYTES // NEAR_INLINE_BYTES - 2
 MAX_ROUTES = 1 << 17
 
 
@@ -76,6 +77,7 @@ class _Lane:
             "end_turn",
             "entries",
             "flush",
+            "flush_bytes",
             "frame_bytes",
             "frames",
             "loop",
@@ -91,6 +93,7 @@ class _Lane:
         begin: bytes,
         flush: Callable[[_Lane], None],
         end_turn: Callable[[_Lane], None],
+        flush_bytes: int,
     ):
         self.loop = asyncio.get_running_loop()  # asking for it costs a system call
         self.peer = peer
@@ -110,6 +113,7 @@ class _Lane:
         self.routes: dict[tuple[str, str, str, str], RemoteWay] = {}
         self.entries: dict[int, Entry] = {}
         self.flush = flush
+        self.flush_bytes = flush_bytes
         self.end_turn = end_turn
 
     def added(self) -> None:
@@ -118,9 +122,9 @@ class _Lane:
         if not self.scheduled:
             self.scheduled = True
             self.loop.call_soon(self.end_turn, self)
-            if self.quiet or self.frame_bytes > FLUSH_BYTES:
+            if self.quiet or self.frame_bytes > self.flush_bytes:
                 self.flush(self)  # the last turn had no second one: do not wait for it
-        elif self.count >= FLUSH_OPS or len(self.buffer) + self.frame_bytes > FLUSH_BYTES:
+        elif self.count >= FLUSH_OPS or len(self.buffer) + self.frame_bytes > self.flush_bytes:
             self.flush(self)
 
 
@@ -271,8 +275,11 @@ class Links:
     def _lanes(self, peer: str) -> list[_Lane]:
         num = min(NUM_LANES, self._transport.num_lanes)
         begins = [self._codec.open_batch(self._run, self._slot, peer, n) for n in range(num)]
+        near = self._transport.inline_bytes == NEAR_INLINE_BYTES
+        most = NEAR_FLUSH_BYTES if near else FLUSH_BYTES
         return [
-            _Lane(peer, n, begin, self._flush, self._end_turn) for n, begin in enumerate(begins)
+            _Lane(peer, n, begin, self._flush, self._end_turn, most)
+            for n, begin in enumerate(begins)
         ]
 
     def _up(self, lane: _Lane) -> None:
