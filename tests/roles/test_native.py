@@ -244,6 +244,31 @@ def test_what_cannot_be_built_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path
         Kernels(wrong)
 
 
+@pytest.mark.parametrize("kept", [0, 1000, -20_000, -100, -1])
+def test_a_library_that_was_cut_off_is_not_loaded_but_built_again(
+    kept: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path, why = build(tmp_path)
+    assert why == ""
+    whole = path.read_bytes()
+    path.unlink()  # not cut under those who have it loaded
+    path.write_bytes(whole[:kept])
+    monkeypatch.setattr(library, "path_here", lambda: path)
+    assert kernels() is None
+    kernels.cache_clear()
+    monkeypatch.setenv(SWITCH, "1")
+    with pytest.raises(RealnetError, match="not as it was built: make kernels"):
+        kernels()
+    assert build(tmp_path) == (path, "")
+    assert path.read_bytes() == whole
+    assert kernels() is not None
+
+
+def test_the_compiler_may_come_with_flags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CC", "cc -O1")
+    assert build(tmp_path)[1] == ""
+
+
 def test_a_kernel_refuses_what_it_would_misread() -> None:
     run = kernels()
     assert run is not None

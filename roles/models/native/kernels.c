@@ -14,6 +14,7 @@ typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));
 typedef float Floats8 __attribute__((vector_size(32), aligned(4), may_alias));
 typedef float Floats4 __attribute__((vector_size(16), aligned(4), may_alias));
 typedef int32_t Ints __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint32_t Bits __attribute__((vector_size(64), aligned(4), may_alias));
 #define INLINE static inline __attribute__((always_inline))
 #define AT(p, i) (*(Floats *)((p) + (i)))
 
@@ -49,7 +50,7 @@ INLINE Floats exp_of(Floats x) {
     p = p * r + 1.0f / 6;
     p = p * r + 0.5f;
     p = p * r * r + r + 1.0f;
-    Ints power = ((Ints)shifted << 23) + (127 << 23);
+    Bits power = ((Bits)shifted << 23) + (127u << 23); /* wraps where it is not looked at */
     Ints tiny = x < -87.0f, huge = x > 88.0f;
     Floats value = either(huge, (Floats){0} + INFINITY, p * (Floats)power);
     return (Floats)((Ints)value & ~tiny);

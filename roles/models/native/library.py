@@ -15,7 +15,7 @@ import torch
 
 from realnet.compiled import SWITCH
 from realnet.errors import RealnetError
-from realnet.roles.models.native.built import path_here
+from realnet.roles.models.native.built import is_whole, path_here
 
 LANES = 16  # widths and head sizes are multiples of it
 
@@ -37,6 +37,8 @@ class Kernels:
 
     def __init__(self, path: Path) -> None:
         """Raises OSError when the library does not load, AttributeError when it is another."""
+        if not is_whole(path):
+            raise OSError(f"{path} is not there, or not as it was built")
         library = ctypes.CDLL(str(path))
         self._call = {}
         for name, arguments in _KERNELS.items():
@@ -148,12 +150,11 @@ def kernels() -> Kernels | None:
     switch = os.environ.get(SWITCH)
     if switch == "0":
         return None
-    path = path_here()
     try:
-        return Kernels(path)
+        return Kernels(path_here())
     except (OSError, AttributeError) as error:
         if switch == "1":
-            raise RealnetError(f"{SWITCH}=1, and {path}: {error}: make kernels") from None
+            raise RealnetError(f"{SWITCH}=1, and {error}: make kernels") from None
         return None
 
 
