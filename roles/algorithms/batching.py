@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+_COPIES = 2  # tokens that attention may copy for each that a budget allows
+
 
 def micro_batches(lengths: Sequence[int], budget: int, *, packed: bool = False) -> list[list[int]]:
     """Split sequences so that each part has at most `budget` tokens.
@@ -42,28 +44,42 @@ def micro_batches(lengths: Sequence[int], budget: int, *, packed: bool = False) 
 
 
 def bundles(
-    lengths: Sequence[int], beginnings: Sequence[tuple[int, int]], budget: int
+    lengths: Sequence[int],
+    beginnings: Sequence[tuple[int, int]],
+    budget: int,
+    *,
+    copied: bool = True,
 ) -> tuple[list[list[int]], list[int]]:
-    """Put sequences that share their beginning together; return bundles, and the tokens of each.
+    """Put sequences that share their beginning together; return bundles, and the size of each.
 
     `beginnings` are (of, length): the first `length` tokens are those of sequence `of`, and lie
-    once in a bundle. A bundle that would have more than `budget` tokens is closed, and the next
-    holds the beginning again. Each position in `lengths` is in one bundle.
+    once in a bundle. A bundle is as large as the tokens that lie in it, and one for each sequence
+    that shares: as many are predicted of it as are its own, and one. Where attention makes copies
+    of what it reads (`copied`), a bundle is at least as large as all its sequences, whole, over
+    _COPIES: they are what memory goes to where long prompts have short answers. A bundle that would
+    be larger than `budget` is closed, and the next holds the beginning again. Each position in
+    `lengths` is in one bundle.
     """
     found: list[list[int]] = []
-    sizes: list[int] = []
+    filled: list[tuple[int, int]] = []  # of each: tokens in it, and of its sequences one by one
     open_: dict[int, int] = {}  # bundle that the next sequence with this beginning joins
+
+    def size(laid: int, whole: int) -> int:
+        return max(laid, -(-whole // _COPIES)) if copied else laid
+
     for i, (of, shared) in enumerate(beginnings):
-        more = lengths[i] - shared
         b = open_.get(of, -1)
-        if b >= 0 and sizes[b] + more <= budget:
-            found[b].append(i)
-            sizes[b] += more
-            continue
+        if b >= 0:
+            laid, whole = filled[b]
+            after = laid + lengths[i] - shared + 1, whole + lengths[i]
+            if size(*after) <= budget:
+                found[b].append(i)
+                filled[b] = after
+                continue
         open_[of] = len(found)
         found.append([i])
-        sizes.append(lengths[i])
-    return found, sizes
+        filled.append((lengths[i], lengths[i]))
+    return found, [size(*both) for both in filled]
 
 
 def _full(

@@ -349,4 +349,5 @@ class Learner:
         here = scorer.packed and scorer.attention == "sdpa" and config.threads == 1
         if here and config.autocast == "off" and not why_plain(model):
             use_native_blocks(model)
+            scorer.copied = False
         return scorer

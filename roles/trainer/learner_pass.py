@@ -30,6 +30,7 @@ FORWARD = "realnet_logits_at"  # a model's own `logits_at`, for one that is cut 
 class Scorer:
     """A model, and how it is run. `packed` tells which way rows are laid out.
 
+    `copied` tells whether attention copies what it reads; kernels of the model's own need not.
     `bf16` tells whether blocks compute in bf16 where the model's weights do not say it.
     """
 
@@ -48,6 +49,7 @@ class Scorer:
         self.micro_tokens = micro_tokens
         self.autocast = autocast
         self.packed = rows == "packed" and can_pack(model)
+        self.copied = True
         first = next(model.parameters())
         if bf16 is None:
             bf16 = autocast == "bf16" or first.dtype is torch.bfloat16
@@ -87,7 +89,7 @@ class Scorer:
         lengths, beginnings = [width(row) for row in rows], self._beginnings(rows)
         if beginnings is None:
             return micro_batches(lengths, self.micro_tokens, packed=self.packed)
-        together, sizes = bundles(lengths, beginnings, self.micro_tokens)
+        together, sizes = bundles(lengths, beginnings, self.micro_tokens, copied=self.copied)
         parts = micro_batches(sizes, self.micro_tokens, packed=True)
         return [[i for b in part for i in together[b]] for part in parts]
 

@@ -207,8 +207,22 @@ def test_what_begins_alike_is_bundled_until_the_budget_is_full() -> None:
     found, sizes = bundles([10, 8, 9, 5, 12, 30, 7], beginnings, 14)
     # the third of the first kind has no room: another bundle, which holds the beginning again
     assert found == [[0, 2], [1, 3], [4, 6], [5]]
-    assert sizes == [10 + 3, 8 + 0, 12 + 1, 30]
+    assert sizes == [10 + 3 + 1, 8 + 0 + 1, 12 + 1 + 1, 30]
     assert bundles([], [], 14) == ([], [])
+
+
+def test_no_pass_outgrows_its_budget_for_what_is_shared() -> None:
+    beginnings = [(0, 0)] + [(0, 100)] * 63
+    # short answers to a long prompt: attention lays all of it for each of them
+    found, sizes = bundles([102] * 64, beginnings, 408)
+    assert [len(bundle) for bundle in found] == [8] * 8
+    assert sizes == [408] * 8
+    # kernels that read it where it lies do not: it is what lies there, and what is predicted
+    found, sizes = bundles([102] * 64, beginnings, 408, copied=False)
+    assert sizes == [102 + 63 * 3]
+    # answers of one token, none of which is read: each is predicted
+    found, sizes = bundles([4] * 64, [(0, 0)] + [(0, 4)] * 63, 32, copied=False)
+    assert [len(bundle) for bundle in found] == [29, 29, 6]
 
 
 def test_first_fit_uses_few_parts() -> None:

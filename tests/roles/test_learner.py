@@ -384,7 +384,7 @@ def test_answers_to_one_prompt_are_laid_behind_one_copy_of_it() -> None:
     assert [len(row) for row in laid[0]] == [6 + 0 + 4 + 1 + 5]
     alone = torch.cat([one.scorer.logprobs([row]) for row in rows])
     torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-6)
-    one.scorer.micro_tokens = 11
+    one.scorer.micro_tokens = 13
     assert one.scorer.parts(rows) == [[0, 1, 3, 2], [4]]  # answers to one prompt stay together
 
 
