@@ -186,7 +186,8 @@ class Replay:
             threads = self._keys.of(self._attempt).trainer.threads
             self._tell(
                 f"bits repeat on one kind of processor, with one thread (it has threads = "
-                f"{threads}) and the same versions of torch and realnet"
+                f"{threads}), the same versions of torch and realnet, and the kernels of "
+                "`make kernels` both times or neither"
             )
 
     def _save(self, step: int) -> None:

@@ -1,7 +1,7 @@
 /* What a decoder's block does besides matrix products, in fp32 on one CPU thread.
 
-   Called by library.py, which owns the sizes and checks them: every pointer is to a contiguous
-   array, widths and head sizes are multiples of LANES, rows are T tokens. Deterministic: sums are
+   Called by library.py, which sees to it that every pointer is to a contiguous array; who calls that
+   sees to it that widths and head sizes are multiples of LANES, and that runs lie in T tokens. Deterministic: sums are
    taken in one order, whatever the other arguments are. */
 
 #include <math.h>
