@@ -1,8 +1,8 @@
 /* What a decoder's block does besides matrix products, in fp32 on one CPU thread.
 
-   Called by library.py, which sees to it that every pointer is to a contiguous array; who calls that
-   sees to it that widths and head sizes are multiples of LANES, and that runs lie in T tokens. Deterministic: sums are
-   taken in one order, whatever the other arguments are. */
+   Called by library.py, which sees to it that every pointer is to a contiguous array; whoever calls
+   that, that widths and head sizes are multiples of LANES and runs lie within T tokens.
+   Deterministic: sums are taken in one order, whatever the other arguments are. */
 
 #include <math.h>
 #include <stdint.h>
