@@ -96,8 +96,6 @@ def _unfolded(
 
 def why_plain(model: Any) -> str:
     """Say why a model's blocks are run by torch's operations; "" if they need not be."""
-    if kernels() is None:
-        return "the kernels were not built for this machine (make kernels)"
     try:
         blocks = decoder_blocks(model)
     except ConfigError:
@@ -115,7 +113,11 @@ def why_plain(model: Any) -> str:
     sizes = (first.self_attn.head_dim, config.hidden_size, config.intermediate_size)
     if any(size % LANES for size in sizes):
         return f"head, hidden and inner size are {sizes}: not multiples of {LANES}"
-    return "" if all(_plain(block) for block in blocks) else "its blocks have adapters, or biases"
+    if not all(_plain(block) for block in blocks):
+        return "its blocks have adapters, or biases"
+    if kernels() is None:  # asked last: only who could use them may insist on them
+        return "the kernels were not built for this machine (make kernels)"
+    return ""
 
 
 def _plain(block: Any) -> bool:
