@@ -1,5 +1,5 @@
 """What can be wrong with all wires of a topology though each fits: circles of share wires that
-nobody closes, and states that are joined twice.
+nobody closes, states that are joined twice, and hops that two wires describe in two ways.
 
 Knows nothing of roles or types. Called by `wiring.py`.
 """
@@ -68,3 +68,28 @@ def states_joined_twice(wires: list[WirePlan]) -> list[str]:
                     f"{w.from_role}.{w.from_port} -> {w.to_role}.{w.to_port}. Leave one out."
                 )
     return problems
+
+
+def hops_told_apart(wires: list[WirePlan]) -> list[str]:
+    """Return a complaint for each hop that is on two wires with different options."""
+    seen: dict[tuple[str, str, str, str], WirePlan] = {}
+    problems = []
+    for w in wires:
+        hop = (w.from_role, w.from_port, w.to_role, w.to_port)
+        first = seen.setdefault(hop, w)
+        if _options(first) != _options(w):
+            problems.append(
+                f"[wires]: {w.from_role} -> {w.to_role} is on two wires with different options: "
+                f"{first.why} with {_options(first) or 'none'}, {w.why} with "
+                f"{_options(w) or 'none'}. Take the hop out of one of them"
+            )
+    return problems
+
+
+def _options(wire: WirePlan) -> str:
+    options = {
+        "feedback": wire.feedback,
+        "affinity": f'"{wire.affinity}"' if wire.affinity else "",
+        "deadline": f"{wire.deadline_s:g} s" if wire.deadline_s else "",
+    }
+    return ", ".join(f"{name} = {value}" for name, value in options.items() if value)

@@ -32,7 +32,7 @@ from realnet.ports import (
 from realnet.topology.chains import WireTable, read_wire, stops_of
 from realnet.topology.kinds import load_kind, registered_kinds
 from realnet.topology.plan import WirePlan
-from realnet.topology.wholewiring import circles, states_joined_twice
+from realnet.topology.wholewiring import circles, hops_told_apart, states_joined_twice
 
 
 class Ends(NamedTuple):
@@ -92,6 +92,7 @@ def wire(
     wires.extend(_joined(roles, wires))
     problems.extend(circles(wires))
     problems.extend(states_joined_twice(wires))
+    problems.extend(hops_told_apart(wires))
     return wires, problems, _open_ends(roles, wires)
 
 

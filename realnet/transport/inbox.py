@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 import zmq
 
@@ -76,9 +77,10 @@ class Inbox:
 
     def stop(self) -> None:
         """Receive no more. The socket stays its owner's to close."""
-        if self._loop is not None:
+        loop: Any = self._loop  # uvloop returns no bool here, which compiled code would insist on
+        if loop is not None:
             with contextlib.suppress(ValueError, RuntimeError):
-                self._loop.remove_reader(int(self.socket.fd))
+                loop.remove_reader(int(self.socket.fd))
         if self._reading is not None:
             self._reading.close()
         self._reading = self._on_message = None

@@ -250,6 +250,12 @@ MISTAKES = {
         "[wires]\nwork = { path = 'source -> worker -> sink', deadline = '1s' }\n",
         "source -> worker is a share wire; only an ask wire has one; write that hop as",
     ),
+    "one hop, two ways": (
+        "[wires]\nmore = { path = 'worker -> helper', deadline = '9s' }\n",
+        "[wires]: worker -> helper is on two wires with different options: "
+        'wire "help" says worker -> helper with none, wire "more" says worker -> helper with '
+        "deadline = 9 s. Take the hop out of one of them",
+    ),
     "feedback of an ask wire": (
         "[wires]\nhelp = { path = 'worker -> helper', feedback = 3 }\n",
         "worker -> helper is an ask wire; only share wires can run in a circle",
