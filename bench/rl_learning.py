@@ -67,6 +67,9 @@ def train_realnet(work: Path, base: Path, max_age: int, steps: int, seed: int) -
         "roles.evaluator=false",
         "wires.eval=false",
         "wires.judge=false",
+        # two cores: three light roles in one process send each other records, not bytes
+        'roles.prompter.place="generator"',
+        'roles.rewarder.place="generator"',
     )
     told = [word for text in sets for word in ("--set", text)]
     command = [sys.executable, "-P", "-m", "realnet.cli", "run", str(TOPOLOGY), "--runs", str(work)]

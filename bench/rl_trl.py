@@ -54,7 +54,8 @@ def lines(measured: dict[str, Any]) -> list[str]:
         f"Both from the same warm start, 32 prompts x 8 answers and two updates a step, the same "
         f"rates, bounds and token-mean loss. Time to pass@1 {TARGET:g} (T = 1, 192 held-out "
         f"problems, 4 answers each, weights of every {EVERY} steps measured afterwards). TRL with "
-        f"{measured['threads']} thread(s); realnet with its processes, one thread each, η = 1, its "
+        f"{measured['threads']} thread(s); realnet with one thread of torch a process, "
+        "prompter and rewarder in the generator's, η = 1, its "
         f"model on {'kernels in C' if measured.get('kernels') else 'operations of torch'}.",
         "",
         *table(measured, {"realnet": "realnet", "trl": "TRL"}),
