@@ -64,8 +64,12 @@ def test_the_gradient_does_not_depend_on_the_number_of_ranks(
         expected = plain_gradient(Stage(0, 1, **{**given, "configs": [configs[number]]}))
         found = saved(tmp_path / str(number), "exp_avg", expected)
         assert list(found) == names
+        # Norms of transformers compute in fp32 whatever the model is: gradients of what answers
+        # share are added before that or after it, as they lie together or not.
+        within = 1e-6 * max(abs(gradient).max() for gradient in expected.values())
+        assert within > 1e-10
         for name, gradient in expected.items():
-            np.testing.assert_allclose(found[name] / 0.1, gradient, rtol=1e-9, atol=1e-12)
+            np.testing.assert_allclose(found[name] / 0.1, gradient, rtol=0, atol=within)
 
 
 KL_TO_START = {
