@@ -10,6 +10,7 @@ Called by `rl.py`.
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from machine import Keep
 from rl_learning import EVERY, TARGET, Point, train_realnet, train_trl
 from rl_rounds import run_rounds, table, times_as_fast
 
-from realnet.roles.models.native.built import path_here
+from realnet.compiled import SWITCH
+from realnet.roles.models.native.built import is_whole, path_here
 
 STEPS = {"realnet": 40, "trl": 40}
 
@@ -28,7 +30,7 @@ def measure(
     """Run the rounds."""
     if arguments.trl is None:
         raise SystemExit("--trl names no Python that has trl")
-    built = path_here().is_file()
+    built = os.environ.get(SWITCH) != "0" and is_whole(path_here())
     found = {"threads": arguments.trl_threads, "target": TARGET, "kernels": built}
 
     def one(name: str, base: Path, work: Path, seed: int) -> list[Point]:

@@ -17,6 +17,7 @@ from realnet.compiled import SWITCH
 from realnet.errors import RealnetError
 from realnet.roles.models.native.built import is_whole, path_here
 
+_OR = " (or: python -m realnet.roles.models.native)"  # an installed package has no Makefile
 LANES = 16  # widths and head sizes are multiples of it
 
 _P, _N, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -154,7 +155,7 @@ def kernels() -> Kernels | None:
         return Kernels(path_here())
     except (OSError, AttributeError) as error:
         if switch == "1":
-            raise RealnetError(f"{SWITCH}=1, and {error}: make kernels") from None
+            raise RealnetError(f"{SWITCH}=1, and {error}: make kernels{_OR}") from None
         return None
 
 
